@@ -1,0 +1,1 @@
+"""Steer a frozen language model with words."""

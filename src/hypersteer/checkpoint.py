@@ -1,0 +1,229 @@
+"""Checkpoint folders: save, load, and the model card.
+
+A checkpoint holds the hypernetwork only, never the base LM: `config.json` (what it is and for
+which base LM), `model.safetensors` (float32 weights), `README.md` (model card), and, for resuming
+only, `trainer/` (see `hypersteer.training.state`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hypersteer.config import HypernetConfig, from_dict, to_dict
+from hypersteer.edits import Scope, Site, check_scope
+from hypersteer.errors import CheckpointError, SteeringError, one_line
+from hypersteer.hypernet.network import Hypernet
+from hypersteer.lm.base import BaseLM
+
+FORMAT = "hypersteer-checkpoint-1"
+FILES = ("config.json", "model.safetensors", "README.md")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a checkpoint's `config.json` says.
+
+    Attributes:
+        base_lm: name that the base LM was loaded as.
+        fingerprint: of the base LM.
+        site: where the hypernetwork reads and writes.
+        scope: which tokens its vectors touch.
+        hypernet: variant and sizes.
+        training: the resolved settings of the run that made it.
+        step: optimizer steps taken.
+        metrics: validation figures at that step.
+        concepts: steering prompts it was trained on.
+        held_out: steering prompts kept for validation.
+    """
+
+    base_lm: str
+    fingerprint: str
+    site: Site
+    scope: Scope
+    hypernet: HypernetConfig
+    training: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    concepts: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+
+
+def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
+    """Write a checkpoint into an existing folder (the caller makes the step atomic).
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
+    described = {"format": FORMAT, "version": version("hypersteer"), **dataclasses.asdict(card)}
+    described["site"] = {"layer": card.site.layer, "kind": card.site.kind}
+    described["hypernet"] = to_dict(card.hypernet)
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_model_card(card), encoding="utf-8")
+    save_tensors({k: v for k, v in hypernet.state_dict().items()}, folder / "model.safetensors")
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors, turning safetensors' own errors into OSError.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(one_line(error)) from error
+
+
+def publish(source: Path, target: Path) -> None:
+    """Make `target` loadable as the checkpoint `source`, file by file, each whole or not at all."""
+    for name in FILES:
+        temporary = target / f".{name}.tmp"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source / name, temporary)
+        except OSError:
+            shutil.copyfile(source / name, temporary)
+        temporary.replace(target / name)
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Folder of a checkpoint given as a local folder or a Hub id.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+            return path
+        raise CheckpointError(
+            f"the folder '{name}' is no checkpoint: it lacks config.json or model.safetensors; "
+            "give the folder that 'hypersteer train' wrote to"
+        )
+    text = str(name)
+    if path.exists() or text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise CheckpointError(f"no checkpoint folder at '{name}'; train one with 'hypersteer demo'")
+    try:
+        return Path(snapshot_download(text, allow_patterns=list(FILES)))
+    except Exception as error:  # the Hub client raises many kinds; each means it is not to be had
+        raise CheckpointError(
+            f"'{name}' is neither a folder nor to be had from the Hub: {one_line(error)}"
+        ) from error
+
+
+def read_card(folder: Path) -> Card:
+    """What the checkpoint's `config.json` says.
+
+    Raises:
+        CheckpointError: if it is missing, malformed, or of a foreign format.
+    """
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read '{folder}/config.json': {one_line(error)}") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else None
+        raise CheckpointError(f"'{folder}' has format {found!r}, not {FORMAT!r}: no checkpoint of ours")
+    try:
+        return Card(
+            base_lm=raw["base_lm"],
+            fingerprint=raw["fingerprint"],
+            site=Site(raw["site"]["layer"], raw["site"]["kind"]),
+            scope=check_scope(raw["scope"]),
+            hypernet=from_dict(HypernetConfig, raw["hypernet"], f"{folder}/config.json"),
+            training=raw["training"],
+            step=raw["step"],
+            metrics=raw["metrics"],
+            concepts=tuple(raw["concepts"]),
+            held_out=tuple(raw["held_out"]),
+        )
+    except (KeyError, TypeError, SteeringError) as error:
+        raise CheckpointError(f"'{folder}/config.json' is damaged: {one_line(error)}") from error
+
+
+def read_hypernet(folder: Path, card: Card, lm: BaseLM) -> Hypernet:
+    """The checkpoint's hypernetwork, in eval mode on the base LM's device.
+
+    Raises:
+        CheckpointError: if the base LM is another one, or the weights are corrupt or do not fit.
+    """
+    if card.fingerprint != lm.fingerprint:
+        raise CheckpointError(
+            f"'{folder}' was trained for {card.base_lm} ({card.fingerprint}), but the base LM is "
+            f"{lm.name} ({lm.fingerprint}); load that one, or train a hypernetwork for this one"
+        )
+    with torch.random.fork_rng():
+        # Every weight is overwritten, and a quantised base LM has none to copy.
+        blank = dataclasses.replace(card.hypernet, init="random")
+        hypernet = Hypernet(lm, blank, card.site)
+    hypernet.config = card.hypernet
+    load_weights(hypernet, folder / "model.safetensors")
+    return hypernet.eval().requires_grad_(False)
+
+
+def load_weights(hypernet: Hypernet, path: Path) -> None:
+    """Fill a hypernetwork from a weights file; all names and shapes must agree.
+
+    Raises:
+        CheckpointError: if the file is missing, corrupt, or does not fit.
+    """
+    try:
+        hypernet.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"the weights '{path}' are damaged or foreign: {one_line(error)}") from error
+
+
+def generator_hash(folder: Path) -> str:
+    """Short hash of a checkpoint's weights, which its edits carry."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _model_card(card: Card) -> str:
+    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.metrics.items())
+    shown = "\n".join(f"- {text}" for text in card.concepts[:40])
+    more = len(card.concepts) - 40
+    return f"""---
+library_name: hypersteer
+base_model: {card.base_lm}
+tags: [steering, hypernetwork]
+---
+
+# HyperSteer hypernetwork for {card.base_lm}
+
+Turns a plain-language steering prompt into a steering vector for {card.base_lm}
+(fingerprint `{card.fingerprint}`), written at {card.site}, scope `{card.scope}`.
+Variant `{card.hypernet.variant}`, {card.hypernet.blocks} blocks, {card.step} training steps.
+
+```python
+import hypersteer as hs
+
+steerer = hs.load("path/to/this/folder")
+print(steerer.generate("Tell me about your day.", steer="talk like a pirate"))
+```
+
+| figure (nats per response token) | value |
+|---|---|
+{figures}
+
+A gap is the loss with another row's steering prompt minus the loss with the right one.
+
+## Trained on
+
+{shown}
+{f"- and {more} more" if more > 0 else ""}
+
+Held out: {"; ".join(card.held_out) or "none"}
+"""

@@ -1,0 +1,1 @@
+"""Examples to learn from: row store, concept data sources and splits."""

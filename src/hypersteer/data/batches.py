@@ -1,0 +1,182 @@
+"""Token rows of a training run, and which of them make up each step.
+
+The composition of a step is a pure function of (seed, step), so that resuming needs only the step
+number, and a run on several processes sees the same global batches as a run on one.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from hypersteer.data.sources import ConceptData
+from hypersteer.errors import DataError
+from hypersteer.lm.chat import Chat, PromptIds
+
+BUCKET = 16
+"""Batches that are sorted by length together: more saves padding, fewer mixes rows better."""
+
+
+class Row(NamedTuple):
+    """A tokenised example with the steering prompt it shows, and one that it does not."""
+
+    prompt: PromptIds
+    response: list[int]
+    steering: list[int]
+    wrong: list[int]
+    concept_id: int
+
+
+class Tokenised:
+    """Turns rows of concept data into token ids.
+
+    Args:
+        data: where the rows are.
+        chat: the base LM's templates.
+        max_prompt_tokens: rows with longer prompts count as unusable.
+        max_response_tokens: responses are cut here, and then have no end of turn.
+    """
+
+    def __init__(
+        self, data: ConceptData, chat: Chat, max_prompt_tokens: int, max_response_tokens: int
+    ) -> None:
+        self.data = data
+        self._chat = chat
+        self._max_prompt = max_prompt_tokens
+        self._max_response = max_response_tokens
+
+    def row(self, index: int, wrong_concept: int) -> Row | None:
+        """The row, with the steering prompt of another concept beside its own; None if unusable."""
+        example = self.data.example(index)
+        prompt = self._chat.prompt(example.prompt)
+        response = self._chat.response(example.response, ends=example.complete)
+        if len(prompt.ids) > self._max_prompt or not response:
+            return None
+        return Row(
+            prompt=prompt,
+            response=response[: self._max_response],
+            steering=self.steering(example.concept_id),
+            wrong=self.steering(wrong_concept),
+            concept_id=example.concept_id,
+        )
+
+    def prompted(self, index: int, concept_id: int) -> PromptIds:
+        """The row's prompt with a steering prompt put into the user turn."""
+        return self._chat.prompt(prompted(self.data.example(index).prompt, self.text(concept_id)))
+
+    def steering(self, concept_id: int) -> list[int]:
+        """Token ids of a concept's text."""
+        return self._chat.text(self.text(concept_id))
+
+    def text(self, concept_id: int) -> str:
+        """A concept's text, which is the steering prompt."""
+        return self.data.concept(concept_id).text
+
+
+def prompted(prompt: str, steering: str) -> str:
+    """The prompting baseline: the steering prompt as it is, put into the user turn."""
+    return f"Follow this steering prompt in your answer: {steering}\n\n{prompt}"
+
+
+class TrainingBatches:
+    """Shuffled batches of like length over the training rows, epoch after epoch.
+
+    Args:
+        tokens: the tokeniser of rows.
+        rows: training rows.
+        concepts: ids that wrong steering prompts are drawn from.
+        size: rows of a global batch (all processes together).
+        seed: all choices follow from it.
+
+    Raises:
+        DataError: if there are no rows.
+    """
+
+    def __init__(
+        self, tokens: Tokenised, rows: np.ndarray, concepts: Sequence[int], size: int, seed: int
+    ) -> None:
+        if not len(rows):
+            raise DataError(f"{tokens.data.name} leaves no rows to train on; raise the limits")
+        self._tokens = tokens
+        self._rows = rows
+        self._lengths = tokens.data.lengths(rows)
+        self._concepts = np.asarray(concepts)
+        self._size = size
+        self._seed = seed
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch; rows that do not fill a batch wait for another epoch's shuffle."""
+        return max(1, len(self._rows) // self._size)
+
+    def batch(self, step: int) -> list[Row]:
+        """The global batch of a step, counted from 0."""
+        epoch, within = divmod(step, self.per_epoch)
+        picked = self._epoch(epoch)[within]
+        random = np.random.default_rng([self._seed, step, 1])
+        return [self._usable(int(index), random) for index in picked]
+
+    def _make_epoch(self, epoch: int) -> np.ndarray:
+        """Positions [batches, size] into the rows, batches of like length in random order."""
+        random = np.random.default_rng([self._seed, epoch, 0])
+        wanted = self.per_epoch * self._size
+        order = random.permutation(len(self._rows))
+        order = np.resize(order, wanted)
+        span = BUCKET * self._size
+        pieces = [order[start : start + span] for start in range(0, wanted, span)]
+        order = np.concatenate([p[np.argsort(self._lengths[p], kind="stable")] for p in pieces])
+        return random.permutation(order.reshape(self.per_epoch, self._size))
+
+    def _usable(self, position: int, random: np.random.Generator) -> Row:
+        """The row at a position, or the next one whose prompt is short enough."""
+        for offset in range(len(self._rows)):
+            index = int(self._rows[(position + offset) % len(self._rows)])
+            own = self._tokens.data.example(index).concept_id
+            others = self._concepts[self._concepts != own]
+            wrong = int(random.choice(others)) if len(others) else own
+            row = self._tokens.row(index, wrong)
+            if row is not None:
+                return row
+        raise DataError(
+            f"every prompt of {self._tokens.data.name} is longer than data.max_prompt_tokens; raise it"
+        )
+
+
+class ValidationRow(NamedTuple):
+    """A validation example: the row, and its prompt with either steering prompt in the user turn."""
+
+    row: Row
+    prompted: PromptIds
+    wrongly_prompted: PromptIds
+
+
+def validation_rows(
+    tokens: Tokenised, rows: np.ndarray, concepts: Sequence[int], seed: int
+) -> list[ValidationRow]:
+    """Validation rows with fixed wrong steering prompts, sorted by length.
+
+    Args:
+        tokens: the tokeniser of rows.
+        rows: held-in or held-out rows.
+        concepts: ids that the wrong steering prompts are drawn from.
+        seed: of that draw.
+    """
+    random = np.random.default_rng([seed, 2])
+    kept = []
+    for index in rows[np.argsort(tokens.data.lengths(rows), kind="stable")]:
+        own = tokens.data.example(int(index)).concept_id
+        others = [concept for concept in concepts if concept != own]
+        wrong = int(random.choice(others)) if others else own
+        row = tokens.row(int(index), wrong)
+        if row is not None:
+            right, other = (tokens.prompted(int(index), c) for c in (own, wrong))
+            kept.append(ValidationRow(row, right, other))
+    return kept
+
+
+def chunks(rows: Sequence[ValidationRow], size: int) -> Iterator[Sequence[ValidationRow]]:
+    """Consecutive batches of at most `size` rows."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

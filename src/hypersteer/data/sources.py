@@ -1,0 +1,233 @@
+"""Where concept data come from, and one view of them all."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from hypersteer.concepts import Concept, read_metadata
+from hypersteer.data.examples import Example
+from hypersteer.data.locate import FORMS, locate
+from hypersteer.data.table import CATEGORIES, open_table
+from hypersteer.errors import DataError, nearest
+
+NEGATIVE_POOL = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One source: its table, and which rows of it count, all but a second negative pool."""
+
+    name: str
+    table: pa.Table
+    concepts: list[Concept]
+    kept: np.ndarray
+
+    def ids(self) -> np.ndarray:
+        """The kept rows' concept ids, as the source numbers them."""
+        return self.table["concept_id"].to_numpy()[self.kept]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConceptData:
+    """Rows of one or more sources under one numbering; made by `load_concepts`.
+
+    Rows stay on disk. In memory there are a few integers per row, sorted so that the rows of a
+    concept are found without a scan.
+
+    Attributes:
+        name: The sources' names, joined by `+`.
+        concepts: The concepts. With one source their ids are the source's own; with several they
+            are renumbered 0..N-1 in order, since each source counts from 0.
+    """
+
+    name: str
+    concepts: list[Concept] = field(repr=False)
+    _parts: tuple[_Part, ...] = field(repr=False)
+    _offsets: np.ndarray = field(repr=False)
+    _ids: np.ndarray = field(repr=False)
+    _n_chars: np.ndarray = field(repr=False)
+    _order: np.ndarray = field(repr=False)
+    _sorted_keys: np.ndarray = field(repr=False)
+    _by_id: dict[int, Concept] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def example(self, row: int) -> Example:
+        """The example at a row."""
+        part, local = self._locate(row)
+        return Example(
+            prompt=part.table["input"][local].as_py(),
+            response=part.table["output"][local].as_py(),
+            concept_id=int(self._ids[row]),
+            category=part.table["category"][local].as_py(),
+            genre=part.table["concept_genre"][local].as_py(),
+            complete=part.table["complete"][local].as_py(),
+        )
+
+    def examples(self, rows: Iterable[int]) -> list[Example]:
+        """The examples at rows, in their order."""
+        return [self.example(row) for row in rows]
+
+    def prompts(self, rows: Iterable[int]) -> list[str]:
+        """Only the base prompts at rows, for work that goes over all of them."""
+        located = (self._locate(row) for row in rows)
+        return [part.table["input"][local].as_py() for part, local in located]
+
+    def rows(self, concept_id: int, category: str = "positive") -> np.ndarray:
+        """Row numbers of a concept, ascending; id -1 stands for the shared negative pool."""
+        if category not in CATEGORIES:
+            raise DataError(f"unknown category {category!r}{nearest(category, CATEGORIES)}")
+        if concept_id != NEGATIVE_POOL:
+            self.concept(concept_id)
+        key = _key(np.array(concept_id), CATEGORIES.index(category))
+        first, last = np.searchsorted(self._sorted_keys, [key, key + 1])
+        return self._order[first:last].copy()
+
+    def concept(self, id: int) -> Concept:
+        """The concept with an id."""
+        if id not in self._by_id:
+            ids = sorted(self._by_id)
+            raise DataError(
+                f"{self.name} has no concept {id}; its {len(ids)} ids lie in {ids[0]}..{ids[-1]}"
+            )
+        return self._by_id[id]
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Characters of prompt and response together, to batch rows of like length."""
+        return self._n_chars[rows]
+
+    def summary(self) -> str:
+        """One line: what there is of each category."""
+        codes = self._sorted_keys % len(CATEGORIES)
+        counts = np.bincount(codes, minlength=len(CATEGORIES))
+        shares = ", ".join(f"{n:,} {word}" for n, word in zip(counts, CATEGORIES, strict=True))
+        return f"{self.name}: {len(self.concepts):,} concepts, {len(self):,} rows ({shares})"
+
+    def _locate(self, row: int) -> tuple[_Part, int]:
+        """The source that a row comes from, and its row number there."""
+        if not 0 <= row < len(self):
+            raise DataError(f"{self.name} has no row {row}; rows are 0..{len(self) - 1}")
+        index = int(np.searchsorted(self._offsets, row, side="right")) - 1
+        part = self._parts[index]
+        return part, int(part.kept[row - self._offsets[index]])
+
+
+def load_concepts(source: str | Sequence[str], *, split: str = "train") -> ConceptData:
+    """Opens concept data, in memory that hardly grows with the number of rows.
+
+    Several sources are joined in order: their concepts are renumbered 0..N-1, also where two
+    sources hold the same text, and of the shared negative pools only the first is kept.
+
+    Args:
+        source: `bundled`; a folder in one of AxBench's layouts; `axbench:concept10/2b/l20`, which
+            is the folder that HYPERSTEER_AXBENCH points to, or else the Hub's
+            `pyvene/axbench-concept10`; `hub:owner/name[/sub/folder]`; or a sequence of these.
+        split: `train`, or `test` for AxBench's `latent_eval_data`.
+
+    Raises:
+        DataError: A source is unknown, cannot be had, is malformed, or has no positive rows.
+    """
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    if not sources:
+        raise DataError(f"no source of concept data was given; {FORMS}")
+    parts: list[_Part] = []
+    for one in sources:
+        has_pool = any(NEGATIVE_POOL in part.ids() for part in parts)
+        parts.append(_load_part(str(one), split, drop_pool=has_pool))
+    return _join(parts)
+
+
+def _join(parts: list[_Part]) -> ConceptData:
+    """Renumbers the concepts of several sources and indexes all rows."""
+    concepts, ids = list(parts[0].concepts), [parts[0].ids()]
+    if len(parts) > 1:
+        concepts, ids = _renumbered(parts)
+    all_ids = np.concatenate(ids)
+    codes = np.concatenate([_category_codes(part.table)[part.kept] for part in parts])
+    keys = _key(all_ids, codes)
+    order = np.argsort(keys, kind="stable")
+    n_chars = [part.table["n_chars"].to_numpy()[part.kept] for part in parts]
+    return ConceptData(
+        name="+".join(part.name for part in parts),
+        concepts=concepts,
+        _parts=tuple(parts),
+        _offsets=np.cumsum([0, *(len(part.kept) for part in parts)])[:-1],
+        _ids=all_ids,
+        _n_chars=np.concatenate(n_chars),
+        _order=order,
+        _sorted_keys=keys[order],
+        _by_id={concept.id: concept for concept in concepts},
+    )
+
+
+def _renumbered(parts: list[_Part]) -> tuple[list[Concept], list[np.ndarray]]:
+    """All concepts with ids 0..N-1, and every part's row ids under them."""
+    concepts: list[Concept] = []
+    ids: list[np.ndarray] = []
+    for part in parts:
+        old = np.array([concept.id for concept in part.concepts])
+        rank = np.argsort(old)
+        local_ids = part.ids()
+        found = rank[np.searchsorted(old, local_ids, sorter=rank).clip(max=len(old) - 1)]
+        new_ids = found + len(concepts)
+        ids.append(np.where(local_ids == NEGATIVE_POOL, NEGATIVE_POOL, new_ids))
+        concepts += [replace(c, id=len(concepts) + i) for i, c in enumerate(part.concepts)]
+    return concepts, ids
+
+
+def _load_part(source: str, split: str, *, drop_pool: bool) -> _Part:
+    """Opens one source and checks that its rows and its concepts agree."""
+    location = locate(source, split)
+    table = open_table(location.files)
+    ids = table["concept_id"].to_numpy()
+    positive_ids = np.unique(ids[_category_codes(table) == CATEGORIES.index("positive")])
+    if not len(positive_ids):
+        raise DataError(f"{source} ({split}) has no positive rows, so no concept to learn from")
+    if location.metadata is not None:
+        concepts = read_metadata(location.metadata)
+    else:
+        concepts = _derived_concepts(table, source)
+    known = [concept.id for concept in concepts]
+    unknown = np.concatenate(
+        [np.setdiff1d(ids, [*known, NEGATIVE_POOL]), np.setdiff1d(positive_ids, known)]
+    )
+    if len(unknown):
+        raise DataError(
+            f"{source} ({split}) has rows with concept_id {unknown[0]}, which is not in "
+            f"{location.metadata or 'its positive rows'}; add the concept or drop the rows"
+        )
+    kept = np.flatnonzero(ids != NEGATIVE_POOL) if drop_pool else np.arange(len(ids))
+    return _Part(name=source, table=table, concepts=concepts, kept=kept)
+
+
+def _derived_concepts(table: pa.Table, source: str) -> list[Concept]:
+    """The concepts that the positive rows spell out, for data that came without metadata."""
+    concepts: dict[int, Concept] = {}
+    names = ["concept_id", "output_concept", "concept_genre", "category"]
+    # Batch by batch, since grouping the whole table would bring its texts into memory.
+    for batch in table.select(names).to_batches():
+        distinct = pa.Table.from_batches([batch]).group_by(names, use_threads=False).aggregate([])
+        for id_, text, genre, category in zip(*distinct.to_pydict().values(), strict=True):
+            if category != "positive" or id_ == NEGATIVE_POOL:
+                continue
+            concept = concepts.setdefault(id_, Concept(id=id_, text=text, genre=genre))
+            if concept.text != text:
+                raise DataError(
+                    f"{source} calls concept {id_} both {concept.text!r} and {text!r}; "
+                    "add a metadata.jsonl that says which"
+                )
+    return [concepts[id_] for id_ in sorted(concepts)]
+
+
+def _category_codes(table: pa.Table) -> np.ndarray:
+    """Every row's category as an index into `CATEGORIES`."""
+    return np.concatenate([chunk.indices.to_numpy() for chunk in table["category"].chunks])
+
+
+def _key(ids: np.ndarray, codes: np.ndarray | int) -> np.ndarray:
+    """One number per (concept, category), so that one sort finds the rows of each."""
+    return (ids + 1) * len(CATEGORIES) + codes

@@ -1,0 +1,260 @@
+"""The row store: concept data converted once to an Arrow file, then only memory-mapped.
+
+Parquet must be decoded to be read, so a large data set would have to fit in memory. An Arrow file
+is read where it lies: the operating system pages rows in and out, and opening costs about the same
+for a thousand rows as for a million.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hypersteer.data.examples import Category
+from hypersteer.config import cache_folder
+from hypersteer.errors import DataError, one_line
+
+CACHE_VARIABLE = "HYPERSTEER_CACHE"
+CATEGORIES: tuple[str, ...] = get_args(Category)
+BATCH_ROWS = 8192
+
+# Part of every cache key: raise it whenever SCHEMA or the meaning of a column changes.
+FORMAT_VERSION = 1
+SCHEMA = pa.schema(
+    [
+        ("input", pa.large_string()),
+        ("output", pa.large_string()),
+        ("output_concept", pa.string()),
+        ("category", pa.dictionary(pa.int8(), pa.string())),
+        ("concept_genre", pa.string()),
+        ("concept_id", pa.int64()),
+        ("complete", pa.bool_()),
+        ("n_chars", pa.int32()),
+    ]
+)
+TEXT_COLUMNS = ("input", "output", "output_concept", "category", "concept_genre")
+REQUIRED = (*TEXT_COLUMNS, "concept_id")
+EXPECTED = f"expected columns {', '.join(REQUIRED)}"
+
+# An Arrow file allows one dictionary per column, so every batch shares this one.
+_DICTIONARY = pa.array(CATEGORIES, pa.string())
+
+
+def open_table(files: Sequence[Path]) -> pa.Table:
+    """Opens AxBench parquet or JSON-lines files as one memory-mapped table.
+
+    The first call streams the files into an Arrow file in the cache folder; later calls only map
+    it. A file that changes in size or time is converted anew. A `complete` column (bool) is kept;
+    without one, parquet rows count as cut and JSON-lines rows as whole.
+
+    Args:
+        files: Files ending in `.parquet` or `.jsonl`, in the order wanted of the rows.
+
+    Returns:
+        A table with the columns of `SCHEMA`; `n_chars` is the length of input and output together.
+
+    Raises:
+        DataError: A file is missing, corrupt, or lacks columns; there are no rows; or the cache
+            folder cannot be written.
+    """
+    if not files:
+        raise DataError("no data files were given; expected .parquet or .jsonl files")
+    stored = cache_folder() / "tables" / f"{_key(files)}.arrow"
+    table = _map(stored)
+    if table is None:
+        _store(files, stored)
+        # Arrow's allocator would keep what the conversion freed, some 80 MB, for later use.
+        pa.default_memory_pool().release_unused()
+        table = _map(stored)
+    if table is None:
+        raise DataError(f"cannot read back the row store {stored}; delete it and try again")
+    if table.num_rows == 0:
+        raise DataError(f"{_names(files)}: no rows; {EXPECTED} and at least one row")
+    return table
+
+
+def _key(files: Sequence[Path]) -> str:
+    """Names a conversion by what went into it, without reading the files."""
+    facts: list[Any] = [FORMAT_VERSION]
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {one_line(error)}") from error
+        facts.append((str(file.absolute()), stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _map(stored: Path) -> pa.Table | None:
+    """Maps a stored table; None where it does not exist or was damaged, so that it is rebuilt."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(stored))).read_all()
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+def _store(files: Sequence[Path], stored: Path) -> None:
+    """Converts the files; a reader sees either no stored table or the whole of it."""
+    temporary = stored.with_name(f"{stored.stem}.{uuid.uuid4().hex}.tmp")
+    try:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            for file in files:
+                for batch in _batches(file):
+                    writer.write_batch(batch)
+        temporary.replace(stored)
+    except OSError as error:
+        raise _cannot_write(stored.parent, error) from error
+    finally:
+        # A parent that is a file makes even this fail, and would hide the message above.
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(folder: Path, error: OSError) -> DataError:
+    """The error for a cache folder that takes no more, or none at all."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(
+            f"the disk is full: no room for the row store in {folder}; "
+            f"free some or set {CACHE_VARIABLE} to a folder on another disk"
+        )
+    return DataError(
+        f"cannot write to the cache folder {folder}: {one_line(error)}; "
+        f"set {CACHE_VARIABLE} to a folder that you can write to"
+    )
+
+
+def _batches(file: Path) -> Iterator[pa.RecordBatch]:
+    """Streams one file as record batches of `SCHEMA`."""
+    readers = {".parquet": (_parquet_batches, False), ".jsonl": (_json_batches, True)}
+    if file.suffix not in readers:
+        raise DataError(f"cannot read {file}: expected a name ending in .parquet or .jsonl")
+    reader, complete = readers[file.suffix]
+    first_row = 0
+    for batch in reader(file):
+        yield _to_schema(batch, file, first_row, complete=complete)
+        first_row += batch.num_rows
+
+
+def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
+    """Reads the wanted columns of a parquet file, a few thousand rows at a time."""
+    try:
+        # Mapped, since a plain read holds a row group's whole compressed columns in memory.
+        with pq.ParquetFile(file, memory_map=True) as parquet:
+            names = parquet.schema_arrow.names
+            _require(names, str(file))
+            wanted = [name for name in SCHEMA.names if name in names and name != "n_chars"]
+            yield from parquet.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{file} is not a readable parquet file: {one_line(error)}; download or write it again"
+        ) from error
+
+
+def _json_batches(file: Path) -> Iterator[pa.RecordBatch]:
+    """Reads a JSON-lines file, a few thousand rows at a time."""
+    rows: list[dict[str, Any]] = []
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    rows.append(_json_row(line, f"{file}, line {number}"))
+                if len(rows) == BATCH_ROWS:
+                    yield pa.RecordBatch.from_pylist(rows)
+                    rows = []
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows)
+    # Not UTF-8, half a surrogate pair, or an integer beyond 64 bits.
+    except (OSError, ValueError, OverflowError) as error:
+        raise DataError(f"cannot read {file}: {one_line(error)}; expected UTF-8 text") from error
+
+
+def _json_row(line: str, where: str) -> dict[str, Any]:
+    """Checks one JSON line, and keeps what the row store wants of it."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON: {one_line(error)}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is not a JSON object; {EXPECTED}")
+    _require(row, where)
+    kinds = dict.fromkeys(TEXT_COLUMNS, str) | {"concept_id": int, "complete": bool}
+    row = {"complete": True} | row
+    for name, kind in kinds.items():
+        # type(), since True is an int to isinstance.
+        if type(row[name]) is not kind:
+            raise DataError(f"{where}: {name} is {row[name]!r}; expected {kind.__name__}")
+    return {name: row[name] for name in kinds}
+
+
+def _require(names: Sequence[str] | dict[str, Any], where: str) -> None:
+    """Raises where a required column is missing."""
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; {EXPECTED}")
+
+
+def _to_schema(
+    batch: pa.RecordBatch, file: Path, first_row: int, *, complete: bool
+) -> pa.RecordBatch:
+    """Casts a batch to `SCHEMA`, filling what the file does not hold."""
+    columns = {name: _checked(batch, name, file, first_row) for name in REQUIRED}
+    columns["category"] = _categories(columns["category"], file, first_row)
+    if "complete" in batch.schema.names:
+        columns["complete"] = _checked(batch, "complete", file, first_row)
+    else:
+        columns["complete"] = pa.repeat(pa.scalar(complete), batch.num_rows)
+    texts = (columns["input"], columns["output"])
+    lengths = pc.call_function("add", [pc.call_function("utf8_length", [text]) for text in texts])
+    columns["n_chars"] = lengths.cast(pa.int32())
+    return pa.record_batch([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _checked(batch: pa.RecordBatch, name: str, file: Path, first_row: int) -> pa.Array:
+    """One column in its stored type, without nulls; categories still as words."""
+    column = batch.column(name)
+    wanted = pa.string() if name == "category" else SCHEMA.field(name).type
+    if column.null_count:
+        row = first_row + pc.index(column.is_null(), True).as_py()
+        raise DataError(f"{file}, row {row}: {name} is empty; expected {wanted}")
+    found = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    # Arrow would turn numbers into text and text into numbers without a word.
+    if _is_text(found) != (name in TEXT_COLUMNS):
+        raise DataError(f"{file}: column {name} holds {found}; expected {wanted}")
+    try:
+        return column.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{file}: column {name} holds {found}; expected {wanted}") from error
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column type is one of Arrow's string types."""
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _categories(words: pa.Array, file: Path, first_row: int) -> pa.DictionaryArray:
+    """Category words as codes into `CATEGORIES`."""
+    codes = pc.call_function("index_in", [words], pc.SetLookupOptions(_DICTIONARY))
+    if codes.null_count:
+        row = pc.index(codes.is_null(), True).as_py()
+        raise DataError(
+            f"{file}, row {first_row + row}: category is {words[row].as_py()!r}; "
+            f"expected one of {', '.join(CATEGORIES)}"
+        )
+    return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), _DICTIONARY)
+
+
+def _names(files: Sequence[Path]) -> str:
+    """The files in a message: the first, and how many more."""
+    rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0]}{rest}"

@@ -1,0 +1,47 @@
+"""The errors that a user can act on.
+
+Every message is one line that names the offending value, what was expected, and the way out.
+The command line prints it without a traceback and exits with code 2.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SteeringError(Exception):
+    """Base of every error raised for bad input; catch this one."""
+
+
+class ConfigError(SteeringError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+class ModelError(SteeringError):
+    """A base LM cannot be found, loaded, or steered at the wanted site."""
+
+
+class DataError(SteeringError):
+    """Concept data are missing, malformed, or empty."""
+
+
+class CheckpointError(SteeringError):
+    """A checkpoint or an edit is corrupt, foreign, or belongs to another base LM."""
+
+
+class TrainingError(SteeringError):
+    """Training had to stop (NaN loss, out of memory, full disk); the last checkpoint is intact."""
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """First line of an error's text, for use inside our own one-line messages."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= limit else f"{lines[0][:limit]}..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A `; did you mean 'x'?` tail for an unknown word, or the list of what is known."""
+    options = sorted(known)
+    close = get_close_matches(word, options, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(options)}" if options else ""

@@ -1,0 +1,1 @@
+"""Hypernetworks: a steering prompt, and what context the variant reads, to a steering vector."""

@@ -1,0 +1,83 @@
+"""Cross-attention from the trunk's tokens to the base LM's hidden states (paper, appendix A.3).
+
+Shapes: R rows, C steering-prompt tokens, T base tokens, D width, H heads.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hypersteer.lm.blocks import sublayer
+from hypersteer.lm.hooks import at_input, at_output
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention with queries from the trunk, keys and values from the base LM.
+
+    Both sides are RMS-normalised. Neither side has rotary embeddings, so the result does not
+    depend on where padding puts a token. The output projection starts at zero: at first the trunk
+    computes what the base LM's blocks compute.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_norm = nn.RMSNorm(width, eps=1e-6)
+        self.state_norm = nn.RMSNorm(width, eps=1e-6)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "R C D"],
+        states: Float[Tensor, "R T D"],
+        readable: Bool[Tensor, "R T"],
+    ) -> Float[Tensor, "R C D"]:
+        """What each of the trunk's tokens reads from the base LM's readable states."""
+        states = self.state_norm(states)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(self.query_norm(x)), self.key(states), self.value(states))
+        )
+        mask = readable[:, None, None, :]
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(read.transpose(1, 2).flatten(-2))
+
+
+@contextmanager
+def attending(
+    block: nn.Module, cross: CrossAttention, states: Tensor, readable: Tensor
+) -> Generator[None]:
+    """Add cross-attention at the block's attention site while the context lasts.
+
+    Queries come from the residual stream after self-attention: block input plus what
+    self-attention is about to add.
+    """
+    entering: list[Tensor] = []
+
+    def remember(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        entering[:] = [args[0] if args else kwargs["hidden_states"]]
+        return args, kwargs
+
+    def add(attended: Tensor) -> Tensor:
+        return attended + cross(entering[0] + attended, states, readable)
+
+    with at_input(block, remember), at_output(sublayer(block, "attention"), add):
+        yield
+
+
+def default_heads(width: int, wanted: int) -> int:
+    """The wanted number of heads, or the largest below it that divides the width."""
+    return next(heads for heads in range(wanted, 0, -1) if width % heads == 0)
+
+
+def state_scale(hidden: Tensor, mask: Tensor) -> float:
+    """Median over the marked tokens of the root mean square of their hidden states."""
+    return float(torch.median(hidden[mask].float().pow(2).mean(-1).sqrt()))

@@ -1,0 +1,167 @@
+"""The hypernetwork: steering prompt and context in, steering vector out (paper, section 3).
+
+One class serves the three variants, which differ in what is read:
+
+- `no-context`: the steering prompt;
+- `in-context`: the steering prompt and the base prompt, read together as text;
+- `cross-attention`: the steering prompt, and the base LM's states at the site on the base prompt.
+
+Shapes: R rows, C tokens read, T base tokens, D width.
+"""
+
+import inspect
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hypersteer.config import HypernetConfig
+from hypersteer.edits import Site
+from hypersteer.errors import ConfigError
+from hypersteer.hypernet.cross_attention import (
+    CrossAttention,
+    attending,
+    default_heads,
+    state_scale,
+)
+from hypersteer.hypernet.trunk import build_trunk, trunk_blocks
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds, Spans, collate
+from hypersteer.lm.hooks import capture
+
+HEAD_INIT = 0.1
+"""Factor on the default initialisation of the head's last layer: first edits are small."""
+
+CALIBRATION = "The quick tests of a morning: read a page, boil two eggs, and call an old friend."
+"""Any ordinary text; its hidden states give the unit in which vectors are written."""
+
+
+class Hypernet(nn.Module):
+    """Maps what it reads to one steering vector per row.
+
+    Weights are float32. The token embeddings are the base LM's, frozen and not part of it.
+
+    Args:
+        lm: the base LM; its first blocks are copied, itself it stays outside.
+        config: variant and sizes.
+        site: where states are read and the vector is written.
+        scale: unit of the written vectors, kept with the weights.
+
+    Raises:
+        ConfigError: if the sizes do not fit the base LM.
+    """
+
+    def __init__(
+        self, lm: BaseLM, config: HypernetConfig, site: Site, *, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.site = site
+        self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
+        self.cross = nn.ModuleList()
+        if config.variant == "cross-attention":
+            heads = config.cross_heads or default_heads(
+                lm.width, lm.model.config.get_text_config().num_attention_heads
+            )
+            if lm.width % heads:
+                raise ConfigError(f"hypernet.cross_heads {heads} does not divide width {lm.width}")
+            self.cross.extend(CrossAttention(lm.width, heads) for _ in range(config.blocks))
+        hidden = config.head_width or lm.width
+        self.head = nn.Sequential(nn.Linear(lm.width, hidden), nn.GELU(), nn.Linear(hidden, lm.width))
+        with torch.no_grad():
+            for parameter in self.head[-1].parameters():
+                parameter.mul_(HEAD_INIT)
+        self.register_buffer("scale", torch.tensor(scale))
+        self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
+        self.to(lm.device)
+
+    def forward(
+        self,
+        embeds: Float[Tensor, "R C D"],
+        mask: Bool[Tensor, "R C"],
+        states: Float[Tensor, "R T D"] | None = None,
+        readable: Bool[Tensor, "R T"] | None = None,
+    ) -> Float[Tensor, "R D"]:
+        """Steering vectors.
+
+        Args:
+            embeds: the base LM's embeddings of what is read, padded on the right.
+            mask: which of them are real.
+            states: the base LM's hidden states at the site (cross-attention variant only).
+            readable: which states may be read: those of the base prompt.
+        """
+        inputs: dict = {"inputs_embeds": embeds.float(), "attention_mask": mask.long()}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        with ExitStack() as stack:
+            if len(self.cross):
+                assert states is not None and readable is not None
+                for block, cross in zip(trunk_blocks(self.trunk), self.cross, strict=True):
+                    stack.enter_context(attending(block, cross, states.float(), readable))
+            hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
+        last = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+        return (self.head(last) * self.scale).float()
+
+
+def new_hypernet(lm: BaseLM, config: HypernetConfig, site: Site, seed: int) -> Hypernet:
+    """An untrained hypernetwork; the same seed gives the same weights.
+
+    Raises:
+        ConfigError: if the sizes do not fit the base LM.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Hypernet(lm, config, site, scale=_site_scale(lm, site))
+
+
+def write_vectors(
+    network: nn.Module,
+    lm: BaseLM,
+    config: HypernetConfig,
+    steering: Sequence[Sequence[int]],
+    prompts: Sequence[PromptIds],
+    hidden: Float[Tensor, "B T D"] | None = None,
+    spans: Spans | None = None,
+) -> Float[Tensor, "R D"]:
+    """Run a hypernetwork on R steering prompts for B base prompts, in one pass.
+
+    Args:
+        network: the hypernetwork, or a distributed wrapper around it.
+        lm: the base LM.
+        config: the hypernetwork's configuration.
+        steering: R lists of token ids; R is a multiple of B, and row r belongs to base row r mod B.
+        prompts: B base prompts.
+        hidden: the base LM's states at the site; only the cross-attention variant needs them.
+        spans: what each base token is; needed with `hidden`.
+    """
+    copies = len(steering) // len(prompts)
+    if config.variant == "in-context":
+        steering = [
+            [*ids, *prompt.ids[prompt.prefix :]]
+            for ids, prompt in zip(steering, [*prompts] * copies, strict=True)
+        ]
+    bos = lm.tokenizer.bos_token_id
+    lead = [] if bos is None else [bos]
+    read = collate([PromptIds([*lead, *ids], 0) for ids in steering], pad_id=lm.chat.pad_id)
+    read = read.to(lm.device)
+    embeds = lm.embed(read.ids)
+    if config.variant != "cross-attention":
+        return network(embeds, read.spans.real)
+    assert hidden is not None
+    assert spans is not None
+    # Response tokens and outer padding are cut off before anything is computed on them.
+    columns = spans.prompt.any(0).nonzero().squeeze(1)
+    window = slice(int(columns[0]), int(columns[-1]) + 1)
+    states = hidden[:, window].detach().repeat(copies, 1, 1)
+    return network(embeds, read.spans.real, states, spans.prompt[:, window].repeat(copies, 1))
+
+
+@torch.no_grad()
+def _site_scale(lm: BaseLM, site: Site) -> float:
+    """Typical size of the hidden states at a site: the unit of the written vectors."""
+    batch = collate([lm.chat.prompt(CALIBRATION)], pad_id=lm.chat.pad_id).to(lm.device)
+    with capture(lm.blocks, [site]) as states:
+        lm.forward(batch, logits_to_keep=1)
+    return state_scale(states[site], batch.spans.prompt)

@@ -1,0 +1,179 @@
+"""The base LM as a value: a frozen model, its tokenizer, its blocks, and one forward under edits."""
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hypersteer.edits import Site
+from hypersteer.errors import SteeringError
+from hypersteer.lm.blocks import check_site, find_blocks
+from hypersteer.lm.chat import Chat, TokenBatch
+from hypersteer.lm.hooks import head_at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaseLM:
+    """A frozen causal LM with all that steering needs to know about it.
+
+    Made by `hypersteer.load_lm`, or by `BaseLM.of` from a model and tokenizer at hand.
+
+    Attributes:
+        name: what it was loaded as.
+        model: the Hugging Face model; in eval mode, no parameter requires a gradient.
+        tokenizer: its tokenizer.
+        chat: prompts and responses as token ids.
+        blocks: its decoder blocks.
+        fingerprint: identifies the weights, whatever dtype they were loaded in.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: Chat
+    blocks: nn.ModuleList
+    fingerprint: str
+    _accepted: frozenset[str] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "",
+        blocks: str | None = None,
+    ) -> "BaseLM":
+        """Freeze a model and describe it.
+
+        Args:
+            model: a Hugging Face causal LM; its parameters stop requiring gradients.
+            tokenizer: its tokenizer.
+            name: how messages call it.
+            blocks: dotted path of the decoder blocks where they cannot be found by structure.
+        """
+        model.eval().requires_grad_(False)
+        accepted = frozenset(inspect.signature(model.forward).parameters)
+        return cls(
+            name=name or model.config.name_or_path or type(model).__name__,
+            model=model,
+            tokenizer=tokenizer,
+            chat=Chat(tokenizer, _end_of_turn(model, tokenizer)),
+            blocks=find_blocks(model, blocks),
+            fingerprint=_fingerprint(model),
+            _accepted=accepted,
+        )
+
+    @property
+    def width(self) -> int:
+        """Width D of the hidden states."""
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder blocks L."""
+        return len(self.blocks)
+
+    @property
+    def vocab(self) -> int:
+        """Number V of token ids that the model knows."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the hidden states."""
+        return self.model.dtype
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens that prompt and response may have together."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+    def site(self, layer: int, kind: str = "residual") -> Site:
+        """A site of this model, checked.
+
+        Raises:
+            ModelError: if the layer is out of range.
+        """
+        return check_site(Site(layer, kind), self.depth)  # type: ignore[arg-type]
+
+    def forward(self, batch: TokenBatch, **extra: Any) -> Any:
+        """Run the model on a batch with exact masks and positions; hooks in place apply.
+
+        `extra` goes to the model's forward (cache and the like).
+        """
+        inputs = {
+            "input_ids": batch.ids,
+            "attention_mask": batch.spans.real.long(),
+            "use_cache": False,
+            **extra,
+        }
+        if "position_ids" in self._accepted:
+            inputs.setdefault("position_ids", batch.positions)
+        return self.model(**inputs)
+
+    def logits(
+        self, batch: TokenBatch, wanted: Bool[Tensor, "R T"] | None = None
+    ) -> Float[Tensor, "..."]:
+        """Next-token logits, under whatever hooks are in place.
+
+        Args:
+            batch: tokens and spans, on the model's device.
+            wanted: tokens whose logits are wanted; the head runs on no others. It has as many rows
+                R as leave the blocks (more than B under `forked`).
+
+        Returns:
+            [B, T, V], or [N, V] for the N wanted tokens in row-major order.
+        """
+        if wanted is None:
+            return self.forward(batch).logits
+        with head_at(self.model.get_output_embeddings(), wanted):
+            return self.forward(batch).logits.squeeze(0)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings [..., D] of token ids."""
+        return self.model.get_input_embeddings()(ids)
+
+    def check_length(self, tokens: int, what: str) -> None:
+        """Refuse what does not fit the context window.
+
+        Raises:
+            SteeringError: naming the lengths.
+        """
+        if tokens > self.context_window:
+            raise SteeringError(
+                f"{what} needs {tokens} tokens, but the context window of {self.name} has "
+                f"{self.context_window}; shorten it"
+            )
+
+
+def _end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a response; the tokenizer's own first, since training teaches the first one."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, Sequence) else [configured]
+    return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *ids] if i is not None))
+
+
+def _fingerprint(model: PreTrainedModel, samples: int = 65536) -> str:
+    """Hash of the sizes and of the signs of evenly spaced embedding entries.
+
+    Signs survive rounding to another dtype and quantisation (embeddings are not quantised), but
+    not a fine-tuning run.
+    """
+    config = model.config.get_text_config()
+    table = model.get_input_embeddings().weight.detach().flatten()
+    signs = (table[:: max(1, table.numel() // samples)] < 0).cpu().numpy()
+    sizes = (config.model_type, config.hidden_size, config.num_hidden_layers, table.numel())
+    return hashlib.sha256(repr(sizes).encode() + signs.tobytes()).hexdigest()[:16]

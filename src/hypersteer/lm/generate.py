@@ -1,0 +1,170 @@
+"""Cached decoding of a batch under edits: one prefill, then one token per row and step."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hypersteer.edits import check_strength
+from hypersteer.errors import ConfigError
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.cache import new_cache
+from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
+from hypersteer.lm.sampling import Sampler
+from hypersteer.lm.writers import VectorWriter, written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How to decode.
+
+    Attributes:
+        max_new_tokens: most tokens generated per row.
+        temperature: 0 is greedy.
+        top_p: nucleus of sampling; 1 keeps every token.
+        seed: one seed (row r of a batch uses seed + r), or one per row.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | tuple[int, ...] = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens {self.max_new_tokens} is below 1")
+        Sampler([], check_strength(self.temperature), self.top_p)
+
+    def sampler(self, rows: int) -> Sampler:
+        """The sampler of a batch.
+
+        Raises:
+            ConfigError: if the number of seeds is not the number of rows.
+        """
+        seeds = range(self.seed, self.seed + rows) if isinstance(self.seed, int) else self.seed
+        if len(seeds) != rows:
+            raise ConfigError(f"{len(seeds)} seeds for {rows} prompts; give one seed or one each")
+        return Sampler(seeds, self.temperature, self.top_p)
+
+
+def decode(
+    lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter], decoding: Decoding
+) -> Generator[dict[int, int]]:
+    """Generate token by token.
+
+    Args:
+        lm: the base LM.
+        prompts: B tokenised prompts.
+        writers: edits in force, made for these B rows.
+        decoding: how to decode.
+
+    Yields:
+        after every step, the new token id of each row that still runs, by row number. The end of
+        turn is not among them.
+
+    Raises:
+        SteeringError: if a prompt and the new tokens do not fit the context window.
+    """
+    for prompt in prompts:
+        lm.check_length(len(prompt.ids) + decoding.max_new_tokens, "prompt and response")
+    sampler = decoding.sampler(len(prompts))
+    state = _State(lm, prompts, writers)
+    for step in range(decoding.max_new_tokens):
+        chosen = sampler(state.advance())
+        tokens = chosen.tolist()
+        ended = [token in lm.chat.end_of_turn for token in tokens]
+        fresh = {
+            row: token
+            for row, token, end in zip(state.rows, tokens, ended, strict=True)
+            if not end and row not in state.finished
+        }
+        state.finished.update(r for r, end in zip(state.rows, ended, strict=True) if end)
+        if fresh:
+            yield fresh
+        if len(state.finished) == len(prompts) or step == decoding.max_new_tokens - 1:
+            return
+        state.append(chosen)
+        live = [i for i, row in enumerate(state.rows) if row not in state.finished]
+        if 2 * len(live) <= len(state.rows):
+            state.keep_rows(live)
+            sampler.keep_rows(live)
+
+
+def generate_ids(
+    lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter], decoding: Decoding
+) -> list[list[int]]:
+    """All response ids of every row, without the end of turn."""
+    responses: list[list[int]] = [[] for _ in prompts]
+    for fresh in decode(lm, prompts, writers, decoding):
+        for row, token in fresh.items():
+            responses[row].append(token)
+    return responses
+
+
+def join_pieces(lm: BaseLM, tokens: Generator[dict[int, int]]) -> Generator[str]:
+    """Text pieces of row 0 that join to the text of all its tokens.
+
+    A piece is held back while it ends inside a multi-byte character.
+    """
+    ids: list[int] = []
+    sent = ""
+    for fresh in tokens:
+        ids.append(fresh[0])
+        text = lm.chat.decode(ids)
+        if not text.endswith("\ufffd") and len(text) > len(sent):
+            yield text[len(sent) :]
+            sent = text
+    text = lm.chat.decode(ids)
+    if len(text) > len(sent):
+        yield text[len(sent) :]
+
+
+class _State:
+    """The running batch: cache, attention mask, positions, and which rows are in it."""
+
+    def __init__(
+        self, lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter]
+    ) -> None:
+        self._lm = lm
+        self._writers = writers
+        batch = collate(prompts, pad_id=lm.chat.pad_id, side="left").to(lm.device)
+        self._next: TokenBatch = batch
+        self._mask = batch.spans.real.long()
+        self._positions = batch.positions
+        self._spans: Spans | None = batch.spans
+        self._cache = new_cache(lm.model)
+        self.rows = list(range(len(prompts)))
+        self.finished: set[int] = set()
+
+    @torch.inference_mode()
+    def advance(self) -> Tensor:
+        """Run the tokens not yet run; logits [B, V] of the last one."""
+        with written(self._lm.blocks, self._writers, self._spans):
+            output = self._lm.forward(
+                self._next,
+                attention_mask=self._mask,
+                position_ids=self._positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self._spans = None
+        return output.logits[:, -1]
+
+    def append(self, chosen: Tensor) -> None:
+        """Make the chosen token of each row the next to run."""
+        ids = chosen[:, None]
+        self._next = TokenBatch(ids, self._next.spans)
+        self._mask = torch.cat([self._mask, torch.ones_like(ids)], 1)
+        self._positions = self._positions[:, -1:] + 1
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Drop finished rows from the batch."""
+        index = torch.tensor(rows, device=self._mask.device)
+        self._cache.batch_select_indices(index)
+        self._next = TokenBatch(self._next.ids[index], self._next.spans)
+        self._mask, self._positions = self._mask[index], self._positions[index]
+        self.rows = [self.rows[row] for row in rows]
+        for writer in self._writers:
+            writer.keep_rows(rows)

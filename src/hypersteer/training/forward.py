@@ -1,0 +1,92 @@
+"""One forward pass of the base LM under one or more edits per row: the heart of a training step.
+
+Blocks below the site run once per row and without gradient, since nothing below needs one. At the
+site the hypernetwork reads the states and writes a vector for each steering prompt; the blocks
+above run on every copy; the vocabulary head runs on the tokens that predict the response only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hypersteer.config import HypernetConfig
+from hypersteer.edits import Scope, Site
+from hypersteer.hypernet.network import write_vectors
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds, TokenBatch, collate, scope_mask
+from hypersteer.lm.hooks import at_sites, forked
+from hypersteer.lm.writers import add_vectors
+from hypersteer.training.losses import row_means, token_cross_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What stays the same from step to step: who writes what, where, in which base LM.
+
+    Attributes:
+        lm: the base LM.
+        network: the hypernetwork, or Accelerate's wrapper around it.
+        config: the hypernetwork's configuration.
+        site: where it reads and writes.
+        scope: which tokens its vectors touch.
+    """
+
+    lm: BaseLM
+    network: nn.Module
+    config: HypernetConfig
+    site: Site
+    scope: Scope
+
+
+def steered_losses(
+    setup: Steered,
+    prompts: Sequence[PromptIds],
+    responses: Sequence[list[int]],
+    steering: Sequence[Sequence[list[int]]],
+) -> Float[Tensor, "K B"]:
+    """Each row's mean cross-entropy on its response under each of K steering prompts.
+
+    Args:
+        setup: the base LM and the hypernetwork.
+        prompts: B base prompts.
+        responses: B responses, as ids.
+        steering: K lists of B steering prompts, as ids.
+    """
+    lm, site, copies = setup.lm, setup.site, len(steering)
+    batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    mask = scope_mask([setup.scope] * len(prompts), batch.spans).repeat(copies, 1)
+    flat = [ids for one in steering for ids in one]
+
+    def act(hidden: Tensor) -> Tensor:
+        base = hidden[: len(prompts)]
+        vectors = write_vectors(
+            setup.network, lm, setup.config, flat, prompts, base, batch.spans
+        )
+        whole = hidden if len(hidden) == len(mask) else hidden.repeat(copies, 1, 1)
+        return add_vectors(whole, vectors, mask)
+
+    with forked(lm.blocks, site, len(prompts), copies), at_sites(lm.blocks, [(site, act)]):
+        return _response_losses(lm, batch, copies)
+
+
+def plain_losses(
+    lm: BaseLM, prompts: Sequence[PromptIds], responses: Sequence[list[int]]
+) -> Float[Tensor, " B"]:
+    """Each row's mean cross-entropy on its response without any edit."""
+    batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    return _response_losses(lm, batch, 1)[0]
+
+
+def _response_losses(lm: BaseLM, batch: TokenBatch, copies: int) -> Tensor:
+    """Mean cross-entropy [K, B] of the responses, with the hooks in place."""
+    response = batch.spans.response
+    wanted = torch.zeros_like(response)
+    wanted[:, :-1] = response[:, 1:]
+    logits = lm.logits(batch, wanted.repeat(copies, 1))
+    targets = batch.ids[response].repeat(copies)
+    rows = response.repeat(copies, 1).nonzero()[:, 0]
+    losses = row_means(token_cross_entropy(logits, targets), rows, copies * len(response))
+    return losses.view(copies, -1)

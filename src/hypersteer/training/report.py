@@ -1,0 +1,139 @@
+"""What a run tells while it goes: a progress bar, metrics.jsonl, and TensorBoard if wanted."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hypersteer.errors import ConfigError
+
+
+class Reporter:
+    """Shows and keeps the metrics of a run; silent in all processes but the first.
+
+    Args:
+        metrics: the JSONL file.
+        steps: optimizer steps of the whole run.
+        start: steps taken before (a resumed run drops later lines of the file).
+        active: whether this is the first process.
+        tensorboard: whether to write for TensorBoard as well.
+
+    Raises:
+        ConfigError: if TensorBoard is wanted and not installed.
+    """
+
+    def __init__(
+        self, metrics: Path, steps: int, start: int, *, active: bool, tensorboard: bool
+    ) -> None:
+        self._active = active
+        self._metrics = metrics
+        self._console = Console(stderr=True, quiet=not active)
+        self._steps = steps
+        self._started = time.perf_counter()
+        self._tokens = 0
+        self._writer = _tensorboard(metrics.parent) if tensorboard and active else None
+        if active:
+            metrics.parent.mkdir(parents=True, exist_ok=True)
+            _drop_later(metrics, start)
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            disable=not active or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, completed=start, text="")
+        self._shown: dict[str, float] = {}
+
+    def __enter__(self) -> "Reporter":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def step(self, step: int, values: dict[str, float], tokens: int) -> None:
+        """Record a training step.
+
+        Args:
+            step: steps taken, this one included.
+            values: its metrics.
+            tokens: real tokens of the step, over all processes.
+        """
+        self._tokens += tokens
+        rate = self._tokens / (time.perf_counter() - self._started)
+        self._record({"step": step, **values, "tokens_per_s": round(rate, 1)})
+        self._shown.update({"loss": values["loss"]})
+        text = " ".join(f"{name} {value:.3f}" for name, value in self._shown.items())
+        self._bar.update(self._task, completed=step, text=f"{text} {rate:.0f} tok/s")
+        if not self._console.is_terminal and (step % 10 == 0 or step == self._steps):
+            self.say(f"step {step}/{self._steps} {text} {rate:.0f} tok/s")
+
+    def validation(self, step: int, values: dict[str, float], baselines: dict[str, float]) -> None:
+        """Record validation figures and show them beside the base LM's own."""
+        self._record({"step": step, **values})
+        self._shown.update({k.replace("_", "-"): v for k, v in values.items()})
+        self._console.print(figures_table(f"step {step}", {**baselines, **values}))
+
+    def _record(self, values: dict[str, Any]) -> None:
+        if not self._active:
+            return
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, values["step"])
+
+
+def figures_table(title: str, figures: dict[str, float]) -> Table:
+    """Losses and gaps, held in and held out, of the unsteered, prompted and steered base LM."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "held-in loss", "held-in gap", "held-out loss", "held-out gap"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for label, prefix in (("unsteered", "unsteered_"), ("prompted", "prompted_"), ("steered", "")):
+        keys = [f"{prefix}{s}_{k}" for s in ("held_in", "held_out") for k in ("loss", "gap")]
+        cells = [f"{figures[key]:.3f}" if key in figures else "" for key in keys]
+        if any(cells):
+            table.add_row(label, *cells)
+    return table
+
+
+def _drop_later(metrics: Path, start: int) -> None:
+    """Forget lines of steps that a resumed run takes again."""
+    if not metrics.exists():
+        return
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step_of(line) <= start]
+    temporary = metrics.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    temporary.replace(metrics)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "tensorboard = true needs TensorBoard: pip install 'hypersteer[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,153 @@
+"""What a run needs before its first step: processes, base LM, site, rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hypersteer.config import TrainConfig
+from hypersteer.data.batches import Tokenised, TrainingBatches, ValidationRow, validation_rows
+from hypersteer.data.sources import ConceptData, load_concepts
+from hypersteer.data.splits import split_rows
+from hypersteer.edits import Site
+from hypersteer.errors import ConfigError, DataError, one_line
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.load import load_lm, pick_device
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a run.
+
+    Attributes:
+        batches: training batches by step.
+        validation: `held_in` and `held_out` rows; a kind without rows is absent.
+        targets: target vectors [N, D] by concept id, for the reconstruction objective.
+        concepts: steering prompts trained on.
+        held_out: steering prompts never trained on.
+        summary: one line about all this.
+    """
+
+    batches: TrainingBatches
+    validation: dict[str, list[ValidationRow]]
+    targets: Tensor | None
+    concepts: tuple[str, ...]
+    held_out: tuple[str, ...]
+    summary: str
+
+
+def new_accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate's view of devices and processes, with the run's precision."""
+    device = pick_device(config.base_lm.device)
+    # A second run in one process may want another precision, which Accelerate refuses otherwise.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=precision(config.optim.mixed_precision, device), cpu=device.type == "cpu"
+    )
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """The wanted arithmetic, or with `auto` bf16 where the device has it natively.
+
+    Processors without native bfloat16 products are up to 100 times slower at them.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if native else "no"
+    return "no"
+
+
+def start_lm(config: TrainConfig, accelerator: Accelerator) -> BaseLM:
+    """Load the base LM onto this process's device; the first process converts it if need be.
+
+    Its weights are frozen, so with bf16 arithmetic they are held in bf16, unless the settings say
+    otherwise: that saves casting them anew in every step.
+    """
+    dtype = config.base_lm.dtype
+    if dtype is None and accelerator.mixed_precision == "bf16":
+        dtype = "bfloat16"
+    with accelerator.main_process_first():
+        return load_lm(
+            config.base_lm.name,
+            device=str(accelerator.device),
+            dtype=dtype,
+            quantization=config.base_lm.quantization,
+        )
+
+
+def train_site(config: TrainConfig, lm: BaseLM) -> Site:
+    """The configured site; by default the block 40 % of the way up."""
+    layer = config.site.layer
+    return lm.site(round(0.4 * lm.depth) if layer is None else layer, config.site.kind)
+
+
+def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> Rows:
+    """Open the data, split them by concept, and lay out batches.
+
+    Raises:
+        DataError: if the data cannot be read or leave nothing to train on.
+        ConfigError: if a limit leaves nothing.
+    """
+    wanted, seed = config.data, config.seed
+    with accelerator.main_process_first():
+        data = load_concepts(list(wanted.source))
+    split = split_rows(
+        data,
+        held_out_concepts=wanted.held_out_concepts,
+        held_in_prompts=wanted.held_in_prompts,
+        max_concepts=wanted.max_concepts,
+        max_examples_per_concept=wanted.max_examples_per_concept,
+        max_held_out_rows=wanted.max_held_out_rows,
+        seed=seed,
+    )
+    tokens = Tokenised(data, lm.chat, wanted.max_prompt_tokens, wanted.max_response_tokens)
+    lm.check_length(
+        wanted.max_prompt_tokens + wanted.max_response_tokens,
+        "data.max_prompt_tokens + data.max_response_tokens",
+    )
+    size = config.optim.batch_size * accelerator.num_processes
+    kinds = {
+        "held_in": (split.held_in, split.train_concepts),
+        "held_out": (split.held_out, split.held_out_concepts),
+    }
+    return Rows(
+        batches=TrainingBatches(tokens, split.train, split.train_concepts, size, seed),
+        validation={
+            name: validation_rows(tokens, rows, concepts, seed)
+            for name, (rows, concepts) in kinds.items()
+            if len(rows)
+        },
+        targets=_targets(config, data, lm),
+        concepts=tuple(data.concept(c).text for c in split.train_concepts),
+        held_out=tuple(data.concept(c).text for c in split.held_out_concepts),
+        summary=(
+            f"{data.summary()}; training on {len(split.train):,} rows of "
+            f"{len(split.train_concepts)} concepts, validating on {len(split.held_in):,} held-in and "
+            f"{len(split.held_out):,} held-out rows ({len(split.held_out_concepts)} concepts)"
+        ),
+    )
+
+
+def _targets(config: TrainConfig, data: ConceptData, lm: BaseLM) -> Tensor | None:
+    path = config.loss.targets
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise DataError(f"no targets at '{path}'; give a safetensors file with 'vectors' [N, D]")
+    try:
+        vectors = load_file(path)["vectors"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise DataError(f"'{path}' holds no readable 'vectors': {one_line(error)}") from error
+    wanted = (max(concept.id for concept in data.concepts) + 1, lm.width)
+    if vectors.ndim != 2 or vectors.shape[0] < wanted[0] or vectors.shape[1] != wanted[1]:
+        raise ConfigError(f"'{path}': vectors {list(vectors.shape)} are not {list(wanted)}")
+    return vectors.float()

@@ -1,0 +1,169 @@
+"""Checkpoints of a running training: written whole or not at all, resumed exactly."""
+
+import errno
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from hypersteer.checkpoint import Card, load_weights, publish, read_card, save_tensors, write_folder
+from hypersteer.config import TrainConfig, to_dict
+from hypersteer.errors import CheckpointError, ConfigError, SteeringError, TrainingError, one_line
+from hypersteer.hypernet.network import Hypernet
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; together with the weights and the optimizer, all there is to resume.
+
+    Attributes:
+        step: optimizer steps taken.
+        best: best validation figure so far (higher is better).
+        best_step: where it was.
+        stale: validations since then.
+        baselines: validation figures of the unsteered and the prompted base LM.
+        figures: newest validation figures.
+    """
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    baselines: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class RunFolder:
+    """The folder of a run: `checkpoints/step-N/`, `metrics.jsonl`, and the best checkpoint on top.
+
+    Args:
+        config: the run's settings.
+
+    Raises:
+        ConfigError: if the folder holds a run with other settings.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.path = Path(config.out)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self._config = config
+        for folder in self._found():
+            settings = self._recipe(read_card(folder).training)
+            if settings != self._recipe(to_dict(config)):
+                raise ConfigError(
+                    f"'{config.out}' holds a run with other settings; choose another 'out', "
+                    "or delete that folder"
+                )
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        found = self._found()
+        return found[-1] if found else None
+
+    def save(
+        self, hypernet: Hypernet, optimizer: torch.optim.Optimizer, card: Card, progress: Progress
+    ) -> None:
+        """Write a checkpoint and drop all but the newest few and the best.
+
+        Raises:
+            TrainingError: if the disk is full or not writable; older checkpoints stay as they are.
+        """
+        final = self.checkpoints / f"step-{progress.step:07d}"
+        scratch = self.checkpoints / f".{final.name}.tmp"
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            (scratch / "trainer").mkdir(parents=True)
+            write_folder(scratch, hypernet, card)
+            save_tensors(_optimizer_tensors(optimizer), scratch / "trainer/optimizer.safetensors")
+            text = json.dumps({name: getattr(progress, name) for name in Progress.__slots__})
+            (scratch / "trainer/progress.json").write_text(text, encoding="utf-8")
+            shutil.rmtree(final, ignore_errors=True)
+            scratch.rename(final)
+            if progress.best_step == progress.step or not (self.path / "config.json").exists():
+                publish(final, self.path)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            full = error.errno == errno.ENOSPC or "No space left" in str(error)
+            reason = "the disk is full" if full else one_line(error)
+            raise TrainingError(
+                f"cannot write the checkpoint of step {progress.step} to '{self.checkpoints}': "
+                f"{reason}; earlier checkpoints are intact, make room and run the same command"
+            ) from error
+        self._prune(progress.best_step)
+
+    def load(
+        self, folder: Path, hypernet: Hypernet, optimizer: torch.optim.Optimizer
+    ) -> Progress:
+        """Continue from a checkpoint: fill weights and optimizer, return the progress.
+
+        Raises:
+            CheckpointError: if a file is missing or corrupt.
+        """
+        load_weights(hypernet, folder / "model.safetensors")
+        try:
+            tensors = load_file(folder / "trainer/optimizer.safetensors")
+            _fill_optimizer(optimizer, tensors)
+            raw = json.loads((folder / "trainer/progress.json").read_text(encoding="utf-8"))
+            return Progress(**raw)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"cannot resume from '{folder}': {one_line(error)}; delete that folder to resume "
+                "from the checkpoint before it"
+            ) from error
+
+    def _found(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step-*"))
+
+    def _prune(self, best_step: int) -> None:
+        best = f"step-{best_step:07d}"
+        for folder in self._found()[: -self._config.keep]:
+            if folder.name != best:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @staticmethod
+    def _recipe(training: dict[str, Any]) -> dict[str, Any]:
+        """What may not change between the parts of a run."""
+        free = ("out", "keep", "tensorboard", "checkpoint_every", "patience")
+        return {key: value for key, value in training.items() if key not in free}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as flat tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def describe_failure(error: BaseException, step: int, folder: RunFolder) -> SteeringError | None:
+    """What to tell the user about an error in a training step; None if it is not theirs to fix."""
+    newest = folder.newest()
+    kept = f"the checkpoint '{newest}' is intact" if newest else "no checkpoint was due yet"
+    text = str(error)
+    out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in text or "not enough memory" in text)
+    )
+    if out_of_memory:
+        return TrainingError(
+            f"out of memory at step {step}; {kept}; raise optim.accumulation, or lower "
+            "optim.batch_size or data.max_response_tokens"
+        )
+    return None

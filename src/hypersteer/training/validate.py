@@ -1,0 +1,89 @@
+"""Validation: losses of the unsteered, the prompted and the steered base LM, and concept gaps.
+
+The concept gap is the loss with another row's steering prompt minus the loss with the right one.
+The gap is what steering is: a plain gain may be no more than the teacher's style.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hypersteer.data.batches import ValidationRow, chunks
+from hypersteer.training.forward import Steered, plain_losses, steered_losses
+
+Losses = Callable[[Sequence[ValidationRow]], Tensor]
+"""Rows -> losses [K, B]: under the right steering prompt first, under the wrong one second."""
+
+
+def steered(setup: Steered) -> Losses:
+    """Losses under the hypernetwork's edits."""
+
+    def losses(rows: Sequence[ValidationRow]) -> Tensor:
+        return steered_losses(
+            setup,
+            [v.row.prompt for v in rows],
+            [v.row.response for v in rows],
+            [[v.row.steering for v in rows], [v.row.wrong for v in rows]],
+        )
+
+    return losses
+
+
+def prompted(setup: Steered) -> Losses:
+    """Losses with the steering prompt in the user turn instead of an edit."""
+
+    def losses(rows: Sequence[ValidationRow]) -> Tensor:
+        responses = [v.row.response for v in rows]
+        right = plain_losses(setup.lm, [v.prompted for v in rows], responses)
+        wrong = plain_losses(setup.lm, [v.wrongly_prompted for v in rows], responses)
+        return torch.stack([right, wrong])
+
+    return losses
+
+
+def unsteered(setup: Steered) -> Losses:
+    """Losses of the plain base LM; there is no steering prompt to get wrong."""
+
+    def losses(rows: Sequence[ValidationRow]) -> Tensor:
+        prompts, responses = [v.row.prompt for v in rows], [v.row.response for v in rows]
+        return plain_losses(setup.lm, prompts, responses)[None]
+
+    return losses
+
+
+@torch.no_grad()
+def mean_losses(
+    losses: Losses,
+    rows: Sequence[ValidationRow],
+    *,
+    batch_size: int,
+    reduce: Callable[[Tensor], Tensor],
+    share: tuple[int, int] = (0, 1),
+) -> list[float]:
+    """Mean loss over the rows for each of the K steering prompts.
+
+    Args:
+        losses: what to measure.
+        rows: validation rows, sorted by length.
+        batch_size: rows per forward pass.
+        reduce: adds a tensor over all processes.
+        share: this process's number and the number of processes.
+    """
+    number, processes = share
+    total: Tensor | None = None
+    for index, part in enumerate(chunks(rows, batch_size)):
+        if index % processes == number:
+            summed = losses(part).double().sum(1).cpu()
+            total = summed if total is None else total + summed
+    if total is None:
+        total = torch.zeros_like(losses(rows[:1]).double().sum(1).cpu())
+    return (reduce(total) / len(rows)).tolist()
+
+
+def figures(name: str, means: list[float], prefix: str = "") -> dict[str, float]:
+    """Name mean losses: `held_out_loss` and `held_out_gap`, or with a prefix."""
+    named = {f"{prefix}{name}_loss": means[0]}
+    if len(means) > 1:
+        named[f"{prefix}{name}_gap"] = means[1] - means[0]
+    return named

@@ -1,0 +1,131 @@
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypersteer.concepts import Concept, hold_out, read_metadata, validate_steering_prompt
+from hypersteer.errors import ConfigError, DataError, SteeringError
+
+
+def concepts_of(ids):
+    return [Concept(id=id_, text=f"concept {id_}") for id_ in ids]
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "metadata.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def test_reads_axbench_metadata(tmp_path):
+    path = write(
+        tmp_path,
+        {
+            "concept_id": 0,
+            "concept": "C++ syntax",
+            "ref": "https://www.neuronpedia.org/gemma-2-2b/20/1",
+            "concept_genres_map": {"C++ syntax": ["code"]},
+        },
+        "",
+        {"concept_id": 7, "concept": "parler comme un pirate\u2028🏴", "kind": "style"},
+    )
+    assert read_metadata(path) == [
+        Concept(
+            id=0,
+            text="C++ syntax",
+            genre="code",
+            ref="https://www.neuronpedia.org/gemma-2-2b/20/1",
+        ),
+        Concept(id=7, text="parler comme un pirate\u2028🏴", kind="style"),
+    ]
+
+
+def test_two_concepts_may_share_a_text(tmp_path):
+    path = write(tmp_path, *({"concept_id": i, "concept": "same"} for i in range(2)))
+    assert [concept.id for concept in read_metadata(path)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{oops", "line 2 is not JSON: "),
+        ("[1]", "line 2 is not a JSON object; expected concept_id (int, 0 or more)"),
+        ({"concept": "x"}, "line 2: concept_id is None; expected concept_id (int"),
+        ({"concept_id": "1", "concept": "x"}, "line 2: concept_id is '1'; expected"),
+        ({"concept_id": True, "concept": "x"}, "line 2: concept_id is True; expected"),
+        ({"concept_id": -1, "concept": "x"}, "line 2: concept_id is -1; expected"),
+        ({"concept_id": 1}, "line 2: concept is None; expected"),
+        ({"concept_id": 1, "concept": " "}, "line 2: concept is ' '; expected"),
+        ({"concept_id": 1, "concept": "x", "kind": 3}, "line 2: kind is 3; expected text"),
+        (
+            {"concept_id": 1, "concept": "x", "concept_genres_map": {"y": ["code"]}},
+            "line 2: concept_genres_map is {'y': ['code']}; expected {concept: [genre]}",
+        ),
+        ({"concept_id": 0, "concept": "x"}, "line 2: concept_id 0 was already given on line 1"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = write(tmp_path, {"concept_id": 0, "concept": "first"}, line)
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        read_metadata(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_concepts_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"metadata\.jsonl holds no concepts"):
+        read_metadata(write(tmp_path, ""))
+    with pytest.raises(DataError, match=r"cannot read .*absent\.jsonl"):
+        read_metadata(tmp_path / "absent.jsonl")
+    (tmp_path / "latin").write_bytes(b'{"concept": "caf\xe9"}')
+    with pytest.raises(DataError, match="expected UTF-8 text"):
+        read_metadata(tmp_path / "latin")
+
+
+ids_lists = st.lists(st.integers(0, 10**6), unique=True, min_size=2, max_size=30)
+
+
+@given(ids_lists, st.integers(), st.data())
+def test_holding_out_partitions_and_ignores_order(ids, seed, draw):
+    count = draw.draw(st.integers(0, len(ids) - 1))
+    concepts = concepts_of(ids)
+    training, held_out = hold_out(concepts, count, seed)
+    assert len(held_out) == count
+    assert sorted(training + held_out, key=lambda c: c.id) == sorted(concepts, key=lambda c: c.id)
+    assert [c for c in concepts if c in training] == training
+    assert set(hold_out(concepts[::-1], count, seed)[1]) == set(held_out)
+    assert set(held_out) <= set(hold_out(concepts, min(count + 1, len(ids) - 1), seed)[1])
+
+
+def test_holding_out_depends_on_seed_and_ids_only():
+    texts = [Concept(id=i, text="another text") for i in range(50)]
+    first = [c.id for c in hold_out(concepts_of(range(50)), 10, 0)[1]]
+    assert [c.id for c in hold_out(texts, 10, 0)[1]] == first
+    assert [c.id for c in hold_out(concepts_of(range(50)), 10, 1)[1]] != first
+
+
+@pytest.mark.parametrize("count", [-1, 3, 4])
+def test_holding_out_leaves_something_to_train_on(count):
+    with pytest.raises(ConfigError, match=f"cannot hold out {count} of 3 concepts; .*0 and 2"):
+        hold_out(concepts_of(range(3)), count, 0)
+
+
+def test_a_steering_prompt_comes_back_unchanged():
+    assert validate_steering_prompt(" talk like a pirate\n") == " talk like a pirate\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the steering prompt '' is empty; say what to steer towards"),
+        (" \n\t", r"the steering prompt ' \n\t' is empty"),
+        (None, "a steering prompt must be a string, got NoneType None"),
+        (3, "a steering prompt must be a string, got int 3"),
+    ],
+)
+def test_a_steering_prompt_that_cannot_steer(text, message):
+    with pytest.raises(SteeringError, match=re.escape(message)):
+        validate_steering_prompt(text)
