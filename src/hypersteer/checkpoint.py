@@ -71,7 +71,7 @@ def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
     described["hypernet"] = to_dict(card.hypernet)
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_model_card(card), encoding="utf-8")
-    save_tensors({k: v for k, v in hypernet.state_dict().items()}, folder / "model.safetensors")
+    save_tensors(dict(hypernet.state_dict()), folder / "model.safetensors")
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -135,7 +135,9 @@ def read_card(folder: Path) -> Card:
         raise CheckpointError(f"cannot read '{folder}/config.json': {one_line(error)}") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else None
-        raise CheckpointError(f"'{folder}' has format {found!r}, not {FORMAT!r}: no checkpoint of ours")
+        raise CheckpointError(
+            f"'{folder}' has format {found!r}, not {FORMAT!r}: no checkpoint of ours"
+        )
     try:
         return Card(
             base_lm=raw["base_lm"],
@@ -182,7 +184,9 @@ def load_weights(hypernet: Hypernet, path: Path) -> None:
     try:
         hypernet.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"the weights '{path}' are damaged or foreign: {one_line(error)}") from error
+        raise CheckpointError(
+            f"the weights '{path}' are damaged or foreign: {one_line(error)}"
+        ) from error
 
 
 def generator_hash(folder: Path) -> str:

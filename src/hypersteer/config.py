@@ -231,31 +231,42 @@ def from_dict(into: type[T], raw: dict[str, Any], where: str = "settings") -> T:
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint` wants it."""
-    origin, options = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where} is a table of settings, not {value!r}")
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if origin is Literal:
-        if value not in options:
-            raise ConfigError(f"{where} = {value!r} is unknown{nearest(str(value), options)}")
+        if value not in get_args(hint):
+            raise ConfigError(
+                f"{where} = {value!r} is unknown{nearest(str(value), get_args(hint))}"
+            )
         return value
     if origin in (Union, types.UnionType):
-        for option in options:
-            try:
-                return _checked(option, value, where)
-            except ConfigError:
-                continue
-        raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+        return _one_of(hint, value, where)
     if origin is tuple:
         items = [value] if isinstance(value, str) else value
         if isinstance(items, (list, tuple)):
-            return tuple(_checked(options[0], item, where) for item in items)
-    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
+            return tuple(_checked(get_args(hint)[0], item, where) for item in items)
+    elif _fits(hint, value):
+        return float(value) if hint is float else value
     raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+
+
+def _one_of(hint: Any, value: Any, where: str) -> Any:
+    for option in get_args(hint):
+        try:
+            return _checked(option, value, where)
+        except ConfigError:
+            continue
+    raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+
+
+def _fits(hint: type, value: Any) -> bool:
+    """Whether a plain value has a plain type; an int does for a float, a bool for no number."""
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _name(hint: Any) -> str:

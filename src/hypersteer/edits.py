@@ -174,9 +174,7 @@ class VectorEdit:
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {"vector": self.vector.contiguous()}, temporary, {"edit": json.dumps(header)}
-            )
+            save_file({"vector": self.vector.contiguous()}, temporary, {"edit": json.dumps(header)})
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)

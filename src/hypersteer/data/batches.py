@@ -140,12 +140,13 @@ class TrainingBatches:
             if row is not None:
                 return row
         raise DataError(
-            f"every prompt of {self._tokens.data.name} is longer than data.max_prompt_tokens; raise it"
+            f"every prompt of {self._tokens.data.name} is longer than data.max_prompt_tokens; "
+            "raise it"
         )
 
 
 class ValidationRow(NamedTuple):
-    """A validation example: the row, and its prompt with either steering prompt in the user turn."""
+    """A validation row, and its prompt with either steering prompt put into the user turn."""
 
     row: Row
     prompted: PromptIds

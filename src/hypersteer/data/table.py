@@ -8,7 +8,6 @@ for a thousand rows as for a million.
 import errno
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hypersteer.data.examples import Category
 from hypersteer.config import cache_folder
+from hypersteer.data.examples import Category
 from hypersteer.errors import DataError, one_line
 
 CACHE_VARIABLE = "HYPERSTEER_CACHE"

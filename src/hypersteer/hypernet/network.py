@@ -12,6 +12,7 @@ Shapes: R rows, C tokens read, T base tokens, D width.
 import inspect
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -69,7 +70,9 @@ class Hypernet(nn.Module):
                 raise ConfigError(f"hypernet.cross_heads {heads} does not divide width {lm.width}")
             self.cross.extend(CrossAttention(lm.width, heads) for _ in range(config.blocks))
         hidden = config.head_width or lm.width
-        self.head = nn.Sequential(nn.Linear(lm.width, hidden), nn.GELU(), nn.Linear(hidden, lm.width))
+        self.head = nn.Sequential(
+            nn.Linear(lm.width, hidden), nn.GELU(), nn.Linear(hidden, lm.width)
+        )
         with torch.no_grad():
             for parameter in self.head[-1].parameters():
                 parameter.mul_(HEAD_INIT)
@@ -97,9 +100,12 @@ class Hypernet(nn.Module):
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
         with ExitStack() as stack:
             if len(self.cross):
-                assert states is not None and readable is not None
+                assert states is not None
+                assert readable is not None
                 for block, cross in zip(trunk_blocks(self.trunk), self.cross, strict=True):
-                    stack.enter_context(attending(block, cross, states.float(), readable))
+                    stack.enter_context(
+                        attending(block, cast(CrossAttention, cross), states.float(), readable)
+                    )
             hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
         return (self.head(last) * self.scale).float()

@@ -1,10 +1,10 @@
-"""The base LM as a value: a frozen model, its tokenizer, its blocks, and one forward under edits."""
+"""The base LM as a value: a frozen model, its tokenizer and blocks, one forward under edits."""
 
 import hashlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +15,7 @@ from hypersteer.edits import Site
 from hypersteer.errors import SteeringError
 from hypersteer.lm.blocks import check_site, find_blocks
 from hypersteer.lm.chat import Chat, TokenBatch
-from hypersteer.lm.hooks import head_at
+from hypersteer.lm.hooks import capture, head_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +83,17 @@ class BaseLM:
     @property
     def vocab(self) -> int:
         """Number V of token ids that the model knows."""
-        return self.model.get_input_embeddings().weight.shape[0]
+        return self.embeddings.weight.shape[0]
 
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        return self.model.get_input_embeddings().weight.device
+        return self.embeddings.weight.device
+
+    @property
+    def embeddings(self) -> nn.Embedding:
+        """The table of input embeddings."""
+        return cast(nn.Embedding, self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,12 +144,30 @@ class BaseLM:
         """
         if wanted is None:
             return self.forward(batch).logits
-        with head_at(self.model.get_output_embeddings(), wanted):
+        with head_at(cast(nn.Module, self.model.get_output_embeddings()), wanted):
             return self.forward(batch).logits.squeeze(0)
+
+    def states(self, batch: TokenBatch, site: Site) -> Float[Tensor, "B T D"]:
+        """Hidden states at a site; the blocks above it do not run."""
+        with capture(self.blocks, [site], stop=True) as states:
+            self.forward(batch)
+        return states[site]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., D] of token ids."""
-        return self.model.get_input_embeddings()(ids)
+        return self.embeddings(ids)
+
+    def generate(self, prompts: Any, **options: Any) -> Any:
+        """Answer prompts under fixed edits: see `hypersteer.lm.steered.generate`."""
+        from hypersteer.lm import steered  # it builds on this class
+
+        return steered.generate(self, prompts, **options)
+
+    def stream(self, prompt: Any, **options: Any) -> Any:
+        """Answer one prompt piece by piece: see `hypersteer.lm.steered.stream`."""
+        from hypersteer.lm import steered
+
+        return steered.stream(self, prompt, **options)
 
     def check_length(self, tokens: int, what: str) -> None:
         """Refuse what does not fit the context window.
@@ -173,7 +196,7 @@ def _fingerprint(model: PreTrainedModel, samples: int = 65536) -> str:
     not a fine-tuning run.
     """
     config = model.config.get_text_config()
-    table = model.get_input_embeddings().weight.detach().flatten()
+    table = cast(nn.Embedding, model.get_input_embeddings()).weight.detach().flatten()
     signs = (table[:: max(1, table.numel() // samples)] < 0).cpu().numpy()
     sizes = (config.model_type, config.hidden_size, config.num_hidden_layers, table.numel())
     return hashlib.sha256(repr(sizes).encode() + signs.tobytes()).hexdigest()[:16]

@@ -49,7 +49,9 @@ def check_site(site: Site, depth: int) -> Site:
         ModelError: if the layer is outside the model.
     """
     if not -depth <= site.layer < depth:
-        raise ModelError(f"layer {site.layer} is out of range: the base LM has layers 0..{depth - 1}")
+        raise ModelError(
+            f"layer {site.layer} is out of range: the base LM has layers 0..{depth - 1}"
+        )
     return Site(site.layer % depth, site.kind)
 
 
@@ -79,8 +81,9 @@ def sublayer(block: nn.Module, kind: str) -> nn.Module:
         ModelError: if there is none.
     """
     for name, child in block.named_children():
-        is_norm = "norm" in type(child).__name__.lower() or "norm" in name
-        if not is_norm and any(part in name for part in _SUBLAYER_NAMES[kind]):
+        described = f"{name} {type(child).__name__}".lower()  # as in post_attention_dropout Dropout
+        beside = "norm" in described or "dropout" in described
+        if not beside and any(part in name for part in _SUBLAYER_NAMES[kind]):
             return child
     children = ", ".join(name for name, _ in block.named_children())
     raise ModelError(

@@ -42,10 +42,10 @@ class RoomyLayer(DynamicLayer):
         super().batch_select_indices(indices)
 
     @staticmethod
-    def _grown(held: Tensor, fresh: Tensor, old: int, new: int) -> Tensor:
+    def _grown(held: Tensor | None, fresh: Tensor, old: int, new: int) -> Tensor:
         *lead, _, width = fresh.shape
         room = fresh.new_empty(*lead, new + CHUNK, width)
-        if old:
+        if held is not None and old:
             room[..., :old, :] = held
         return room
 
@@ -53,5 +53,7 @@ class RoomyLayer(DynamicLayer):
 def new_cache(model: PreTrainedModel) -> DynamicCache:
     """An empty cache for a model, with roomy layers wherever it has plain full-attention ones."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache

@@ -6,7 +6,7 @@ BOS, no token merges across the border, and every mask is exact.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -101,9 +101,10 @@ class Chat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of response ids, without special tokens and without any clean-up."""
-        return self.tokenizer.decode(
+        text = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return str(text)
 
     def _template_ids(self, prompt: "str | list[dict[str, str]]") -> list[int]:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -111,13 +112,14 @@ class Chat:
             joined = "\n\n".join(message["content"] for message in messages)
             return list(self.tokenizer(joined)["input_ids"]) or [self.pad_id]
         try:
-            return list(
-                self.tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=True, return_dict=False
-                )
+            ids: Any = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
             )
+            return list(ids)
         except Exception as error:  # jinja errors are the template's way to refuse messages
-            raise SteeringError(f"the chat template refuses this prompt: {one_line(error)}") from error
+            raise SteeringError(
+                f"the chat template refuses this prompt: {one_line(error)}"
+            ) from error
 
 
 def collate(

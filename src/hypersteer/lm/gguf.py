@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -56,7 +57,7 @@ def _key(path: Path, edge: int = 1 << 20) -> str:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     loaded = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )

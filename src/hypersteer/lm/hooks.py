@@ -5,8 +5,8 @@ is removed exactly, also after an exception.
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ ReadWrite = Callable[[Tensor], Tensor | None]
 
 @contextmanager
 def at_output(module: nn.Module, function: ReadWrite) -> Generator[None]:
-    """Call `function` on the module's output (or the first of its outputs) while the context lasts."""
+    """Call `function` on the module's output, or its first output, while the context lasts."""
     owner = threading.get_ident()
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -40,12 +40,19 @@ def at_output(module: nn.Module, function: ReadWrite) -> Generator[None]:
 
 
 @contextmanager
-def at_input(module: nn.Module, function: Callable[[tuple, dict], tuple[tuple, dict]]) -> Generator[None]:
+def at_input(
+    module: nn.Module, function: Callable[[tuple, dict], tuple[tuple, dict]]
+) -> Generator[None]:
     """Pass the module's arguments through `function` while the context lasts."""
     owner = threading.get_ident()
 
-    def hook(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        return function(args, kwargs) if threading.get_ident() == owner else None
+    # torch leaves `kwargs` out when another thread removes this hook just before it is called.
+    def hook(
+        _module: nn.Module, args: tuple, kwargs: dict | None = None
+    ) -> tuple[tuple, dict] | None:
+        if threading.get_ident() != owner or kwargs is None:
+            return None
+        return function(args, kwargs)
 
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -68,18 +75,29 @@ def at_sites(blocks: nn.ModuleList, functions: Iterable[tuple[Site, ReadWrite]])
 
 
 @contextmanager
-def capture(blocks: nn.ModuleList, sites: Iterable[Site]) -> Generator[dict[Site, Tensor]]:
-    """Collect the hidden states [B, T, D] of the sites from the forward passes in the context."""
+def capture(
+    blocks: nn.ModuleList, sites: Sequence[Site], *, stop: bool = False
+) -> Generator[dict[Site, Tensor]]:
+    """Collect the hidden states [B, T, D] of the sites from the forward passes in the context.
+
+    With `stop`, the forward pass ends (and so does the context) when all sites have been seen.
+    """
     states: dict[Site, Tensor] = {}
 
     def keeper(site: Site) -> ReadWrite:
         def keep(hidden: Tensor) -> None:
             states[site] = hidden
+            if stop and len(states) == len(sites):
+                raise _SeenAll
 
         return keep
 
-    with at_sites(blocks, [(site, keeper(site)) for site in sites]):
+    with at_sites(blocks, [(site, keeper(site)) for site in sites]), suppress(_SeenAll):
         yield states
+
+
+class _SeenAll(Exception):
+    """Ends a forward pass that has nothing more to show."""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -59,7 +60,7 @@ def load_lm(
         options: dict = {"dtype": kind, **_quantized(quantization)}
         if gguf_file:
             folder, gguf_file = converted(Path(folder) / gguf_file), None
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the base LM '{name}': {one_line(error)}") from error

@@ -62,9 +62,7 @@ def steered_losses(
 
     def act(hidden: Tensor) -> Tensor:
         base = hidden[: len(prompts)]
-        vectors = write_vectors(
-            setup.network, lm, setup.config, flat, prompts, base, batch.spans
-        )
+        vectors = write_vectors(setup.network, lm, setup.config, flat, prompts, base, batch.spans)
         whole = hidden if len(hidden) == len(mask) else hidden.repeat(copies, 1, 1)
         return add_vectors(whole, vectors, mask)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -164,7 +164,7 @@ class _Run:
             for name, value in losses.shown.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / optim.accumulation
         values = self._finite(sums, number + 1)
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), optim.clip)
+        norm: Any = self.accelerator.clip_grad_norm_(self.network.parameters(), optim.clip)
         self.scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(row.prompt.ids) + len(row.response) for row in batch)
@@ -208,7 +208,9 @@ class _Run:
         setup = self.setup(self.hypernet)
         found = {}
         for name, rows in self.rows.validation.items():
-            found |= validate.figures(name, self._mean(validate.unsteered(setup), rows), "unsteered_")
+            found |= validate.figures(
+                name, self._mean(validate.unsteered(setup), rows), "unsteered_"
+            )
             found |= validate.figures(name, self._mean(validate.prompted(setup), rows), "prompted_")
         return found
 

@@ -131,8 +131,8 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
         held_out=tuple(data.concept(c).text for c in split.held_out_concepts),
         summary=(
             f"{data.summary()}; training on {len(split.train):,} rows of "
-            f"{len(split.train_concepts)} concepts, validating on {len(split.held_in):,} held-in and "
-            f"{len(split.held_out):,} held-out rows ({len(split.held_out_concepts)} concepts)"
+            f"{len(split.train_concepts)} concepts, validating on {len(split.held_in):,} held-in "
+            f"and {len(split.held_out):,} held-out rows ({len(split.held_out_concepts)} concepts)"
         ),
     )
 

@@ -97,9 +97,7 @@ class RunFolder:
             ) from error
         self._prune(progress.best_step)
 
-    def load(
-        self, folder: Path, hypernet: Hypernet, optimizer: torch.optim.Optimizer
-    ) -> Progress:
+    def load(self, folder: Path, hypernet: Hypernet, optimizer: torch.optim.Optimizer) -> Progress:
         """Continue from a checkpoint: fill weights and optimizer, return the progress.
 
         Raises:

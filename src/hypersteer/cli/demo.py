@@ -1,0 +1,145 @@
+"""`hypersteer demo`: train a small hypernetwork on the bundled data, and see it steer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from hypersteer.cli.options import OptionalText, parse
+from hypersteer.config import (
+    DataConfig,
+    HypernetConfig,
+    LMConfig,
+    LossConfig,
+    OptimConfig,
+    SiteConfig,
+    TrainConfig,
+)
+
+if TYPE_CHECKING:
+    from hypersteer.steering import Steerer
+
+STEPS = 90
+NEW_TOKENS = 60
+SHOWN = (
+    ("How do I make a cup of tea?", "talk like a pirate"),
+    ("What should I cook tonight?", "answer as a numbered list"),
+    ("Tell me about libraries.", "be dripping with sarcasm"),
+    ("What makes a good teacher?", "work in references to outer space"),
+)
+"""Prompts, none of them in the bundled data, and steering prompts; the last one is held out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The base LM."""
+
+    lm: str = LMConfig().name
+    """Alias, Hugging Face id, local folder, or .gguf file."""
+    device: OptionalText = None
+    """cpu, cuda, cuda:1 or mps; by default the best there is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """Train a small hypernetwork on the bundled data, and see it steer.
+
+    Takes some minutes on a laptop CPU. If it is cut off, the same command goes on; once it has
+    finished, the same command goes straight to the answers.
+
+    examples:
+      hypersteer demo
+      hypersteer demo --out runs/longer --steps 300
+    """
+
+    out: str = "runs/demo"
+    """Folder for checkpoints and metrics."""
+    steps: int = STEPS
+    """Optimizer steps."""
+    seed: int = 42
+    """Everything random follows from it."""
+    model: Annotated[Model, arg(name="")] = field(default_factory=Model)
+
+
+def demo_config(
+    out: str = "runs/demo",
+    steps: int = STEPS,
+    *,
+    seed: int = 42,
+    lm: str = LMConfig().name,
+    device: str | None = None,
+) -> TrainConfig:
+    """The demo's recipe: cross-attention, small enough for a laptop CPU.
+
+    Args:
+        out: folder for checkpoints and metrics.
+        steps: optimizer steps.
+        seed: everything random follows from it.
+        lm: base LM; the site is tuned for the default one.
+        device: where to train.
+    """
+    return TrainConfig(
+        out=out,
+        seed=seed,
+        base_lm=LMConfig(name=lm, device=device),
+        site=SiteConfig(layer=12 if lm == LMConfig().name else None),
+        hypernet=HypernetConfig(variant="cross-attention", blocks=4),
+        data=DataConfig(
+            source=("bundled",),
+            held_out_concepts=(3, 13, 19, 23),
+            held_in_prompts=2,
+            max_held_out_rows=4,
+            max_response_tokens=96,
+        ),
+        loss=LossConfig(contrast=2.0),
+        optim=OptimConfig(steps=steps, batch_size=8, learning_rate=5e-4),
+        validate_every=30,
+        checkpoint_every=30,
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    args = parse(Demo, argv, "demo")
+    model = args.model
+    config = demo_config(args.out, args.steps, seed=args.seed, lm=model.lm, device=model.device)
+
+    from hypersteer.cli.show import notice, print_next
+    from hypersteer.steering import load
+    from hypersteer.training.loop import train
+
+    if _finished(config):
+        notice(f"'{args.out}' holds the finished run; delete that folder to train anew")
+    else:
+        notice(f"training for {args.steps} steps; Ctrl-C stops, the same command goes on")
+        train(config)
+    steerer = load(args.out, device=model.device)
+    _show(steerer)
+    print(f"checkpoint, model card and metrics: {args.out}")
+    print_next(args.out, SHOWN[0][1])
+
+
+def _finished(config: TrainConfig) -> bool:
+    """Whether the folder holds the last checkpoint of just this run.
+
+    Raises:
+        ConfigError: if it holds a run with other settings.
+    """
+    from hypersteer.checkpoint import read_card
+    from hypersteer.training.state import RunFolder
+
+    newest = RunFolder(config).newest()
+    return newest is not None and read_card(newest).step >= config.optim.steps
+
+
+def _show(steerer: "Steerer") -> None:
+    """Print answers to prompts that were not in training, side by side."""
+    from hypersteer.cli.show import Question, compare, print_answers
+
+    questions = [Question(prompt, steering) for prompt, steering in SHOWN]
+    decoding = {"max_new_tokens": NEW_TOKENS, "seed": 0}
+    trained = steerer.card.concepts
+    for question, answers in zip(questions, compare(steerer, questions, decoding), strict=True):
+        known = question.steering_prompt in trained
+        print_answers(question, answers, "" if known else "(NOT in training: held out)")

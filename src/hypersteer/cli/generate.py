@@ -1,0 +1,205 @@
+"""`hypersteer generate`: prompts in, steered answers out."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from hypersteer.cli.options import (
+    Checkpoint,
+    Flag,
+    Loading,
+    OptionalText,
+    Sampling,
+    open_steerer,
+    parse,
+)
+from hypersteer.concepts import validate_steering_prompt
+from hypersteer.errors import ConfigError, SteeringError, one_line
+
+if TYPE_CHECKING:
+    from hypersteer.cli.show import Answers, Question
+    from hypersteer.steering import Steerer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """Answer prompts, steered by words. One answer streams; several are made in batches.
+
+    examples:
+      hypersteer generate runs/demo "Tell me about your day." --steer "talk like a pirate"
+      hypersteer generate runs/demo "Why is the sky blue?" --steer "be gloomy" --compare
+      hypersteer generate runs/demo "Hi." "Bye." --steer "be gloomy" --strength 0.5 --strength 2
+      hypersteer generate runs/demo --prompts-file prompts.txt --steer "be gloomy" --json
+    """
+
+    checkpoint: Checkpoint
+    """Folder that 'hypersteer train' wrote to, or the Hub id of a checkpoint."""
+    prompts: Annotated[
+        tuple[str, ...], Positional, arg(metavar="[PROMPT ...]", help_behavior_hint="")
+    ] = ()
+    """What to answer."""
+    steer: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="TEXT", help_behavior_hint="")
+    ] = ()
+    """Steering prompt; unsteered without one. Repeat the option to give one per prompt."""
+    strength: Annotated[
+        UseAppendAction[tuple[float, ...]], arg(metavar="X", help_behavior_hint="(default: 1.0)")
+    ] = ()
+    """Multiplies the edit: 0 is unsteered, negative steers away. Repeat it for one per prompt."""
+    edit: OptionalText = None
+    """Steer by the edit in this .safetensors file, not by a steering prompt."""
+    save_edit: OptionalText = None
+    """Write the edit for the one prompt to this .safetensors file."""
+    prompts_file: OptionalText = None
+    """File with one more prompt per line; - is the standard input."""
+    compare: Flag = False
+    """Show the unsteered, the prompted and the steered answer side by side."""
+    json: Flag = False
+    """Print one JSON object per prompt: prompt, steer, strength, text."""
+    batch_size: int = 16
+    """Prompts answered at once."""
+    sampling: Annotated[Sampling, arg(name="")] = field(default_factory=Sampling)
+    loading: Annotated[Loading, arg(name="")] = field(default_factory=Loading)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    args = parse(Generate, argv, "generate")
+    questions = _questions(args)
+    decoding = args.sampling.settings()
+    steerer = open_steerer(args.checkpoint, args.loading)
+    if args.save_edit is not None:
+        _save_edit(steerer, questions[0], args.save_edit)
+    if args.compare:
+        _compare(steerer, questions, decoding, args)
+    elif len(questions) == 1 and not args.json:
+        _stream(steerer, questions[0], decoding)
+    else:
+        _answer(steerer, questions, decoding, args)
+
+
+def _questions(args: Generate) -> list["Question"]:
+    """What is asked, one per prompt, all that can be checked without a model checked.
+
+    Raises:
+        SteeringError: for options that do not go together, lists of different lengths, or values
+            that cannot steer.
+    """
+    if args.steer and args.edit is not None:
+        raise ConfigError("--steer and --edit exclude each other; give one of them")
+    if args.compare and not args.steer and args.edit is None:
+        raise ConfigError("--compare needs something to compare with: give --steer or --edit")
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size {args.batch_size} is below 1")
+    prompts = [*args.prompts, *_lines(args.prompts_file)]
+    if not prompts:
+        raise SteeringError("there is no prompt; give one in quotes, or a --prompts-file")
+    if any(not prompt.strip() for prompt in prompts):
+        raise SteeringError("a prompt is empty; give some text")
+    if args.save_edit is not None and (len(prompts) != 1 or not args.steer):
+        raise ConfigError(
+            f"--save-edit writes the edit of one --steer for one prompt, not for {len(prompts)} "
+            f"prompts and {len(args.steer)} steering prompts"
+        )
+    texts = [validate_steering_prompt(text) for text in args.steer]
+
+    from hypersteer.cli.show import Question
+    from hypersteer.edits import check_strength, load_edit
+
+    edits = [None] if args.edit is None else [load_edit(args.edit)]
+    steers = _each(texts or edits, len(prompts), "--steer")
+    strengths = [check_strength(strength) for strength in args.strength or (1.0,)]
+    strengths = _each(strengths, len(prompts), "--strength")
+    return [Question(*row) for row in zip(prompts, steers, strengths, strict=True)]
+
+
+def _lines(name: str | None) -> list[str]:
+    """The lines of a file that hold text.
+
+    Raises:
+        SteeringError: if it cannot be read.
+    """
+    if name is None:
+        return []
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SteeringError(f"cannot read the prompts in '{name}': {one_line(error)}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _each(values: list[Any], count: int, option: str) -> list[Any]:
+    """One value for each of `count` prompts."""
+    if len(values) not in (1, count):
+        raise SteeringError(
+            f"{option} has {len(values)} values for {count} prompts; give one, or one per prompt"
+        )
+    return values if len(values) == count else values * count
+
+
+def _save_edit(steerer: "Steerer", question: "Question", path: str) -> None:
+    from hypersteer.cli.show import notice
+
+    edit = steerer.edit(question.steer, prompt=question.prompt)
+    notice(f"wrote the edit (norm {edit.norm:.3g} at strength 1) to {edit.save(path)}")
+
+
+def _stream(steerer: "Steerer", question: "Question", decoding: dict[str, Any]) -> None:
+    prompt, steer, strength = question
+    for piece in steerer.stream(prompt, steer=steer, strength=strength, **decoding):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _answer(
+    steerer: "Steerer", questions: Sequence["Question"], decoding: dict[str, Any], args: Generate
+) -> None:
+    """Print the steered answers, batch by batch."""
+    for batch, options in _batches(questions, decoding, args.batch_size):
+        prompts, steers, strengths = map(list, zip(*batch, strict=True))
+        texts = steerer.generate(prompts, steer=steers, strength=strengths, **options)
+        for question, text in zip(batch, texts, strict=True):
+            if args.json:
+                _print_json(question, text)
+            else:
+                print(f"> {question.text}\n{text.strip()}\n", flush=True)
+
+
+def _compare(
+    steerer: "Steerer", questions: Sequence["Question"], decoding: dict[str, Any], args: Generate
+) -> None:
+    """Print the answers in three ways, batch by batch."""
+    from hypersteer.cli.show import compare, print_answers
+
+    for batch, options in _batches(questions, decoding, max(1, args.batch_size // 3)):
+        for question, answers in zip(batch, compare(steerer, batch, options), strict=True):
+            if args.json:
+                _print_json(question, answers.steered, answers)
+            else:
+                print_answers(question, answers)
+
+
+def _batches(
+    questions: Sequence["Question"], decoding: dict[str, Any], size: int
+) -> Iterator[tuple[Sequence["Question"], dict[str, Any]]]:
+    """Questions of each batch, and decoding settings with its first seed."""
+    for start in range(0, len(questions), size):
+        options = {**decoding, "seed": decoding["seed"] + start}
+        yield questions[start : start + size], options
+
+
+def _print_json(question: "Question", text: str, answers: "Answers | None" = None) -> None:
+    line = {
+        "prompt": question.prompt,
+        "steer": question.steering_prompt,
+        "strength": question.strength,
+        "text": text,
+    }
+    if answers is not None:
+        line |= {"unsteered": answers.unsteered, "prompted": answers.prompted}
+    print(json.dumps(line, ensure_ascii=False), flush=True)

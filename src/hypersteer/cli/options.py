@@ -1,0 +1,145 @@
+"""Parsing, and the options that several commands share. Loads no torch."""
+
+import contextlib
+import difflib
+import inspect
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+from tyro.conf import arg
+
+from hypersteer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hypersteer.steering import Steerer
+
+T = TypeVar("T")
+
+OptionalText = Annotated[str | None, tyro.conf.DisallowNone, arg(help_behavior_hint="")]
+"""An option with a text value, whose help text says what happens without it."""
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg(help_behavior_hint="")]
+"""An option that is off unless it is given."""
+Checkpoint = Annotated[str, tyro.conf.Positional, arg(metavar="CHECKPOINT")]
+"""The first argument of commands that use a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """The base LM; by default the one that the checkpoint was trained for."""
+
+    lm: OptionalText = None
+    """Where else to load that base LM from: alias, Hugging Face id, folder, or .gguf file."""
+    device: OptionalText = None
+    """cpu, cuda, cuda:1 or mps; by default the best there is."""
+    dtype: OptionalText = None
+    """float32, bfloat16 or float16; by default float32 on a CPU, else bfloat16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How answers are decoded."""
+
+    max_new_tokens: int = 128
+    """Most tokens of an answer."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; higher is more varied."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that add up to this probability."""
+    seed: int = 0
+    """Seed of the first prompt; the next one has the next seed."""
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """Keyword arguments of `Steerer.generate`, checked before any model is loaded.
+
+        Raises:
+            ConfigError: if a value is out of range.
+        """
+        from hypersteer.lm.generate import Decoding
+
+        found = {name: getattr(self, name) for name in self.__slots__}
+        Decoding(**found)
+        return {**found, **changes}
+
+
+def open_steerer(checkpoint: str, loading: Loading) -> "Steerer":
+    """Load a checkpoint and its base LM.
+
+    Raises:
+        CheckpointError: if it is no checkpoint, or the base LM is another one.
+        ModelError: if the base LM cannot be loaded.
+    """
+    from hypersteer.checkpoint import find_checkpoint
+    from hypersteer.lm.load import load_lm
+    from hypersteer.steering import load
+
+    folder = find_checkpoint(checkpoint)
+    device, dtype = loading.device, loading.dtype
+    lm = load_lm(loading.lm, device=device, dtype=dtype) if loading.lm else None
+    return load(folder, lm=lm, device=device, dtype=dtype)
+
+
+def parse(into: type[T], argv: Sequence[str], command: str, default: T | None = None) -> T:
+    """Fill a dataclass from a command's arguments; its docstring is the top of `--help`.
+
+    Args:
+        into: the dataclass; the string under each field is the option's help.
+        argv: what follows the command's name.
+        command: its name.
+        default: values of the options that are not given; by default the dataclass's own.
+
+    Raises:
+        ConfigError: for an unknown option, or a value that is none.
+        SystemExit: after `--help`, with code 0.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            found, unknown = _tyro(into, argv, command, default)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise ConfigError(_unboxed(complaint.getvalue())) from None
+    if unknown and unknown[0].startswith("-"):
+        raise ConfigError(_unknown_option(into, unknown[0], command))
+    if unknown:
+        raise ConfigError(
+            f"unexpected argument '{unknown[0]}'; put a text with spaces in quotes, and all "
+            "arguments without an option side by side"
+        )
+    return found
+
+
+def _tyro(
+    into: type[T], argv: Sequence[str], command: str, default: T | None = None
+) -> tuple[T, list[str]]:
+    return tyro.cli(
+        into,
+        args=list(argv),
+        prog=f"hypersteer {command}",
+        description=inspect.getdoc(into),
+        default=tyro.MISSING_NONPROP if default is None else default,
+        return_unknown_args=True,
+    )
+
+
+def _unboxed(text: str) -> str:
+    """First part of a complaint that tyro puts in a box of several lines, as one line."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
+    inside = [line.strip("│| ") for line in plain.splitlines()[1:]]
+    rule = next((i for i, line in enumerate(inside) if set(line) <= set("─-╰╯+")), len(inside))
+    return " ".join(inside[:rule]).replace("Error parsing", "cannot read")
+
+
+def _unknown_option(into: type, option: str, command: str) -> str:
+    """Says which option was meant, or where all of them are listed."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        _tyro(into, ["--help"], command)
+    known = set(re.findall(r"--[a-z][\w.-]*", shown.getvalue()))
+    close = difflib.get_close_matches(option.partition("=")[0].replace("_", "-"), known, n=1)
+    tail = f"did you mean '{close[0]}'?" if close else f"see 'hypersteer {command} --help'"
+    return f"unknown option '{option}'; {tail}"

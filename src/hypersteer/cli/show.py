@@ -1,0 +1,121 @@
+"""Answers side by side, notices, and what to run next, as several commands print them."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hypersteer.data.batches import prompted
+from hypersteer.edits import VectorEdit
+from hypersteer.lm.chat import Prompt
+from hypersteer.steering import Steer, Steerer
+
+
+class Question(NamedTuple):
+    """A prompt, what steers the answer, and how strongly."""
+
+    prompt: Prompt
+    steer: Steer
+    strength: float = 1.0
+
+    @property
+    def text(self) -> str:
+        """The prompt; of a conversation its last turn."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
+
+    @property
+    def steering_prompt(self) -> str | None:
+        """The words that steer; of an edit those that it was made from."""
+        return self.steer.steering_prompt if isinstance(self.steer, VectorEdit) else self.steer
+
+
+class Answers(NamedTuple):
+    """Answers to one question."""
+
+    unsteered: str
+    prompted: str | None
+    steered: str
+
+
+def with_words(question: Question) -> Prompt:
+    """The prompt with the steering prompt in the user turn, as the prompting baseline has it."""
+    words = str(question.steer)
+    if isinstance(question.prompt, str):
+        return prompted(question.prompt, words)
+    *before, last = question.prompt
+    return [*before, {**last, "content": prompted(last["content"], words)}]
+
+
+def compare(
+    steerer: Steerer, questions: Sequence[Question], decoding: dict[str, Any]
+) -> list[Answers]:
+    """Answer every question unsteered, prompted and steered, all in one batch.
+
+    An edit from a file has no words to prompt with, so there the prompted answer is None.
+
+    Args:
+        steerer: the steered model.
+        questions: what to answer; each is steered by something.
+        decoding: keyword arguments of `Steerer.generate`; the seed counts up by question.
+    """
+    rows: list[tuple[Prompt, Steer, float, int]] = []
+    for number, question in enumerate(questions):
+        seed = decoding["seed"] + number
+        rows.append((question.prompt, None, 0.0, seed))
+        if isinstance(question.steer, str):
+            rows.append((with_words(question), None, 0.0, seed))
+        rows.append((*question, seed))
+    prompts, steers, strengths, seeds = zip(*rows, strict=True)
+    options = {**decoding, "seed": tuple(seeds)}
+    texts = iter(
+        steerer.generate(list(prompts), steer=list(steers), strength=list(strengths), **options)
+    )
+    return [
+        Answers(next(texts), next(texts) if isinstance(question.steer, str) else None, next(texts))
+        for question in questions
+    ]
+
+
+def print_answers(question: Question, answers: Answers, note: str = "") -> None:
+    """Print the answers to one question in columns.
+
+    Args:
+        question: what was asked.
+        answers: its answers.
+        note: a remark on the steering prompt.
+    """
+    steering = f"steering prompt: {question.steering_prompt or '(an edit)'}"
+    strength = "" if question.strength == 1 else f", strength {question.strength:g}"
+    title = Text.assemble(
+        (question.text, "bold"), "\n", (steering, "cyan"), strength, (f" {note}" if note else "")
+    )
+    table = Table(title=title, title_justify="left", title_style="", expand=True)
+    shown = {name: text for name, text in answers._asdict().items() if text is not None}
+    for name in shown:
+        table.add_column(name, ratio=1)
+    table.add_row(*(Text(text.strip()) for text in shown.values()))
+    console = Console()
+    console.print(table)
+    console.print()
+
+
+def notice(text: str) -> None:
+    """Print a line that is no answer, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_next(folder: str | Path, steering_prompt: str) -> None:
+    """Print what can be done with a checkpoint."""
+    quoted = shlex.quote(str(folder))
+    print(
+        "next:\n"
+        f'  hypersteer generate {quoted} "Tell me about your day." '
+        f"--steer {shlex.quote(steering_prompt)} --compare\n"
+        f"  hypersteer chat {quoted}\n"
+        f"  hypersteer concepts {quoted}"
+    )

@@ -1,0 +1,54 @@
+"""`hypersteer train`: from a TOML file and options to a checkpoint."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from hypersteer.cli.options import parse
+from hypersteer.config import TrainConfig, load_toml
+from hypersteer.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Train a hypernetwork; a base LM learns nothing.
+
+    The same command again goes on where a run was cut off, and yields the same weights as a run
+    that was not. What the settings file does not say, and no option says, keeps its default.
+
+    examples:
+      hypersteer train --out runs/mine --optim.steps 100 --hypernet.blocks 2
+      hypersteer train settings.toml --data.source axbench:concept10/2b/l20
+      accelerate launch -m hypersteer train settings.toml
+    """
+
+    settings: Annotated[
+        str | None, Positional, arg(metavar="[SETTINGS.toml]", help_behavior_hint="")
+    ] = None
+    """Settings, in tables as the options below name them; options win over it."""
+    config: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    settings = argv[0] if argv and not argv[0].startswith("-") else None
+    config = load_toml(settings, TrainConfig) if settings else TrainConfig()
+    args = parse(Train, argv, "train", Train(settings=settings, config=config))
+    if args.settings != settings:
+        raise ConfigError(f"put the settings file '{args.settings}' right after 'train'")
+
+    from hypersteer.training.loop import train
+
+    result = train(args.config)
+    if os.environ.get("RANK", "0") != "0":
+        return
+
+    from hypersteer.checkpoint import read_card
+    from hypersteer.cli.show import print_next
+
+    of = f"step {result.best_step} of {result.step}"
+    print(f"checkpoint: {result.folder} (the best, {of}); metrics: {result.folder}/metrics.jsonl")
+    print_next(result.folder, read_card(result.folder).concepts[0])

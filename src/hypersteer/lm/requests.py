@@ -1,0 +1,119 @@
+"""What callers ask for, brought into rows: prompts, what steers each, and how strongly."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from hypersteer.edits import Edit, Scope, Site, VectorEdit, check_strength
+from hypersteer.errors import CheckpointError, SteeringError
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import Prompt, PromptIds
+from hypersteer.lm.writers import VectorWriter
+
+
+class Request(NamedTuple):
+    """A request as rows.
+
+    Attributes:
+        prompts: B tokenised prompts.
+        steer: what steers each row: a steering prompt, an edit, or None.
+        strengths: strength of each row.
+        single: whether the caller gave one prompt, not a list, and wants one answer.
+    """
+
+    prompts: list[PromptIds]
+    steer: list[Any]
+    strengths: list[float]
+    single: bool
+
+
+def as_request(
+    lm: BaseLM, prompts: Prompt | Sequence[Prompt], steer: Any, strength: Any
+) -> Request:
+    """Bring a request into rows.
+
+    Args:
+        lm: the base LM.
+        prompts: a prompt (text, or a list of chat messages), or a list of prompts.
+        steer: one for all, or a list with one per prompt.
+        strength: likewise.
+
+    Raises:
+        SteeringError: for an empty list, lists of different lengths, an empty prompt, or a strength
+            that is not finite.
+    """
+    single = isinstance(prompts, str) or _is_chat(prompts)
+    rows: list[Prompt] = [prompts] if single else list(prompts)  # type: ignore[list-item]
+    if not rows:
+        raise SteeringError("the list of prompts is empty; give at least one")
+    strengths = [check_strength(s) for s in _per_row(strength, len(rows), "strength")]
+    return Request(
+        [lm.chat.prompt(prompt) for prompt in rows],
+        _per_row(steer, len(rows), "steer"),
+        strengths,
+        single,
+    )
+
+
+def edit_writers(
+    lm: BaseLM, edits: Sequence[Edit | None], strengths: Sequence[float]
+) -> list[VectorWriter]:
+    """Writers for fixed edits, one for each site that occurs; rows without an edit get zeros.
+
+    Raises:
+        CheckpointError: if an edit was made for another base LM.
+        ModelError: if its site is not in this one.
+        SteeringError: if it is no edit, or its width is not the base LM's.
+    """
+    by_site: dict[Site, dict[int, Edit]] = {}
+    for row, edit in enumerate(edits):
+        if edit is not None:
+            check_edit(lm, edit)
+            site = lm.site(edit.site.layer, edit.site.kind)
+            by_site.setdefault(site, {})[row] = edit
+    writers = []
+    for site, members in by_site.items():
+        vectors = torch.zeros(len(edits), lm.width)
+        for row, edit in members.items():
+            vectors[row] = strengths[row] * edit.vector
+        scopes: list[Scope] = [
+            members[row].scope if row in members else "all" for row in range(len(edits))
+        ]
+        writers.append(VectorWriter(site, vectors.to(lm.device), scopes))
+    return writers
+
+
+def check_edit(lm: BaseLM, edit: Edit) -> None:
+    """Refuse what is no edit for this base LM.
+
+    Raises:
+        CheckpointError: if it was made for another base LM.
+        SteeringError: if it is no edit, or its width is not the base LM's.
+    """
+    if not isinstance(edit, VectorEdit):
+        raise SteeringError(f"{edit!r} is not an edit; make one with steerer.edit or load_edit")
+    if edit.base_lm and edit.base_lm != lm.fingerprint:
+        raise CheckpointError(
+            f"the edit '{edit.steering_prompt}' was made for the base LM {edit.base_lm}, not for "
+            f"{lm.name} ({lm.fingerprint}); make it anew with this one"
+        )
+    if len(edit.vector) != lm.width:
+        raise SteeringError(
+            f"the edit '{edit.steering_prompt}' has width {len(edit.vector)}, but {lm.name} has "
+            f"width {lm.width}"
+        )
+
+
+def _is_chat(prompts: Any) -> bool:
+    return isinstance(prompts, Sequence) and bool(prompts) and isinstance(prompts[0], dict)
+
+
+def _per_row(value: Any, count: int, name: str) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        if len(value) != count:
+            raise SteeringError(
+                f"{len(value)} values of '{name}' for {count} prompts; give one, or one per prompt"
+            )
+        return list(value)
+    return [value] * count

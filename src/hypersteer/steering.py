@@ -1,0 +1,212 @@
+"""Use a trained hypernetwork: load once, then steer by words."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypersteer.checkpoint import Card, find_checkpoint, generator_hash, read_card, read_hypernet
+from hypersteer.concepts import validate_steering_prompt
+from hypersteer.edits import Edit, Scope, VectorEdit, check_scope
+from hypersteer.errors import SteeringError
+from hypersteer.hypernet.network import Hypernet, write_vectors
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import Prompt, PromptIds, Spans, collate
+from hypersteer.lm.generate import Decoding, decode, generate_ids, join_pieces
+from hypersteer.lm.load import load_lm
+from hypersteer.lm.requests import Request, as_request, edit_writers
+from hypersteer.lm.writers import VectorWriter
+
+Steer = str | Edit | None
+"""A steering prompt, an edit, or None for the unsteered model."""
+
+
+def load(
+    name: str | Path,
+    *,
+    lm: BaseLM | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> "Steerer":
+    """Load a checkpoint and, unless one is given, the base LM it was trained for.
+
+    Args:
+        name: folder that a training run wrote to, or the Hub id of a checkpoint.
+        lm: a loaded base LM to share.
+        device: where to load the base LM; by default the best device there is.
+        dtype: of the base LM; by default float32 on a CPU, bfloat16 elsewhere.
+
+    Raises:
+        CheckpointError: if it is no checkpoint, is damaged, or belongs to another base LM.
+        ModelError: if the base LM cannot be loaded.
+    """
+    folder = find_checkpoint(name)
+    card = read_card(folder)
+    if lm is None:
+        lm = load_lm(card.base_lm, device=device, dtype=dtype)
+    return Steerer(lm, read_hypernet(folder, card, lm), card, generator_hash(folder))
+
+
+class Steerer:
+    """A base LM and a hypernetwork that writes edits for it.
+
+    Attributes:
+        lm: the base LM; it stays as it is and may be shared.
+        hypernet: the trained hypernetwork.
+        card: what the checkpoint says about itself.
+    """
+
+    def __init__(self, lm: BaseLM, hypernet: Hypernet, card: Card, generator: str = "") -> None:
+        self.lm = lm
+        self.hypernet = hypernet
+        self.card = card
+        self._generator = generator
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        steer: Steer | Sequence[Steer] = None,
+        strength: float | Sequence[float] = 1.0,
+        scope: Scope | None = None,
+        **decoding: Any,
+    ) -> str | list[str]:
+        """Answer prompts, each steered in its own way, in one batch.
+
+        Args:
+            prompts: a prompt (text, or a list of chat messages), or a list of prompts.
+            steer: a steering prompt, an edit, or None; one for all, or one per prompt.
+            strength: multiplies the edit; 0 is the unsteered model, negative steers away. One for
+                all, or one per prompt.
+            scope: tokens touched by steering prompts' edits; by default as in training.
+            decoding: `max_new_tokens` (128), `temperature` (0, greedy), `top_p` (1), `seed` (0).
+
+        Returns:
+            The answer, or a list of answers if a list of prompts was given.
+
+        Raises:
+            SteeringError: for anything in the request that cannot be done, before any model work.
+        """
+        settings = Decoding(**decoding)
+        request = as_request(self.lm, prompts, steer, strength)
+        writers = self._writers(request, scope)
+        rows = generate_ids(self.lm, request.prompts, writers, settings)
+        texts = [self.lm.chat.decode(ids) for ids in rows]
+        return texts[0] if request.single else texts
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        steer: Steer = None,
+        strength: float = 1.0,
+        scope: Scope | None = None,
+        **decoding: Any,
+    ) -> Generator[str]:
+        """Answer one prompt piece by piece; the pieces join to what `generate` returns.
+
+        Takes what `generate` takes, for one prompt. Bad input is told before the first piece.
+        """
+        settings = Decoding(**decoding)
+        request = as_request(self.lm, [prompt], steer, strength)
+        writers = self._writers(request, scope)
+        return join_pieces(self.lm, decode(self.lm, request.prompts, writers, settings))
+
+    def edit(
+        self,
+        steer: str | Sequence[str],
+        prompt: Prompt | Sequence[Prompt] | None = None,
+        *,
+        scope: Scope | None = None,
+    ) -> Any:
+        """The edit itself, with no generation; many pairs are made in one batched pass.
+
+        Args:
+            steer: a steering prompt, or one per prompt.
+            prompt: base prompt (or prompts) that the edit is made for. The no-context variant
+                needs none.
+            scope: tokens that the edit will touch; by default as in training.
+
+        Returns:
+            An edit, or a list of edits if a list of steering prompts or prompts was given.
+
+        Raises:
+            SteeringError: for an empty steering prompt, a missing prompt, or lists of different
+                lengths.
+        """
+        single = isinstance(steer, str)
+        if prompt is None:
+            if self.card.hypernet.variant != "no-context":
+                raise SteeringError(
+                    f"a {self.card.hypernet.variant} hypernetwork writes an edit for a base "
+                    "prompt; give prompt="
+                )
+            prompt = "." if single else ["."] * len(steer)
+        request = as_request(self.lm, prompt, steer, 1.0)
+        texts = [validate_steering_prompt(text) for text in request.steer]
+        vectors = self._vectors(texts, request.prompts)
+        edits = [self._as_edit(v, text, scope) for v, text in zip(vectors, texts, strict=True)]
+        return edits[0] if request.single else edits
+
+    def _as_edit(self, vector: Tensor, text: str, scope: Scope | None) -> Edit:
+        return VectorEdit(
+            vector=vector,
+            site=self.card.site,
+            scope=self.card.scope if scope is None else check_scope(scope),
+            base_lm=self.lm.fingerprint,
+            steering_prompt=text,
+            generator=self._generator,
+        )
+
+    @torch.no_grad()
+    def _vectors(self, texts: Sequence[str], prompts: Sequence[PromptIds]) -> Tensor:
+        """Vectors [B, D] for pairs of steering prompt and base prompt."""
+        steering = self._steering_ids(texts)
+        if self.card.hypernet.variant != "cross-attention":
+            return self._write(steering, prompts)
+        batch = collate(prompts, pad_id=self.lm.chat.pad_id).to(self.lm.device)
+        return self._write(steering, prompts, self.lm.states(batch, self.card.site), batch.spans)
+
+    def _writers(self, request: Request, scope: Scope | None) -> list[VectorWriter]:
+        """Writers of all rows: fixed edits, and vectors made inside the prefill."""
+        written = [
+            row
+            for row, steer in enumerate(request.steer)
+            if isinstance(steer, str) and validate_steering_prompt(steer)
+        ]
+        fixed = [None if isinstance(steer, str) else steer for steer in request.steer]
+        writers = edit_writers(self.lm, fixed, request.strengths)
+        if not written:
+            return writers
+        texts = [request.steer[row] for row in written]
+        steering = self._steering_ids(texts)
+        prompts = [request.prompts[row] for row in written]
+        strengths = torch.tensor([request.strengths[row] for row in written])[:, None]
+
+        def make(hidden: Tensor, spans: Spans) -> Tensor:
+            index = torch.tensor(written, device=hidden.device)
+            vectors = self._write(steering, prompts, hidden[index], spans.rows(index))
+            whole = vectors.new_zeros(len(request.prompts), self.lm.width)
+            return whole.index_copy(0, index, vectors * strengths.to(vectors))
+
+        chosen = self.card.scope if scope is None else check_scope(scope)
+        scopes = [chosen] * len(request.prompts)
+        return [*writers, VectorWriter(self.card.site, make, scopes)]
+
+    def _write(
+        self,
+        steering: Sequence[list[int]],
+        prompts: Sequence[PromptIds],
+        hidden: Tensor | None = None,
+        spans: Spans | None = None,
+    ) -> Tensor:
+        config = self.card.hypernet
+        return write_vectors(self.hypernet, self.lm, config, steering, prompts, hidden, spans)
+
+    def _steering_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        ids = [self.lm.chat.text(text) for text in texts]
+        for one in ids:
+            self.lm.check_length(len(one) + 1, "the steering prompt")
+        return ids

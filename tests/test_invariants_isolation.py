@@ -1,0 +1,183 @@
+"""Invariant 7: a steered call leaves no trace, after an exception too, and disturbs no other."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+import tiny
+import torch
+
+from hypersteer.edits import Site
+from hypersteer.errors import ModelError
+from hypersteer.hypernet.trunk import trunk_blocks
+from hypersteer.lm.chat import collate
+from hypersteer.lm.hooks import at_input, at_output, forked, head_at
+from hypersteer.lm.writers import VectorWriter, written
+
+PROMPT = "Tell me about your day at the sea."
+STEER = "talk like a pirate"
+SHORT = {"max_new_tokens": 6}
+
+
+class Broken(Exception):
+    pass
+
+
+def hooks(*modules):
+    """Number of hooks on every sub-module."""
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks)
+        for root in modules
+        for module in root.modules()
+    )
+
+
+def fail(*_args, **_kwargs):
+    raise Broken
+
+
+@pytest.fixture(params=tiny.VARIANTS, scope="module")
+def steerer(lm, request):
+    return tiny.case_of(lm.name, request.param).steerer
+
+
+def plain_logits(lm):
+    with torch.no_grad():
+        return lm.logits(collate([lm.chat.prompt(PROMPT)], pad_id=lm.chat.pad_id))
+
+
+@pytest.mark.parametrize("where", ["below the site", "above the site", "trunk", "head", "later step"])
+def test_7_an_exception_leaves_the_model_clean(lm, steerer, where, monkeypatch):
+    network = steerer.hypernet
+    before = plain_logits(lm)
+    module = {
+        "below the site": lm.blocks[0].mlp,
+        "above the site": lm.blocks[3].mlp,
+        "trunk": trunk_blocks(network.trunk)[0].mlp,
+        "head": network.head[0],
+        "later step": lm.blocks[2].mlp,
+    }[where]
+    forward, calls = module.forward, []
+
+    def breaks(*args, **kwargs):
+        calls.append(where)
+        return fail() if where != "later step" or len(calls) == 3 else forward(*args, **kwargs)
+
+    monkeypatch.setattr(module, "forward", breaks)
+    with pytest.raises(Broken):
+        steerer.generate([PROMPT, "Hi"], steer=STEER, **SHORT)
+    assert hooks(lm.model, network) == 0
+    if where != "later step":
+        with suppress(Broken):
+            steerer.edit(STEER, PROMPT)
+        assert hooks(lm.model, network) == 0
+    monkeypatch.undo()
+    assert torch.equal(plain_logits(lm), before)
+
+
+def test_7_finished_abandoned_and_cut_short_calls_leave_the_model_clean(lm, steerer):
+    before = plain_logits(lm)
+    batch = collate([lm.chat.prompt(PROMPT)], pad_id=lm.chat.pad_id)
+    steerer.generate(PROMPT, steer=STEER, **SHORT)
+    steerer.edit(STEER, PROMPT)
+    lm.states(batch, Site(1))
+    lm.logits(batch, batch.spans.prompt)
+    assert hooks(lm.model, steerer.hypernet) == 0
+    pieces = steerer.stream(PROMPT, steer=STEER, max_new_tokens=20)
+    next(pieces, None)
+    assert hooks(lm.model, steerer.hypernet) == 0  # also between two pieces
+    pieces.close()
+    assert torch.equal(plain_logits(lm), before)
+
+
+def test_7_every_hook_is_undone_after_an_exception(tiny_llama):
+    lm = tiny_llama
+    head = lm.model.get_output_embeddings()
+    for context in (
+        lambda: at_output(lm.blocks[0], fail),
+        lambda: at_input(lm.blocks[0], fail),
+        lambda: forked(lm.blocks, Site(1), 1, 2),
+        lambda: head_at(head, torch.ones(1, 1, dtype=torch.bool)),
+    ):
+        with pytest.raises(Broken), context():
+            assert hooks(lm.model) > 0
+            raise Broken
+        assert hooks(lm.model) == 0
+
+
+def test_7_a_site_that_is_not_there_is_refused_before_any_hook(tiny_llama):
+    spans = collate([tiny_llama.chat.prompt(PROMPT)], pad_id=2).spans
+    ones = torch.ones(1, tiny_llama.width)
+    writers = [VectorWriter(Site(0), ones, ["all"]), VectorWriter(Site(9), ones, ["all"])]
+    with pytest.raises(ModelError, match="layer 9"), written(tiny_llama.blocks, writers, spans):
+        pytest.fail("hooks were placed")
+    assert hooks(tiny_llama.model) == 0
+
+
+def interleaved(streams):
+    """Read streams in turn, one piece each; the whole text of each."""
+    texts, running = [""] * len(streams), set(range(len(streams)))
+    while running:
+        for number in sorted(running):
+            piece = next(streams[number], None)
+            if piece is None:
+                running.discard(number)
+            else:
+                texts[number] += piece
+    return texts
+
+
+def test_7_two_steerers_on_one_base_lm_and_two_base_lms(lm):
+    one = tiny.case_of(lm.name, "cross-attention")
+    two = tiny.Case(one.lm, tiny.steerer_of(one.lm, "no-context", "attention", seed=5), one.steer)
+    other = tiny.case_of("llama" if lm.name != "llama" else "qwen3", "cross-attention")
+    calls = [(one, "talk like a pirate"), (two, "mention bees"), (one, None), (other, "be terse")]
+    alone = [case.steerer.generate(PROMPT, steer=steer, **SHORT) for case, steer in calls]
+    assert len({alone[0], alone[1], alone[2]}) == 3
+    streams = [case.steerer.stream(PROMPT, steer=steer, **SHORT) for case, steer in calls]
+    assert interleaved(streams) == alone
+
+
+@pytest.fixture
+def eager_switching():
+    """Threads take turns as often as Python can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_7_threads_do_not_disturb_each_other(eager_switching):
+    case = tiny.case_of("llama", "cross-attention")
+    other = tiny.steerer_of(case.lm, "no-context", "mlp", seed=5)
+    fixed = tiny.edit_of(case.lm, Site(2), 3)
+    calls = [
+        lambda: case.steerer.generate([PROMPT, "Hi"], steer=["be terse", None], **SHORT),
+        lambda: case.steerer.generate([PROMPT], steer="mention bees", strength=-1.0, **SHORT),
+        lambda: other.generate([PROMPT, "Hi"], steer="talk like a pirate", **SHORT),
+        lambda: case.lm.generate([PROMPT], edit=fixed, **SHORT),
+        lambda: case.lm.generate([PROMPT], **SHORT),
+        lambda: case.steerer.edit("be kind", "Hi").vector.tolist(),
+    ]
+    alone = [call() for call in calls]
+    assert len({str(result) for result in alone}) == len(calls)
+    start = threading.Barrier(len(calls))
+
+    def many(call):
+        start.wait()
+        return [call() for _ in range(30)]
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for expected, results in zip(alone, pool.map(many, calls), strict=True):
+            assert all(result == expected for result in results)
+    assert hooks(case.lm.model, case.steerer.hypernet, other.hypernet) == 0
+
+
+def test_7_a_hook_removed_by_its_own_thread_while_another_runs_is_harmless(tiny_llama):
+    """torch then calls a pre-hook that wants keyword arguments without them."""
+    block = tiny_llama.blocks[0]
+    with at_input(block, fail), ThreadPoolExecutor(1) as pool:
+        [hook] = block._forward_pre_hooks.values()
+        assert pool.submit(hook, block, ()).result() is None

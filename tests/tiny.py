@@ -1,0 +1,249 @@
+"""Tiny random base LMs of every family, one small real tokenizer, and untrained steerers."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    PhiConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from hypersteer.checkpoint import Card
+from hypersteer.config import HypernetConfig
+from hypersteer.edits import Site, VectorEdit
+from hypersteer.hypernet.network import new_hypernet
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import Chat, PromptIds
+from hypersteer.lm.generate import Decoding, generate_ids
+from hypersteer.lm.requests import as_request
+from hypersteer.lm.writers import VectorWriter
+from hypersteer.steering import Steerer
+
+VOCAB, WIDTH, DEPTH, WINDOW = 300, 32, 4, 16
+CORPUS = [
+    "You are a helpful assistant.",
+    "system\n",
+    "user\n",
+    "assistant\n",
+    "Tell me about your day.\n\nTalk like a pirate, and say why the sky is blue.\n\n",
+    "the sea the ship the day the bees and the honey\n\nnaïve café",
+]
+TEMPLATE = """\
+{{ bos_token }}{% if messages[0]['role'] != 'system' %}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}
+{{ m['content'] }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with every byte, a few merges (one is two line feeds), and ChatML."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<|bos|>", "<|im_end|>", "<|pad|>", "<|im_start|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS * 5, trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|bos|>", eos_token="<|im_end|>", pad_token="<|pad|>"
+    )
+    made.chat_template = TEMPLATE
+    assert len(made) == VOCAB
+    return made
+
+
+COMMON = {
+    "vocab_size": VOCAB,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+GQA = {**COMMON, "num_key_value_heads": 2}
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+class Family(NamedTuple):
+    """A configuration, and where a test finds blocks and sub-layers by name."""
+
+    config: type
+    options: dict
+    blocks: str = "model.layers"
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+
+
+FAMILIES = {
+    "llama": Family(LlamaConfig, GQA),
+    "gemma2": Family(
+        Gemma2Config,
+        {**GQA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": WINDOW},
+    ),
+    "gemma3": Family(
+        Gemma3TextConfig,
+        {
+            **GQA,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": WINDOW,
+            "layer_types": [SLIDING, SLIDING, FULL, SLIDING],
+        },
+    ),
+    "qwen3": Family(Qwen3Config, {**GQA, "head_dim": 8}),
+    "gpt2": Family(
+        GPT2Config,
+        {
+            **COMMON,
+            "n_embd": WIDTH,
+            "n_layer": DEPTH,
+            "n_head": 4,
+            "n_positions": 256,
+            "n_inner": 48,
+        },
+        "transformer.h",
+        "attn",
+    ),
+    "gpt_neox": Family(GPTNeoXConfig, COMMON, "gpt_neox.layers", "attention"),
+    "phi": Family(PhiConfig, GQA),
+    "mistral": Family(MistralConfig, {**GQA, "sliding_window": WINDOW}),
+    "olmo2": Family(Olmo2Config, GQA),
+    "mixtral": Family(MixtralConfig, {**GQA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+}
+
+
+def model_of(family: str, seed: int = 0) -> nn.Module:
+    """A random float32 model, none of whose norms and biases are trivial."""
+    kind = FAMILIES[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(kind.config(**kind.options), dtype=torch.float32)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@cache
+def lm_of(family: str, seed: int = 0) -> BaseLM:
+    """The family's base LM, made once."""
+    return BaseLM.of(model_of(family, seed), tokenizer(), name=family)
+
+
+def ending_with(lm: BaseLM, *ids: int) -> BaseLM:
+    """The same model, whose responses end with one of these ids only; with none, never."""
+    return dataclasses.replace(lm, chat=Chat(lm.tokenizer, ids))
+
+
+def site_of(lm: BaseLM, kind: str = "residual", layer: int = 1) -> Site:
+    return lm.site(layer, kind)
+
+
+def module_at(lm: BaseLM, site: Site) -> nn.Module:
+    """The module whose output is the site's hidden state, found by the family's own names."""
+    family = FAMILIES[lm.name]
+    block = lm.model.get_submodule(family.blocks)[site.layer]
+    return block if site.kind == "residual" else block.get_submodule(getattr(family, site.kind))
+
+
+@cache
+def edit_of(lm: BaseLM, site: Site, seed: int = 0, scope: str = "all", size: float = 1.0):
+    """A random vector of the size of ordinary hidden states."""
+    vector = size * torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
+    return VectorEdit(vector=vector, site=site, scope=scope, base_lm=lm.fingerprint)
+
+
+@cache
+def steerer_of(
+    lm: BaseLM,
+    variant: str = "cross-attention",
+    kind: str = "residual",
+    seed: int = 0,
+    scope: str = "all",
+    blocks: int = 2,
+) -> Steerer:
+    """An untrained hypernetwork whose every part matters: no small or zero weights."""
+    config = HypernetConfig(variant=variant, blocks=blocks)
+    site = site_of(lm, kind)
+    network = new_hypernet(lm, config, site, seed)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed + 1)
+        for module in [*network.cross.modules(), *network.head.modules()]:
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(std=1.5 * WIDTH**-0.5)
+    card = Card(
+        base_lm=lm.name, fingerprint=lm.fingerprint, site=site, scope=scope, hypernet=config
+    )
+    return Steerer(lm, network.eval().requires_grad_(False), card, generator="test")
+
+
+class Case(NamedTuple):
+    """One way to steer: an endless base LM with a steerer, and two things to steer it with."""
+
+    lm: BaseLM
+    steerer: Steerer
+    steer: tuple
+
+    def writers(self, prompts, steer, strength=1.0, scope=None) -> list[VectorWriter]:
+        """What `steerer.generate` lets act on the rows."""
+        return self.steerer._writers(as_request(self.lm, prompts, steer, strength), scope)
+
+
+VARIANTS = ("cross-attention", "in-context", "no-context")
+KINDS = ("residual", "attention", "mlp")
+
+
+@cache
+def case_of(family: str, name: str) -> Case:
+    """Fixed edits at the site kind `name`, or the hypernetwork variant `name`."""
+    lm = ending_with(lm_of(family))
+    if name in VARIANTS:
+        return Case(lm, steerer_of(lm, name), ("talk like a pirate", "mention bees"))
+    site = site_of(lm, name)
+    return Case(lm, steerer_of(lm, "no-context"), (edit_of(lm, site, 1), edit_of(lm, site, 2)))
+
+
+class Decoded(NamedTuple):
+    """What decoding chose, and the logits [steps, B, V] it chose from."""
+
+    ids: list[list[int]]
+    logits: Tensor
+
+
+def decoded(
+    lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter] = (), steps: int = 6
+) -> Decoded:
+    """Greedy cached decoding of an endless base LM, watched from outside."""
+    seen: list[Tensor] = []
+    watch = lm.model.register_forward_hook(lambda _m, _a, out: seen.append(out.logits[:, -1]))
+    try:
+        ids = generate_ids(lm, prompts, writers, Decoding(max_new_tokens=steps))
+    finally:
+        watch.remove()
+    return Decoded(ids, torch.stack(seen))

@@ -1,0 +1,522 @@
+"""Whole runs on the tiny base LM: what they learn, write, keep, and refuse."""
+
+import json
+import math
+import shutil
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training.worlds import CONCEPTS, metrics, settings, step_lines, validation_lines
+
+from hypersteer import steering
+from hypersteer.checkpoint import read_card
+from hypersteer.config import OptimConfig, TrainConfig
+from hypersteer.errors import ConfigError, DataError
+from hypersteer.hypernet.network import write_vectors
+from hypersteer.training.forward import plain_losses
+from hypersteer.training.loop import train
+from hypersteer.training.schedule import learning_rate, peak_rate
+
+FIGURES = {f"held_{where}_{what}" for where in ("in", "out") for what in ("loss", "gap")}
+BASELINES = {
+    *(f"prompted_{name}" for name in FIGURES),
+    "unsteered_held_in_loss",
+    "unsteered_held_out_loss",
+}
+
+
+def checkpoints(out):
+    return sorted(int(folder.name.removeprefix("step-")) for folder in out.glob("checkpoints/*"))
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+# --- what a run leaves ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory, cache):
+    """One plain run that several tests look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERSTEER_CACHE", str(cache))
+        out = tmp_path_factory.mktemp("run") / "run"
+        config = settings(world, out, optim={"steps": 40}, validate_every=10, checkpoint_every=15)
+        return out, config, train(config)
+
+
+def test_the_loss_falls(finished):
+    out, _, result = finished
+    losses = [line["loss"] for line in step_lines(out)]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.3
+    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"] - 0.3
+
+
+def test_metrics_file_has_one_line_a_step_and_a_validation(finished):
+    out, config, _ = finished
+    lines = metrics(out)
+    assert [line["step"] for line in step_lines(out)] == list(range(1, 41))
+    assert [line["step"] for line in validation_lines(out)] == [10, 20, 30, 40]
+    assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
+    for line in step_lines(out):
+        assert set(line) == {"step", "loss", "gradient_norm", "learning_rate", "tokens_per_s"}
+        assert all(math.isfinite(value) for value in line.values())
+        assert line["gradient_norm"] > 0
+        assert line["learning_rate"] == learning_rate(config, line["step"] - 1)
+    for line in validation_lines(out):
+        assert set(line) == {"step", *FIGURES}
+
+
+def test_result_holds_the_figures_of_all_three(finished):
+    out, _, result = finished
+    assert (result.folder, result.step) == (out, 40)
+    assert set(result.figures) == FIGURES | BASELINES
+    newest = {k: v for k, v in validation_lines(out)[-1].items() if k != "step"}
+    assert {name: result.figures[name] for name in newest} == newest
+
+
+def test_unsteered_figure_against_plain_losses(finished, lm, world):
+    """The figure is the mean over the split's rows, not over batches."""
+    _, config, result = finished
+    data = [json.loads(line) for line in (world.data / "train_data.jsonl").open()]
+    held_out = read_card(result.folder).held_out
+    rows = [row for row in data if row["output_concept"] in held_out]
+    assert len(held_out) == 2
+    assert len(rows) == 16
+    losses = [
+        plain_losses(lm, [lm.chat.prompt(r["input"])], [lm.chat.response(r["output"], ends=True)])
+        for r in rows
+    ]
+    mean = torch.cat(losses).double().mean().item()
+    assert result.figures["unsteered_held_out_loss"] == pytest.approx(mean, abs=1e-5)
+    prompted = [
+        plain_losses(
+            lm,
+            [lm.chat.prompt(_prompted(r["output_concept"], r["input"]))],
+            [lm.chat.response(r["output"], ends=True)],
+        )
+        for r in rows
+    ]
+    mean = torch.cat(prompted).double().mean().item()
+    assert result.figures["prompted_held_out_loss"] == pytest.approx(mean, abs=1e-5)
+
+
+def _prompted(concept, prompt):
+    return f"Follow this steering prompt in your answer: {concept}\n\n{prompt}"
+
+
+def test_the_best_checkpoint_is_promoted(finished):
+    out, _, result = finished
+    gaps = {line["step"]: line["held_out_gap"] for line in validation_lines(out)}
+    assert result.best_step == max(gaps, key=gaps.get)
+    card = read_card(out)
+    assert card.step == result.best_step
+    assert card.metrics["held_out_gap"] == gaps[result.best_step]
+    best = weights(out / f"checkpoints/step-{result.best_step:07d}")
+    for name, value in weights(out).items():
+        assert torch.equal(value, best[name])
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(finished):
+    out, config, result = finished
+    assert config.keep == 2
+    # Due at 15, 30 and 40; written at improved validations as well.
+    assert set(checkpoints(out)) >= {30, 40, result.best_step}
+    assert len(checkpoints(out)) <= 3
+
+
+def test_a_run_folder_loads_and_steers(finished, lm):
+    out, config, _ = finished
+    steerer = steering.load(out, lm=lm)
+    assert steerer.card.training["seed"] == config.seed
+    assert {*steerer.card.concepts, *steerer.card.held_out} == set(CONCEPTS)
+    texts = steerer.generate(
+        ["Tell 1?", "Tell 1?"], steer=["speak of owls", None], max_new_tokens=8
+    )
+    assert texts[1] == lm.generate("Tell 1?", max_new_tokens=8)
+    assert texts[0] != texts[1]
+    reloaded = steering.load(out, device="cpu")  # by the base LM's name in the card
+    assert reloaded.lm.fingerprint == lm.fingerprint
+
+
+def test_rerun_of_a_finished_run_does_nothing(finished, monkeypatch):
+    out, config, first = finished
+
+    def contents():
+        files = [path for path in out.rglob("*") if path.is_file()]
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    before = contents()
+    monkeypatch.setattr("hypersteer.training.loop._Run.step", None)  # any step would fail
+    again = train(config)
+    after = contents()
+    assert again == first
+    assert {path: body for path, (body, _) in after.items()} == {
+        path: body for path, (body, _) in before.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 4},
+        {"optim": {"steps": 41}},
+        {"hypernet": {"variant": "no-context"}},
+        {"data": {"held_in_prompts": 3}},
+        {"site": {"layer": 2}},
+    ],
+    ids=str,
+)
+def test_other_settings_in_the_same_folder_are_refused(finished, world, changes):
+    out, config, _ = finished
+    plain = {"optim": {"steps": 40}, "validate_every": 10, "checkpoint_every": 15}
+    other = settings(world, out, **{**plain, **changes})
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        train(other)
+    assert str(out) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert checkpoints(out)
+
+
+def test_a_finished_run_goes_on_elsewhere(finished, world, tmp_path):
+    """A moved run folder is the same run: `out` and what only concerns the disk may change."""
+    out, _, first = finished
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    plain = {"optim": {"steps": 40}, "validate_every": 10}
+    again = train(settings(world, moved, **plain, checkpoint_every=7, keep=1))
+    assert (again.step, again.best_step, again.figures) == (40, first.best_step, first.figures)
+
+
+# --- schedule --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("blocks", "rate"), [(20, 8e-5), (5, 1.6e-4), (4, 1.788854e-4), (2, 2.529822e-4)]
+)
+def test_peak_rate_follows_depth(blocks, rate):
+    config = TrainConfig(hypernet=TrainConfig().hypernet.__class__(blocks=blocks))
+    assert peak_rate(config) == pytest.approx(rate, rel=1e-6)
+
+
+def test_a_given_rate_wins():
+    assert peak_rate(TrainConfig(optim=OptimConfig(learning_rate=0.5))) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [
+        (0, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        (2, [1 / 3, 2 / 3, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        (9, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
+    ],
+)
+def test_learning_rate_by_hand(warmup, expected):
+    optim = OptimConfig(steps=10, learning_rate=1.0, warmup_steps=warmup)
+    config = TrainConfig(optim=optim)
+    assert [learning_rate(config, step) for step in range(10)] == pytest.approx(expected)
+
+
+def test_the_optimizer_takes_the_scheduled_rate(world, tmp_path):
+    """AdamW's first update moves every weight by at most the rate, and most weights by just that."""
+    out = tmp_path / "run"
+    changes = {"steps": 1, "learning_rate": 3e-3, "clip": 1e9}
+    untrained = _untrained(world, tmp_path, **changes)
+    train(settings(world, out, optim=changes))
+    moved = {
+        name: (value - untrained[name]).abs() for name, value in weights(out).items()
+    }
+    largest = max(float(value.max()) for value in moved.values())
+    assert largest == pytest.approx(3e-3, rel=1e-3)
+    assert float(moved["head.2.weight"].median()) == pytest.approx(3e-3, rel=1e-2)
+    assert float(moved["scale"]) == 0  # a buffer, not a weight
+
+
+def _untrained(world, tmp_path, **optim):
+    """Weights before the first step: those of a run whose rate is next to nothing."""
+    out = tmp_path / "untrained"
+    train(settings(world, out, optim={**optim, "learning_rate": 1e-30}))
+    return weights(out)
+
+
+# --- checkpoints, best, patience -------------------------------------------------------------------
+
+
+def scripted_figures(monkeypatch, gaps):
+    """Let validations find given held-out gaps, one after the other."""
+    script = iter(gaps)
+
+    def figures(name, means, prefix=""):
+        if prefix:
+            return {f"{prefix}{name}_loss": means[0]}
+        gap = next(script) if name == "held_out" else 0.0
+        return {f"{name}_loss": -gap, f"{name}_gap": gap}
+
+    monkeypatch.setattr("hypersteer.training.validate.figures", figures)
+
+
+def test_newest_k_and_best_are_kept(world, tmp_path, monkeypatch):
+    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.3, 0.4, 0.1])
+    out = tmp_path / "run"
+    config = settings(world, out, validate_every=2, checkpoint_every=2, keep=2)
+    result = train(config)
+    assert result.best_step == 4
+    assert checkpoints(out) == [4, 10, 12]
+    assert read_card(out).step == 4
+
+
+def test_keep_one_where_the_newest_is_the_best(world, tmp_path, monkeypatch):
+    scripted_figures(monkeypatch, [0.1, 0.2, 0.3])
+    out = tmp_path / "run"
+    result = train(settings(world, out, validate_every=4, checkpoint_every=1, keep=1))
+    assert (result.best_step, checkpoints(out), read_card(out).step) == (12, [12], 12)
+
+
+def test_a_better_figure_makes_a_checkpoint_though_none_is_due(world, tmp_path, monkeypatch):
+    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.3])
+    out = tmp_path / "run"
+    train(settings(world, out, validate_every=3, checkpoint_every=100))
+    assert checkpoints(out) == [3, 6, 12]
+    assert read_card(out).step == 6
+
+
+@pytest.mark.parametrize(("best", "step"), [("held_out_gap", 6), ("held_out_loss", 6)])
+def test_best_by_gap_is_highest_and_by_loss_lowest(world, tmp_path, monkeypatch, best, step):
+    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.3])  # losses are the gaps' negatives
+    result = train(settings(world, tmp_path / "run", validate_every=3, best=best))
+    assert result.best_step == step
+
+
+def test_early_stopping_by_patience(world, tmp_path, monkeypatch):
+    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.5, 0.9, 0.9])
+    out = tmp_path / "run"
+    config = settings(world, out, validate_every=2, checkpoint_every=100, patience=2)
+    result = train(config)
+    assert (result.step, result.best_step) == (8, 4)  # equal is not better
+    assert [line["step"] for line in step_lines(out)] == list(range(1, 9))
+    assert checkpoints(out) == [4, 8]
+    assert train(config).step == 8  # stopped stays stopped
+
+
+def test_patience_starts_anew_with_a_better_figure(world, tmp_path, monkeypatch):
+    scripted_figures(monkeypatch, [0.5, 0.4, 0.6, 0.5, 0.7, 0.1])
+    config = settings(world, tmp_path / "run", validate_every=2, patience=2)
+    assert train(config).step == 12
+
+
+def test_one_held_out_concept_still_has_a_gap(world, tmp_path):
+    """With no second held-out concept to be wrong with, a training concept serves."""
+    data = {"held_out_concepts": 1}
+    result = train(settings(world, tmp_path / "run", data=data, optim={"steps": 3}))
+    assert result.figures["prompted_held_out_gap"] != 0
+    assert result.figures["held_out_gap"] != 0
+
+
+def test_without_held_out_concepts_the_last_step_is_the_best(world, tmp_path):
+    out = tmp_path / "run"
+    result = train(settings(world, out, data={"held_out_concepts": 0}))
+    assert not any("held_out" in name for name in result.figures)
+    assert (result.best_step, read_card(out).step) == (12, 12)
+
+
+def test_validation_rows_that_are_all_too_long_are_no_validation(world, tmp_path):
+    """The prompts of the held-out rows may all be longer than the limit."""
+    data = tmp_path / "data"
+    shutil.copytree(world.data, data)
+    lines = [json.loads(line) for line in (data / "train_data.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["concept_id"] == 5:
+            line["input"] += " at length" * 10
+    (data / "train_data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    limited = {"source": [str(data)], "held_out_concepts": [5], "max_prompt_tokens": 60}
+    result = train(settings(world, tmp_path / "run", data=limited, optim={"steps": 2}))
+    assert "held_in_loss" in result.figures
+    assert "held_out_loss" not in result.figures
+
+
+# --- what may be trained ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["cross-attention", "in-context", "no-context"])
+@pytest.mark.parametrize("contrast", [0.0, 1.0])
+def test_all_variants_train(world, lm, tmp_path, variant, contrast):
+    out = tmp_path / "run"
+    changes = {"hypernet": {"variant": variant}, "loss": {"contrast": contrast}}
+    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    result = train(settings(world, out, optim={"steps": 30}, **changes), lm)
+    lines = step_lines(out)
+    assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5])
+    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"]
+    assert ("contrastive" in lines[0]) == bool(contrast)
+    assert read_card(out).hypernet.variant == variant
+    for name, value in lm.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+def test_sub_layer_sites_and_scopes_train(world, lm, tmp_path, kind):
+    changes = {"site": {"layer": 2, "kind": kind, "scope": "response"}}
+    out = tmp_path / "run"
+    result = train(settings(world, out, optim={"steps": 30}, **changes), lm)
+    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"]
+    card = read_card(out)
+    assert (card.site.layer, card.site.kind, card.scope) == (2, kind, "response")
+
+
+def test_the_default_site_is_two_fifths_of_the_way_up(world, lm, tmp_path):
+    out = tmp_path / "run"
+    train(settings(world, out, site={"layer": None}, optim={"steps": 1}), lm)
+    assert read_card(out).site.layer == 2  # round(0.4 * 4)
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_weight_decay_and_clipping_reach_the_optimizer(world, lm, tmp_path, sharp):
+    """A clip of almost nothing leaves decay alone to move the weights: w (1 - rate decay)."""
+    changes = {"steps": 1, "learning_rate": 0.01, "weight_decay": 0.1, "clip": 1e-12}
+    untrained = _untrained(world, tmp_path, **changes)
+    out = tmp_path / "run"
+    train(settings(world, out, optim={**changes, "weight_decay": 0.1 if sharp else 0.0}), lm)
+    name = "cross.0.query.weight"
+    expected = untrained[name] * (1 - 0.01 * 0.1 * sharp)
+    torch.testing.assert_close(weights(out)[name], expected, atol=2e-6, rtol=0)
+
+
+def test_contrast_raises_the_gap(world, lm, tmp_path):
+    gaps = {}
+    for contrast in (0.0, 4.0):
+        out = tmp_path / f"contrast-{contrast}"
+        changes = {"optim": {"steps": 120, "learning_rate": 5e-3}, "validate_every": 120}
+        result = train(settings(world, out, loss={"contrast": contrast}, **changes), lm)
+        gaps[contrast] = result.figures["held_in_gap"]
+        if contrast:
+            lines = step_lines(out)
+            first, last = ([x["contrastive"] for x in part] for part in (lines[:5], lines[-5:]))
+            assert sum(last) < sum(first)
+            assert lines[-1]["training_gap"] > 0
+    assert gaps[4.0] > gaps[0.0] + 0.05
+
+
+def test_reconstruction_reduces_the_distance(world, lm, tmp_path):
+    targets = torch.randn(len(CONCEPTS), lm.width, generator=torch.Generator().manual_seed(0))
+    save_file({"vectors": targets}, tmp_path / "targets.safetensors")
+    out = tmp_path / "run"
+    config = settings(
+        world,
+        out,
+        hypernet={"variant": "no-context"},
+        loss={
+            "objective": "reconstruction",
+            "targets": str(tmp_path / "targets.safetensors"),
+        },
+        optim={"steps": 150, "learning_rate": 1e-2},
+        validate_every=150,
+        best="held_in_loss",
+    )
+    train(config, lm)
+    losses = [line["loss"] for line in step_lines(out)]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+    # Each trained concept's vector came nearer to its own target than to any other.
+    steerer = steering.load(out, lm=lm)
+    names = list(CONCEPTS)
+    trained = [names.index(text) for text in steerer.card.concepts]
+    ids = [lm.chat.text(names[number]) for number in trained]
+    prompts = [lm.chat.prompt("any")] * len(ids)
+    vectors = write_vectors(steerer.hypernet, lm, steerer.card.hypernet, ids, prompts)
+    assert torch.cdist(vectors, targets).argmin(1).tolist() == trained
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "told"),
+    [
+        ({"vectors": torch.zeros(5, 32)}, ConfigError, r"\[5, 32\] are not \[6, 32\]"),
+        ({"vectors": torch.zeros(6, 31)}, ConfigError, r"\[6, 31\] are not \[6, 32\]"),
+        ({"vector": torch.zeros(6, 32)}, DataError, "no readable 'vectors'"),
+        (None, DataError, "no targets at"),
+    ],
+)
+def test_bad_targets_are_refused(world, lm, tmp_path, tensors, error, told):
+    path = tmp_path / "targets.safetensors"
+    if tensors:
+        save_file(tensors, path)
+    config = settings(
+        world,
+        tmp_path / "run",
+        hypernet={"variant": "no-context"},
+        loss={"objective": "reconstruction", "targets": str(path)},
+    )
+    with pytest.raises(error, match=told):
+        train(config, lm)
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulation_gives_the_same_weights(world, lm, tmp_path):
+    found = []
+    for parts in (1, 4):
+        out = tmp_path / f"parts-{parts}"
+        optim = {"steps": 5, "batch_size": 8, "accumulation": parts}
+        train(settings(world, out, optim=optim, loss={"contrast": 1.0}), lm)
+        found.append((weights(out), step_lines(out)))
+    (one, lines), (four, other_lines) = found
+    for name, value in one.items():
+        torch.testing.assert_close(four[name], value, atol=1e-6, rtol=0)
+    for line, other in zip(lines, other_lines, strict=True):
+        for name in ("loss", "contrastive", "training_gap", "gradient_norm"):
+            assert other[name] == pytest.approx(line[name], abs=2e-5)
+
+
+def test_the_seed_decides_and_nothing_else(world, lm, tmp_path):
+    """Same seed, same weights bit for bit, whatever the global generators hold; others differ."""
+    found = []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(number)
+        out = tmp_path / str(number)
+        train(settings(world, out, seed=seed, optim={"steps": 3}), lm)
+        found.append(weights(out))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    assert any(not torch.equal(value, found[2][name]) for name, value in found[0].items())
+
+
+def test_training_leaves_the_global_generator_alone(world, lm, tmp_path):
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    train(settings(world, tmp_path / "run", optim={"steps": 2}), lm)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_bf16_arithmetic_keeps_float32_weights(world, lm, tmp_path):
+    out = tmp_path / "run"
+    optim = {"steps": 20, "mixed_precision": "bf16"}
+    result = train(settings(world, out, optim=optim), lm)
+    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"]
+    assert {value.dtype for value in weights(out).values()} == {torch.float32}
+    moments = load_file(out / "checkpoints/step-0000020/trainer/optimizer.safetensors")
+    assert {value.dtype for value in moments.values()} == {torch.float32}
+
+
+# --- TensorBoard -----------------------------------------------------------------------------------
+
+
+def test_tensorboard_is_written_where_wanted(world, lm, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    train(settings(world, out, tensorboard=True, optim={"steps": 3}), lm)
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    written = [(event.step, event.value) for event in events.Scalars("loss")]
+    expected = [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in step_lines(out)]
+    assert written == expected
+    assert [event.step for event in events.Scalars("held_out_gap")] == [3]
+
+
+def test_tensorboard_is_optional(world, lm, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    train(settings(world, tmp_path / "without", optim={"steps": 1}), lm)
+    with pytest.raises(ConfigError, match=r"hypersteer\[tensorboard\]"):
+        train(settings(world, tmp_path / "with", tensorboard=True, optim={"steps": 1}), lm)
