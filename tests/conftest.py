@@ -1,12 +1,23 @@
-"""One torch thread, types checked while tests run, and the tiny base LMs as fixtures."""
+"""One torch thread, tensor shapes checked while tests run, and the tiny base LMs."""
 
 from jaxtyping import install_import_hook
 
-with install_import_hook("hypersteer", "beartype.beartype"):
-    import hypersteer  # noqa: F401
-import pytest
-import tiny
-import torch
+# Before hypersteer is imported, and only where tensors go in and out: elsewhere beartype would
+# forestall our own messages for bad input. An int may stand where a float is wanted.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+CHECKED = (
+    "lm.base",
+    "lm.cache",
+    "lm.sampling",
+    "hypernet",
+    "training.forward",
+    "training.losses",
+)
+install_import_hook([f"hypersteer.{name}" for name in CHECKED], CHECKER)
+
+import pytest  # noqa: E402
+import tiny  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 

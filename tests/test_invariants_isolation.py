@@ -13,6 +13,7 @@ from hypersteer.edits import Site
 from hypersteer.errors import ModelError
 from hypersteer.hypernet.trunk import trunk_blocks
 from hypersteer.lm.chat import collate
+from hypersteer.lm.generate import Decoding, decode
 from hypersteer.lm.hooks import at_input, at_output, forked, head_at
 from hypersteer.lm.writers import VectorWriter, written
 
@@ -116,28 +117,32 @@ def test_7_a_site_that_is_not_there_is_refused_before_any_hook(tiny_llama):
     assert hooks(tiny_llama.model) == 0
 
 
-def interleaved(streams):
-    """Read streams in turn, one piece each; the whole text of each."""
-    texts, running = [""] * len(streams), set(range(len(streams)))
-    while running:
-        for number in sorted(running):
-            piece = next(streams[number], None)
-            if piece is None:
-                running.discard(number)
-            else:
-                texts[number] += piece
-    return texts
+def stepping(case, steer):
+    """Steps of decoding one row; each token with the logits it was chosen from."""
+    prompts = [case.lm.chat.prompt(PROMPT)]
+    steps = decode(case.lm, prompts, case.writers([PROMPT], steer), Decoding(**SHORT))
+    while True:
+        with tiny.logits_seen(case.lm) as seen:
+            fresh = next(steps, None)
+        if fresh is None:
+            return
+        yield fresh[0], seen[0][0]
 
 
 def test_7_two_steerers_on_one_base_lm_and_two_base_lms(lm):
+    """Four calls in turn, one token each, are what they are one after the other."""
     one = tiny.case_of(lm.name, "cross-attention")
     two = tiny.Case(one.lm, tiny.steerer_of(one.lm, "no-context", "attention", seed=5), one.steer)
     other = tiny.case_of("llama" if lm.name != "llama" else "qwen3", "cross-attention")
     calls = [(one, "talk like a pirate"), (two, "mention bees"), (one, None), (other, "be terse")]
-    alone = [case.steerer.generate(PROMPT, steer=steer, **SHORT) for case, steer in calls]
-    assert len({alone[0], alone[1], alone[2]}) == 3
-    streams = [case.steerer.stream(PROMPT, steer=steer, **SHORT) for case, steer in calls]
-    assert interleaved(streams) == alone
+    alone = [list(stepping(case, steer)) for case, steer in calls]
+    in_turn = zip(*(stepping(case, steer) for case, steer in calls), strict=True)
+    for step, parts in enumerate(in_turn):
+        for (token, logits), expected in zip(parts, alone, strict=True):
+            assert token == expected[step][0]
+            assert torch.equal(logits, expected[step][1])
+    first = torch.stack([steps[0][1] for steps in alone])
+    assert torch.cdist(first, first).add(torch.eye(4)).min() > 0.1
 
 
 @pytest.fixture
@@ -153,16 +158,22 @@ def test_7_threads_do_not_disturb_each_other(eager_switching):
     case = tiny.case_of("llama", "cross-attention")
     other = tiny.steerer_of(case.lm, "no-context", "mlp", seed=5)
     fixed = tiny.edit_of(case.lm, Site(2), 3)
+    double = [PROMPT, "Hi"]
+
+    def logits(steerer, texts, steer, strength=1.0):
+        run = tiny.Case(case.lm, steerer, ())
+        prompts = [case.lm.chat.prompt(text) for text in texts]
+        return tiny.decoded(case.lm, prompts, run.writers(texts, steer, strength)).logits
+
     calls = [
-        lambda: case.steerer.generate([PROMPT, "Hi"], steer=["be terse", None], **SHORT),
-        lambda: case.steerer.generate([PROMPT], steer="mention bees", strength=-1.0, **SHORT),
-        lambda: other.generate([PROMPT, "Hi"], steer="talk like a pirate", **SHORT),
-        lambda: case.lm.generate([PROMPT], edit=fixed, **SHORT),
-        lambda: case.lm.generate([PROMPT], **SHORT),
-        lambda: case.steerer.edit("be kind", "Hi").vector.tolist(),
+        lambda: logits(case.steerer, double, ["be terse", None]),
+        lambda: logits(case.steerer, double[:1], "mention bees", -1.0),
+        lambda: logits(other, double, "talk like a pirate"),
+        lambda: logits(case.steerer, double[:1], fixed),
+        lambda: logits(case.steerer, double, None),
+        lambda: case.steerer.edit("be kind", "Hi").vector,
     ]
     alone = [call() for call in calls]
-    assert len({str(result) for result in alone}) == len(calls)
     start = threading.Barrier(len(calls))
 
     def many(call):
@@ -171,7 +182,7 @@ def test_7_threads_do_not_disturb_each_other(eager_switching):
 
     with ThreadPoolExecutor(len(calls)) as pool:
         for expected, results in zip(alone, pool.map(many, calls), strict=True):
-            assert all(result == expected for result in results)
+            assert all(torch.equal(result, expected) for result in results)
     assert hooks(case.lm.model, case.steerer.hypernet, other.hypernet) == 0
 
 

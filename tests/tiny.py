@@ -1,7 +1,9 @@
 """Tiny random base LMs of every family, one small real tokenizer, and untrained steerers."""
 
 import dataclasses
+import threading
 from collections.abc import Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -42,6 +44,7 @@ CORPUS = [
     "assistant\n",
     "Tell me about your day.\n\nTalk like a pirate, and say why the sky is blue.\n\n",
     "the sea the ship the day the bees and the honey\n\nnaïve café",
+    *["\n\n"] * 4,
 ]
 TEMPLATE = """\
 {{ bos_token }}{% if messages[0]['role'] != 'system' %}<|im_start|>system
@@ -70,6 +73,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
     made.chat_template = TEMPLATE
     assert len(made) == VOCAB
+    assert len(made("\n\n")["input_ids"]) == 1
     return made
 
 
@@ -240,10 +244,23 @@ def decoded(
     lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter] = (), steps: int = 6
 ) -> Decoded:
     """Greedy cached decoding of an endless base LM, watched from outside."""
-    seen: list[Tensor] = []
-    watch = lm.model.register_forward_hook(lambda _m, _a, out: seen.append(out.logits[:, -1]))
-    try:
+    with logits_seen(lm) as seen:
         ids = generate_ids(lm, prompts, writers, Decoding(max_new_tokens=steps))
-    finally:
-        watch.remove()
     return Decoded(ids, torch.stack(seen))
+
+
+@contextmanager
+def logits_seen(lm: BaseLM):
+    """The last logits [B, V] of every forward pass of this thread."""
+    seen: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def watch(_module, _args, output):
+        if threading.get_ident() == thread:
+            seen.append(output.logits[:, -1])
+
+    hook = lm.model.register_forward_hook(watch)
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -145,13 +145,13 @@ def read_card(folder: Path) -> Card:
             site=Site(raw["site"]["layer"], raw["site"]["kind"]),
             scope=check_scope(raw["scope"]),
             hypernet=from_dict(HypernetConfig, raw["hypernet"], f"{folder}/config.json"),
-            training=raw["training"],
-            step=raw["step"],
-            metrics=raw["metrics"],
+            training=dict(raw["training"]),
+            step=int(raw["step"]),
+            metrics=dict(raw["metrics"]),
             concepts=tuple(raw["concepts"]),
             held_out=tuple(raw["held_out"]),
         )
-    except (KeyError, TypeError, SteeringError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, SteeringError) as error:
         raise CheckpointError(f"'{folder}/config.json' is damaged: {one_line(error)}") from error
 
 
@@ -201,7 +201,7 @@ def _model_card(card: Card) -> str:
     more = len(card.concepts) - 40
     return f"""---
 library_name: hypersteer
-base_model: {card.base_lm}
+base_model: {json.dumps(card.base_lm)}
 tags: [steering, hypernetwork]
 ---
 

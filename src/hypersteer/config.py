@@ -64,10 +64,7 @@ class HypernetConfig:
     """Hidden width of the MLP head; by default the width of the base LM."""
 
     def __post_init__(self) -> None:
-        _at_least("hypernet.blocks", self.blocks, 1)
-        for name in ("cross_heads", "head_width"):
-            if (value := getattr(self, name)) is not None:
-                _at_least(f"hypernet.{name}", value, 1)
+        _at_least(1, "hypernet.", self, "blocks", "cross_heads", "head_width")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +88,13 @@ class DataConfig:
     max_response_tokens: int = 128
     """Responses are cut after this many tokens."""
 
+    def __post_init__(self) -> None:
+        _at_least(0, "data.", self, "held_in_prompts")
+        _at_least(1, "data.", self, "max_concepts", "max_examples_per_concept")
+        _at_least(1, "data.", self, "max_held_out_rows", "max_prompt_tokens", "max_response_tokens")
+        if isinstance(self.held_out_concepts, int):
+            _at_least(0, "data.", self, "held_out_concepts")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
@@ -106,10 +110,10 @@ class LossConfig:
     """Sharpness beta of the contrastive term, per nat of a row's mean cross-entropy."""
 
     def __post_init__(self) -> None:
-        if not self.contrast >= 0 or not self.contrast_beta > 0:
+        if not 0 <= self.contrast < math.inf or not 0 < self.contrast_beta < math.inf:
             raise ConfigError(
                 f"loss.contrast {self.contrast} must be 0 or more and loss.contrast_beta "
-                f"{self.contrast_beta} above 0"
+                f"{self.contrast_beta} above 0, both finite"
             )
         if (self.objective == "reconstruction") != (self.targets is not None):
             raise ConfigError(
@@ -141,8 +145,8 @@ class OptimConfig:
     where the device has it natively."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation"):
-            _at_least(f"optim.{name}", getattr(self, name), 1)
+        _at_least(1, "optim.", self, "steps", "batch_size", "accumulation")
+        _at_least(0, "optim.", self, "warmup_steps")
         if self.batch_size % self.accumulation:
             raise ConfigError(
                 f"optim.accumulation {self.accumulation} does not divide optim.batch_size "
@@ -151,6 +155,8 @@ class OptimConfig:
         rate = self.learning_rate
         if rate is not None and not (math.isfinite(rate) and rate > 0):
             raise ConfigError(f"optim.learning_rate {rate} is not a positive number")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optim.weight_decay {self.weight_decay} is not 0 or more")
         if not self.clip > 0:
             raise ConfigError(f"optim.clip {self.clip} is not above 0")
 
@@ -183,8 +189,8 @@ class TrainConfig:
     """Also write metrics for TensorBoard (extra `tensorboard`)."""
 
     def __post_init__(self) -> None:
-        for name in ("validate_every", "checkpoint_every", "keep"):
-            _at_least(name, getattr(self, name), 1)
+        _at_least(0, "", self, "seed")
+        _at_least(1, "", self, "validate_every", "checkpoint_every", "keep", "patience")
         if self.loss.objective == "reconstruction" and self.hypernet.variant != "no-context":
             raise ConfigError(
                 "reconstruction has one target per concept, so it needs hypernet.variant "
@@ -192,9 +198,12 @@ class TrainConfig:
             )
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name} {value} is below {least}")
+def _at_least(least: int, table: str, config: Any, *names: str) -> None:
+    """Refuse settings below `least`; None, where a setting may be None, is no limit."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{table}{name} {value} is below {least}")
 
 
 def load_toml(path: str | Path, into: type[T]) -> T:

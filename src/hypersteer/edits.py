@@ -39,13 +39,15 @@ class Site:
             added to the residual stream).
 
     Raises:
-        ConfigError: for an unknown kind.
+        ConfigError: for an unknown kind, or a layer that is no whole number.
     """
 
     layer: int
     kind: SiteKind = "residual"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layer, int) or isinstance(self.layer, bool):
+            raise ConfigError(f"layer {self.layer!r} is not a whole number")
         if self.kind not in get_args(SiteKind):
             raise ConfigError(
                 f"unknown site kind {self.kind!r}{nearest(str(self.kind), get_args(SiteKind))}"
@@ -112,9 +114,10 @@ class VectorEdit:
     def __post_init__(self) -> None:
         if self.vector.ndim != 1:
             raise SteeringError(f"a steering vector has shape [D], not {list(self.vector.shape)}")
-        if not bool(torch.isfinite(self.vector).all()):
+        vector = self.vector.detach().to("cpu", torch.float32, copy=True)
+        if not bool(torch.isfinite(vector).all()):
             raise SteeringError("the steering vector holds NaN or infinite values; make it anew")
-        object.__setattr__(self, "vector", self.vector.detach().to("cpu", torch.float32))
+        object.__setattr__(self, "vector", vector)
         object.__setattr__(self, "scope", check_scope(self.scope))
 
     @property
@@ -214,3 +217,5 @@ def load_edit(path: str | Path) -> Edit:
         )
     except KeyError as error:
         raise CheckpointError(f"the edit '{path}' lacks {error}; it is damaged") from error
+    except SteeringError as error:
+        raise CheckpointError(f"the edit '{path}' is damaged: {error}") from error

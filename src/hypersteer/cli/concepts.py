@@ -18,7 +18,7 @@ LISTED = 50
 class Concepts:
     """List the concepts of a data source, or those that a checkpoint was trained on.
 
-    examples:
+    Examples:
       hypersteer concepts
       hypersteer concepts axbench:concept10/2b/l20 --examples 2
       hypersteer concepts runs/demo
@@ -84,7 +84,7 @@ def _of_data(args: Concepts) -> tuple[list[dict[str, Any]], str]:
     rows = []
     for concept in data.concepts:
         numbers = data.rows(concept.id)
-        row = {
+        row: dict[str, Any] = {
             "id": concept.id,
             "kind": concept.kind or concept.genre,
             "rows": len(numbers),

@@ -48,7 +48,7 @@ class Demo:
     Takes some minutes on a laptop CPU. If it is cut off, the same command goes on; once it has
     finished, the same command goes straight to the answers.
 
-    examples:
+    Examples:
       hypersteer demo
       hypersteer demo --out runs/longer --steps 300
     """

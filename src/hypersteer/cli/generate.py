@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Generate:
     """Answer prompts, steered by words. One answer streams; several are made in batches.
 
-    examples:
+    Examples:
       hypersteer generate runs/demo "Tell me about your day." --steer "talk like a pirate"
       hypersteer generate runs/demo "Why is the sky blue?" --steer "be gloomy" --compare
       hypersteer generate runs/demo "Hi." "Bye." --steer "be gloomy" --strength 0.5 --strength 2
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     decoding = args.sampling.settings()
     steerer = open_steerer(args.checkpoint, args.loading)
     if args.save_edit is not None:
-        _save_edit(steerer, questions[0], args.save_edit)
+        _save_edit(steerer, args.steer[0], questions[0], args.save_edit)
     if args.compare:
         _compare(steerer, questions, decoding, args)
     elif len(questions) == 1 and not args.json:
@@ -142,10 +142,10 @@ def _each(values: list[Any], count: int, option: str) -> list[Any]:
     return values if len(values) == count else values * count
 
 
-def _save_edit(steerer: "Steerer", question: "Question", path: str) -> None:
+def _save_edit(steerer: "Steerer", text: str, question: "Question", path: str) -> None:
     from hypersteer.cli.show import notice
 
-    edit = steerer.edit(question.steer, prompt=question.prompt)
+    edit = steerer.edit(text, prompt=question.prompt)
     notice(f"wrote the edit (norm {edit.norm:.3g} at strength 1) to {edit.save(path)}")
 
 

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; by default those of the process.
 
     Returns:
-        the exit code: 0, 2 for bad input, 130 if interrupted, 141 if nobody reads the output.
+        the exit code: 0, 2 for bad input, 130 if interrupted, 141 (from a table of rich's, 1) if
+        nobody reads the output.
     """
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
@@ -55,11 +56,12 @@ def _run(argv: list[str]) -> int:
         print(f"hypersteer {version('hypersteer')}")
         return 0
     if name not in COMMANDS:
-        what = "option" if name.startswith("-") else "command"
-        raise ConfigError(f"unknown {what} '{name}'{nearest(name, COMMANDS)}")
+        if name.startswith("-"):
+            raise ConfigError(f"unknown option '{name}'; a command comes first, then its options")
+        raise ConfigError(f"unknown command '{name}'{nearest(name, COMMANDS)}")
     try:
         importlib.import_module(f"hypersteer.cli.{name}").main(rest)
-    except SystemExit as ended:  # after --help
+    except SystemExit as ended:  # after --help, or rich's broken pipe
         return int(ended.code or 0)
     return 0
 

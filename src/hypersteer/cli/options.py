@@ -52,7 +52,7 @@ class Sampling:
     seed: int = 0
     """Seed of the first prompt; the next one has the next seed."""
 
-    def settings(self, **changes: Any) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Keyword arguments of `Steerer.generate`, checked before any model is loaded.
 
         Raises:
@@ -62,7 +62,7 @@ class Sampling:
 
         found = {name: getattr(self, name) for name in self.__slots__}
         Decoding(**found)
-        return {**found, **changes}
+        return found
 
 
 def open_steerer(checkpoint: str, loading: Loading) -> "Steerer":
@@ -104,11 +104,11 @@ def parse(into: type[T], argv: Sequence[str], command: str, default: T | None = 
             raise
         raise ConfigError(_unboxed(complaint.getvalue())) from None
     if unknown and unknown[0].startswith("-"):
-        raise ConfigError(_unknown_option(into, unknown[0], command))
+        raise ConfigError(_unknown_option(into, unknown[0].partition("=")[0], command))
     if unknown:
         raise ConfigError(
-            f"unexpected argument '{unknown[0]}'; put a text with spaces in quotes, and all "
-            "arguments without an option side by side"
+            f"unexpected argument '{unknown[0]}'; put a text with spaces in quotes, and keep what "
+            "has no option before it together"
         )
     return found
 
@@ -127,11 +127,13 @@ def _tyro(
 
 
 def _unboxed(text: str) -> str:
-    """First part of a complaint that tyro puts in a box of several lines, as one line."""
+    """What a complaint of tyro says, as one line, without the box and the help around it."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-    inside = [line.strip("│| ") for line in plain.splitlines()[1:]]
-    rule = next((i for i, line in enumerate(inside) if set(line) <= set("─-╰╯+")), len(inside))
-    return " ".join(inside[:rule]).replace("Error parsing", "cannot read")
+    lines = [line.strip("│ ") for line in plain.splitlines()]
+    # The box is drawn in Unicode or in ASCII, as the terminal has it; its title ends in a rule.
+    rules = [i for i, line in enumerate(lines) if re.match("[╭╰]|[─-]{3}", line)]
+    said = lines[rules[0] + 1 : rules[1]] if len(rules) > 1 else lines
+    return " ".join(said).strip().replace("Error parsing", "cannot read")
 
 
 def _unknown_option(into: type, option: str, command: str) -> str:
@@ -140,6 +142,6 @@ def _unknown_option(into: type, option: str, command: str) -> str:
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         _tyro(into, ["--help"], command)
     known = set(re.findall(r"--[a-z][\w.-]*", shown.getvalue()))
-    close = difflib.get_close_matches(option.partition("=")[0].replace("_", "-"), known, n=1)
+    close = difflib.get_close_matches(option.replace("_", "-"), known, n=1)
     tail = f"did you mean '{close[0]}'?" if close else f"see 'hypersteer {command} --help'"
     return f"unknown option '{option}'; {tail}"

@@ -42,12 +42,11 @@ class Answers(NamedTuple):
     steered: str
 
 
-def with_words(question: Question) -> Prompt:
-    """The prompt with the steering prompt in the user turn, as the prompting baseline has it."""
-    words = str(question.steer)
-    if isinstance(question.prompt, str):
-        return prompted(question.prompt, words)
-    *before, last = question.prompt
+def with_words(prompt: Prompt, words: str) -> Prompt:
+    """The prompt with a steering prompt in the user turn, as the prompting baseline has it."""
+    if isinstance(prompt, str):
+        return prompted(prompt, words)
+    *before, last = prompt
     return [*before, {**last, "content": prompted(last["content"], words)}]
 
 
@@ -68,8 +67,8 @@ def compare(
         seed = decoding["seed"] + number
         rows.append((question.prompt, None, 0.0, seed))
         if isinstance(question.steer, str):
-            rows.append((with_words(question), None, 0.0, seed))
-        rows.append((*question, seed))
+            rows.append((with_words(question.prompt, question.steer), None, 0.0, seed))
+        rows.append((question.prompt, question.steer, question.strength, seed))
     prompts, steers, strengths, seeds = zip(*rows, strict=True)
     options = {**decoding, "seed": tuple(seeds)}
     texts = iter(

@@ -14,12 +14,12 @@ from hypersteer.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train:
-    """Train a hypernetwork; a base LM learns nothing.
+    """Train a hypernetwork; the base LM stays as it is.
 
-    The same command again goes on where a run was cut off, and yields the same weights as a run
-    that was not. What the settings file does not say, and no option says, keeps its default.
+    The same command again goes on where a run was cut off. Settings that neither the file nor an
+    option names keep their defaults.
 
-    examples:
+    Examples:
       hypersteer train --out runs/mine --optim.steps 100 --hypernet.blocks 2
       hypersteer train settings.toml --data.source axbench:concept10/2b/l20
       accelerate launch -m hypersteer train settings.toml

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hypersteer.edits import check_strength
 from hypersteer.errors import ConfigError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.cache import new_cache
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
+from hypersteer.lm.packing import packed_products
 from hypersteer.lm.sampling import Sampler
 from hypersteer.lm.writers import VectorWriter, written
 
@@ -34,7 +34,7 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens {self.max_new_tokens} is below 1")
-        Sampler([], check_strength(self.temperature), self.top_p)
+        Sampler([], self.temperature, self.top_p)
 
     def sampler(self, rows: int) -> Sampler:
         """The sampler of a batch.
@@ -140,7 +140,8 @@ class _State:
     @torch.inference_mode()
     def advance(self) -> Tensor:
         """Run the tokens not yet run; logits [B, V] of the last one."""
-        with written(self._lm.blocks, self._writers, self._spans):
+        packed = packed_products(self._lm.model)
+        with packed, written(self._lm.blocks, self._writers, self._spans):
             output = self._lm.forward(
                 self._next,
                 attention_mask=self._mask,

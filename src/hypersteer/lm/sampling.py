@@ -23,10 +23,10 @@ class Sampler:
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float = 0.0, top_p: float = 1.0) -> None:
-        if not math.isfinite(temperature) or temperature < 0:
-            raise ConfigError(f"temperature {temperature} is not 0 or more; 0 is greedy")
-        if not 0 < top_p <= 1:
-            raise ConfigError(f"top_p {top_p} is outside (0, 1]; 1 keeps every token")
+        if not _is_number(temperature) or not math.isfinite(temperature) or temperature < 0:
+            raise ConfigError(f"temperature {temperature!r} is not 0 or more; 0 is greedy")
+        if not _is_number(top_p) or not 0 < top_p <= 1:
+            raise ConfigError(f"top_p {top_p!r} is outside (0, 1]; 1 keeps every token")
         self.temperature = temperature
         self.top_p = top_p
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -47,6 +47,10 @@ class Sampler:
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, in this order."""
         self._generators = [self._generators[row] for row in rows]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -1,5 +1,6 @@
 """The training loop: batch -> base LM under edits -> loss -> step -> validate -> save."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,23 @@ class _Run:
         self.progress = resumed
 
     def go(self) -> TrainResult:
-        """Train to the end."""
+        """Train to the end.
+
+        Raises:
+            TrainingError: for what stops a run and is the user's to mend.
+        """
+        try:
+            return self._run()
+        except (RuntimeError, OSError, MemoryError) as error:
+            told = describe_failure(error, self.progress.step + 1, self.folder)
+            if told is None:
+                raise
+            raise told from error
+
+    def _run(self) -> TrainResult:
         config, progress = self.config, self.progress
+        if progress.step and self.accelerator.is_main_process:
+            self.folder.settle(progress)
         reporter = Reporter(
             self.folder.metrics,
             config.optim.steps,
@@ -112,13 +128,7 @@ class _Run:
                 reporter.say(f"going on from step {progress.step}")
             if not progress.baselines:
                 progress.baselines = self.measure_baselines()
-            try:
-                self._steps(reporter)
-            except (RuntimeError, MemoryError) as error:
-                told = describe_failure(error, progress.step + 1, self.folder)
-                if told is None:
-                    raise
-                raise told from error
+            self._steps(reporter)
         figures = {**progress.baselines, **progress.figures}
         return TrainResult(self.folder.path, progress.step, progress.best_step, figures)
 
@@ -165,6 +175,9 @@ class _Run:
                 sums[name] = sums.get(name, 0) + value.detach().float() / optim.accumulation
         values = self._finite(sums, number + 1)
         norm: Any = self.accelerator.clip_grad_norm_(self.network.parameters(), optim.clip)
+        # With fp16 arithmetic an overflow is routine: the gradient scaler skips the step.
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            raise self._diverged(f"norm of the gradient is {float(norm)}", number + 1)
         self.scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(row.prompt.ids) + len(row.response) for row in batch)
@@ -268,10 +281,14 @@ class _Run:
         means = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")
         values = dict(zip(names, means.tolist(), strict=True))
         if not bool(torch.isfinite(means).all()):
-            newest = self.folder.newest()
-            kept = f"the checkpoint '{newest}' is intact" if newest else "nothing was saved yet"
-            raise TrainingError(
-                f"the loss is {values['loss']} at step {step}; {kept}; lower optim.learning_rate "
-                f"(now {learning_rate(self.config, step - 1):.2g}) or optim.clip"
-            )
+            raise self._diverged(f"loss is {values['loss']}", step)
         return values
+
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        newest = self.folder.newest()
+        kept = f"the checkpoint '{newest}' is intact" if newest else "nothing was saved yet"
+        rate = learning_rate(self.config, step - 1)
+        return TrainingError(
+            f"the {what} at step {step}; {kept}; lower optim.learning_rate (now {rate:.2g}) "
+            "or optim.clip"
+        )

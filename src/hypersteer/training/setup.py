@@ -115,17 +115,16 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
         "data.max_prompt_tokens + data.max_response_tokens",
     )
     size = config.optim.batch_size * accelerator.num_processes
-    kinds = {
-        "held_in": (split.held_in, split.train_concepts),
-        "held_out": (split.held_out, split.held_out_concepts),
+    held_out = split.held_out_concepts
+    # A single held-out concept has no other of its kind to be wrong with.
+    wrong = held_out if len(held_out) > 1 else (*held_out, *split.train_concepts)
+    validation = {
+        "held_in": validation_rows(tokens, split.held_in, split.train_concepts, seed),
+        "held_out": validation_rows(tokens, split.held_out, wrong, seed),
     }
     return Rows(
         batches=TrainingBatches(tokens, split.train, split.train_concepts, size, seed),
-        validation={
-            name: validation_rows(tokens, rows, concepts, seed)
-            for name, (rows, concepts) in kinds.items()
-            if len(rows)
-        },
+        validation={name: rows for name, rows in validation.items() if rows},
         targets=_targets(config, data, lm),
         concepts=tuple(data.concept(c).text for c in split.train_concepts),
         held_out=tuple(data.concept(c).text for c in split.held_out_concepts),

@@ -16,6 +16,9 @@ from hypersteer.config import TrainConfig, to_dict
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, TrainingError, one_line
 from hypersteer.hypernet.network import Hypernet
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
 
 @dataclass(slots=True)
 class Progress:
@@ -45,7 +48,8 @@ class RunFolder:
         config: the run's settings.
 
     Raises:
-        ConfigError: if the folder holds a run with other settings.
+        ConfigError: if the folder holds a run with other settings, or is a file.
+        CheckpointError: if one of its checkpoints is damaged.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -53,8 +57,13 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self._config = config
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"out '{config.out}' is a file; give the name of a folder")
         for folder in self._found():
-            settings = self._recipe(read_card(folder).training)
+            try:
+                settings = self._recipe(read_card(folder).training)
+            except CheckpointError as error:
+                raise self._damaged(folder, error) from error
             if settings != self._recipe(to_dict(config)):
                 raise ConfigError(
                     f"'{config.out}' holds a run with other settings; choose another 'out', "
@@ -83,19 +92,26 @@ class RunFolder:
             save_tensors(_optimizer_tensors(optimizer), scratch / "trainer/optimizer.safetensors")
             text = json.dumps({name: getattr(progress, name) for name in Progress.__slots__})
             (scratch / "trainer/progress.json").write_text(text, encoding="utf-8")
-            shutil.rmtree(final, ignore_errors=True)
             scratch.rename(final)
-            if progress.best_step == progress.step or not (self.path / "config.json").exists():
-                publish(final, self.path)
+            if progress.best_step in (0, progress.step):
+                self._publish_best(progress)
+            self._prune(progress)
         except OSError as error:
             shutil.rmtree(scratch, ignore_errors=True)
-            full = error.errno == errno.ENOSPC or "No space left" in str(error)
-            reason = "the disk is full" if full else one_line(error)
             raise TrainingError(
                 f"cannot write the checkpoint of step {progress.step} to '{self.checkpoints}': "
-                f"{reason}; earlier checkpoints are intact, make room and run the same command"
+                f"{_reason(error)}; earlier checkpoints are intact; mend that and run the same "
+                "command again"
             ) from error
-        self._prune(progress.best_step)
+
+    def settle(self, progress: Progress) -> None:
+        """Finish what a killed run may have left half done after its newest checkpoint.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        self._publish_best(progress)
+        self._prune(progress)
 
     def load(self, folder: Path, hypernet: Hypernet, optimizer: torch.optim.Optimizer) -> Progress:
         """Continue from a checkpoint: fill weights and optimizer, return the progress.
@@ -103,26 +119,41 @@ class RunFolder:
         Raises:
             CheckpointError: if a file is missing or corrupt.
         """
-        load_weights(hypernet, folder / "model.safetensors")
         try:
+            load_weights(hypernet, folder / "model.safetensors")
             tensors = load_file(folder / "trainer/optimizer.safetensors")
             _fill_optimizer(optimizer, tensors)
             raw = json.loads((folder / "trainer/progress.json").read_text(encoding="utf-8"))
             return Progress(**raw)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"cannot resume from '{folder}': {one_line(error)}; delete that folder to resume "
-                "from the checkpoint before it"
-            ) from error
+        except (SteeringError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise self._damaged(folder, error) from error
 
     def _found(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-*"))
 
-    def _prune(self, best_step: int) -> None:
-        best = f"step-{best_step:07d}"
+    def _best(self, progress: Progress) -> Path:
+        return self.checkpoints / f"step-{progress.best_step:07d}"
+
+    def _publish_best(self, progress: Progress) -> None:
+        """Make the run folder loadable as the best checkpoint; until one is known, the newest."""
+        found, best = self._found(), self._best(progress)
+        publish(best if best in found else found[-1], self.path)
+
+    def _prune(self, progress: Progress) -> None:
+        """Drop all but the newest few and the best, and what killed runs left half done."""
         for folder in self._found()[: -self._config.keep]:
-            if folder.name != best:
-                shutil.rmtree(folder, ignore_errors=True)
+            if folder != self._best(progress):
+                # Under its own name, a half deleted folder would pass for a checkpoint.
+                folder.rename(folder.with_name(f".{folder.name}.old"))
+        for leftover in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _damaged(self, folder: Path, error: Exception) -> CheckpointError:
+        found = self._found()
+        way_out = "resume without it"
+        if folder == found[-1]:
+            way_out = "resume from the checkpoint before it" if found[1:] else "start anew"
+        return CheckpointError(f"{one_line(error)}; delete '{folder}' to {way_out}")
 
     @staticmethod
     def _recipe(training: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +182,7 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
 
 
 def describe_failure(error: BaseException, step: int, folder: RunFolder) -> SteeringError | None:
-    """What to tell the user about an error in a training step; None if it is not theirs to fix."""
+    """What to tell the user about an error in a run; None if it is not theirs to mend."""
     newest = folder.newest()
     kept = f"the checkpoint '{newest}' is intact" if newest else "no checkpoint was due yet"
     text = str(error)
@@ -164,4 +195,14 @@ def describe_failure(error: BaseException, step: int, folder: RunFolder) -> Stee
             f"out of memory at step {step}; {kept}; raise optim.accumulation, or lower "
             "optim.batch_size or data.max_response_tokens"
         )
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return TrainingError(
+            f"cannot write to '{folder.path}' at step {step}: {_reason(error)}; {kept}; "
+            "mend that and run the same command again"
+        )
     return None
+
+
+def _reason(error: OSError) -> str:
+    full = error.errno in DISK_FULL or "No space left" in str(error)
+    return "the disk is full" if full else one_line(error)

@@ -1,0 +1,206 @@
+"""A steered conversation: the turns so far, the commands that change it, and its answers."""
+
+import contextlib
+from typing import Any
+
+from hypersteer.cli.show import Question, compare, notice, print_answers, with_words
+from hypersteer.edits import Edit, check_strength, load_edit
+from hypersteer.errors import SteeringError, nearest, one_line
+from hypersteer.lm.chat import Prompt
+from hypersteer.lm.requests import check_edit
+from hypersteer.steering import Steer, Steerer
+
+Messages = list[dict[str, str]]
+
+
+class Conversation:
+    """Answers questions, follows commands, and remembers the turns.
+
+    Args:
+        steerer: the steered model.
+        decoding: keyword arguments of `Steerer.generate`.
+        steer: what steers the next answer; None is unsteered.
+        strength: how strongly.
+        system: system message; empty for none.
+    """
+
+    def __init__(
+        self,
+        steerer: Steerer,
+        decoding: dict[str, Any],
+        *,
+        steer: Steer = None,
+        strength: float = 1.0,
+        system: str = "",
+    ) -> None:
+        self._steerer = steerer
+        self._decoding = decoding
+        self._steer = steer
+        self._strength = strength
+        self._system = system
+        self._turns: Messages = []
+        self._compare_next = False
+        # Name: method, argument, help. `hypersteer chat` itself takes /quit.
+        self._commands = {
+            "/steer": (self._set_steer, "[TEXT]", "steer by a steering prompt; by none: unsteered"),
+            "/strength": (self._set_strength, "X", "multiply the edit by X; 0 is unsteered"),
+            "/edit": (self._set_edit, "FILE", "steer by the edit in a .safetensors file"),
+            "/save": (self._save, "FILE", "write the edit for the last question to a file"),
+            "/compare": (self._compare, "[TEXT]", "answer TEXT or the last question three ways"),
+            "/system": (self._set_system, "[TEXT]", "set the system message; by none: clear it"),
+            "/reset": (self._reset, "", "forget the turns, keep the settings"),
+            "/help": (self._help, "", "show this list"),
+            "/quit": (self._help, "", "leave, as the end of the input does"),
+        }
+        notice(f"{steerer.lm.name}; /help lists commands, /quit leaves")
+        self._tell_steering()
+
+    def take(self, line: str) -> None:
+        """Answer a question or follow a command; an error is one line and changes nothing."""
+        word, _, rest = line.partition(" ")
+        try:
+            if not line.startswith("/"):
+                self._ask(line, three_ways=self._compare_next)
+                self._compare_next = False
+            elif word in self._commands:
+                self._commands[word][0](rest.strip())
+            else:
+                raise SteeringError(f"unknown command '{word}'{nearest(word, self._commands)}")
+        except (SteeringError, RuntimeError, MemoryError) as error:
+            notice(f"error: {one_line(error)}")
+        except KeyboardInterrupt:
+            notice("\nstopped")
+
+    def _ask(self, text: str, *, three_ways: bool) -> None:
+        """Answer a question and remember both."""
+        user = {"role": "user", "content": text}
+        messages = [*self._before(), *self._turns, user]
+        answer = self._in_three_ways(messages) if three_ways else self._streamed(messages)
+        self._turns += [user, {"role": "assistant", "content": answer}]
+
+    def _streamed(self, messages: Messages) -> str:
+        """Print an answer while it is made; if it is stopped, what there is of it counts."""
+        self._check_room(messages)
+        pieces: list[str] = []
+        stream = self._steerer.stream(
+            messages, steer=self._steer, strength=self._strength, **self._decoding
+        )
+        with contextlib.closing(stream), contextlib.suppress(KeyboardInterrupt):
+            for piece in stream:
+                pieces.append(piece)
+                print(piece, end="", flush=True)
+        print(flush=True)
+        return "".join(pieces)
+
+    def _in_three_ways(self, messages: Messages) -> str:
+        """Print the unsteered, the prompted and the steered answer; return the last."""
+        steer = self._needed()
+        self._check_room(with_words(messages, steer) if isinstance(steer, str) else messages)
+        question = Question(messages, steer, self._strength)
+        (answers,) = compare(self._steerer, [question], self._decoding)
+        print_answers(question, answers)
+        return answers.steered
+
+    def _before(self) -> Messages:
+        return [{"role": "system", "content": self._system}] if self._system else []
+
+    def _last(self) -> Messages:
+        """The conversation up to the last question.
+
+        Raises:
+            SteeringError: before the first question.
+        """
+        if not self._turns:
+            raise SteeringError("an edit is made for a question; ask one first")
+        return [*self._before(), *self._turns[:-1]]
+
+    def _needed(self) -> str | Edit:
+        """What steers.
+
+        Raises:
+            SteeringError: if nothing does.
+        """
+        if self._steer is None:
+            raise SteeringError("nothing steers yet; give a steering prompt with /steer TEXT")
+        return self._steer
+
+    def _check_room(self, prompt: Prompt) -> None:
+        """Refuse what outgrows the context window.
+
+        Raises:
+            SteeringError: saying how to go on.
+        """
+        lm, answer = self._steerer.lm, self._decoding["max_new_tokens"]
+        taken = len(lm.chat.prompt(prompt).ids)
+        if taken + answer > lm.context_window:
+            way_out = "/reset starts a new one" if self._turns else "ask a shorter question"
+            raise SteeringError(
+                f"the conversation has {taken} tokens, and with an answer of up to {answer} it "
+                f"outgrows the context window of {lm.context_window}; {way_out}, or start with a "
+                "smaller --max-new-tokens"
+            )
+
+    def _set_steer(self, text: str) -> None:
+        self._steer = text or None
+        self._tell_steering()
+
+    def _set_strength(self, text: str) -> None:
+        try:
+            strength = float(text)
+        except ValueError:
+            raise SteeringError(f"/strength '{text}' is not a number; try /strength 1.5") from None
+        self._strength = check_strength(strength)
+        self._tell_steering()
+
+    def _set_edit(self, path: str) -> None:
+        edit = load_edit(_file(path, "/edit"))
+        check_edit(self._steerer.lm, edit)
+        self._steer = edit
+        self._tell_steering()
+
+    def _save(self, path: str) -> None:
+        path, edit = _file(path, "/save"), self._needed()
+        if isinstance(edit, str):
+            edit = self._steerer.edit(edit, prompt=self._last())
+        notice(f"wrote the edit (norm {edit.norm:.3g} at strength 1) to {edit.save(path)}")
+
+    def _compare(self, text: str) -> None:
+        self._needed()
+        if text:
+            self._ask(text, three_ways=True)
+        elif self._turns:
+            self._in_three_ways(self._last())
+        else:
+            self._compare_next = True
+            notice("the next question is answered unsteered, prompted and steered")
+
+    def _set_system(self, text: str) -> None:
+        self._system = text
+        notice(f"system message: {text or 'none of yours'}")
+
+    def _reset(self, _: str) -> None:
+        self._turns = []
+        notice("a new conversation, with the same settings")
+
+    def _help(self, _: str) -> None:
+        for name, (_method, argument, text) in self._commands.items():
+            notice(f"  {f'{name} {argument}':<15} {text}")
+
+    def _tell_steering(self) -> None:
+        steer = self._steer
+        if steer is None:
+            notice("unsteered; /steer TEXT changes that")
+            return
+        named = steer if isinstance(steer, str) else f"{steer.steering_prompt or 'unnamed'} (edit)"
+        notice(f"steering prompt: {named}, strength {self._strength:g}")
+
+
+def _file(path: str, command: str) -> str:
+    """A file's name.
+
+    Raises:
+        SteeringError: if none was given.
+    """
+    if not path:
+        raise SteeringError(f"{command} needs a file; try {command} pirate.safetensors")
+    return path

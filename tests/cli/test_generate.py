@@ -1,0 +1,136 @@
+"""`hypersteer generate`: forms of input and output, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+import hypersteer as hs
+
+PIRATE = "talk like a pirate"
+
+
+@pytest.fixture
+def steerer(checkpoint):
+    return hs.load(checkpoint)
+
+
+def test_one_prompt_streams_what_the_library_generates(run, checkpoint, steerer):
+    argv = ["generate", checkpoint, "Hi.", "--steer", PIRATE, "--strength", "3"]
+    code, out, err = run(*argv, "--max-new-tokens", "8")
+    assert (code, err) == (0, "")
+    assert out == steerer.generate("Hi.", steer=PIRATE, strength=3.0, max_new_tokens=8) + "\n"
+
+
+def test_several_prompts_each_steered_in_its_way(run, checkpoint, steerer, json_lines):
+    argv = ["generate", checkpoint, "Hi.", "Bye.", "--steer", PIRATE, "--steer", "be gloomy"]
+    argv += ["--strength", "2", "--strength=-1.5", "--max-new-tokens", "6", "--batch-size", "1"]
+    argv += ["--temperature", "0.8", "--top-p", "0.9", "--seed", "5"]
+    code, out, _ = run(*argv, "--json")
+    assert code == 0
+    texts = steerer.generate(
+        ["Hi.", "Bye."],
+        steer=[PIRATE, "be gloomy"],
+        strength=[2.0, -1.5],
+        max_new_tokens=6,
+        temperature=0.8,
+        top_p=0.9,
+        seed=5,
+    )
+    assert json_lines(out) == [
+        {"prompt": "Hi.", "steer": PIRATE, "strength": 2.0, "text": texts[0]},
+        {"prompt": "Bye.", "steer": "be gloomy", "strength": -1.5, "text": texts[1]},
+    ]
+    plain = run(*argv)[1]
+    assert plain == f"> Hi.\n{texts[0].strip()}\n\n> Bye.\n{texts[1].strip()}\n\n"
+
+
+def test_prompts_from_file_and_stdin(run, checkpoint, tmp_path, typed, json_lines):
+    file = tmp_path / "prompts.txt"
+    file.write_text("One?\n\n  Two?\n")
+    argv = ["generate", checkpoint, "Zero?", "--json", "--max-new-tokens", "2", "--prompts-file"]
+    from_file = json_lines(run(*argv, file)[1])
+    assert [line["prompt"] for line in from_file] == ["Zero?", "One?", "Two?"]
+    assert {line["steer"] for line in from_file} == {None}
+    typed("One?", "Two?")
+    assert json_lines(run(*argv, "-")[1]) == from_file
+
+
+def test_compare(run, checkpoint, steerer, json_lines):
+    argv = ["generate", checkpoint, "Hi [there].", "--steer", PIRATE, "--strength", "4"]
+    argv += ["--compare", "--max-new-tokens", "8", "--temperature", "0.5"]
+    (line,) = json_lines(run(*argv, "--json")[1])
+    options = {"max_new_tokens": 8, "temperature": 0.5}
+    words = f"Follow this steering prompt in your answer: {PIRATE}\n\nHi [there]."
+    assert line["unsteered"] == steerer.generate("Hi [there].", **options)
+    assert line["prompted"] == steerer.generate(words, **options)
+    assert line["text"] == steerer.generate("Hi [there].", steer=PIRATE, strength=4.0, **options)
+    assert len({line[name] for name in ("unsteered", "prompted", "text")}) == 3
+    code, out, _ = run(*argv)
+    assert code == 0
+    assert "Hi [there]." in out
+    assert f"steering prompt: {PIRATE}, strength 4" in out
+    assert all(name in out for name in ("unsteered", "prompted", "steered"))
+
+
+def test_saved_edit_steers_alike(run, checkpoint, tmp_path, json_lines):
+    file = tmp_path / "pirate.safetensors"
+    argv = ["generate", checkpoint, "Hi.", "--max-new-tokens", "8", "--strength", "3"]
+    code, out, err = run(*argv, "--steer", PIRATE, "--save-edit", file)
+    assert code == 0
+    assert str(file) in err
+    assert hs.load_edit(file).steering_prompt == PIRATE
+    assert run(*argv, "--edit", file)[1] == out
+    (line,) = json_lines(run(*argv, "--edit", file, "--compare", "--json")[1])
+    assert line["text"] + "\n" == out
+    assert (line["steer"], line["prompted"]) == (PIRATE, None)
+    assert "prompted" not in run(*argv, "--edit", file, "--compare")[1]
+
+
+def test_base_lm_from_elsewhere(run, checkpoint, tiny_lm, tmp_path):
+    moved = tmp_path / "moved"
+    moved.symlink_to(tiny_lm)
+    code, out, _ = run("generate", checkpoint, "Hi.", "--lm", moved, "--max-new-tokens", "4")
+    assert (code, out) == run("generate", checkpoint, "Hi.", "--max-new-tokens", "4")[:2]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "there is no prompt"),
+        (["  "], "a prompt is empty"),
+        (["Hi.", "--steer", " "], "is empty"),
+        (["Hi.", "--strength", "nan"], "strength nan is not finite"),
+        (["Hi.", "--steer", "a", "--steer", "b"], "--steer has 2 values for 1 prompts"),
+        (["a", "b", "c", "--strength", "1", "--strength", "2"], "2 values for 3 prompts"),
+        (["Hi.", "--compare"], "give --steer or --edit"),
+        (["Hi.", "--steer", "a", "--edit", "x"], "exclude each other"),
+        (["Hi.", "Bye.", "--steer", "a", "--save-edit", "x"], "--save-edit"),
+        (["Hi.", "--save-edit", "x"], "--save-edit"),
+        (["Hi.", "--edit", "none.safetensors"], "no edit at 'none.safetensors'"),
+        (["--prompts-file", "none.txt"], "'none.txt'"),
+        (["Hi.", "--max-new-tokens", "0"], "max_new_tokens 0"),
+        (["Hi.", "--temperature", "-1"], "temperature"),
+        (["Hi.", "--batch-size", "0"], "--batch-size 0"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_loaded(fails, options, told):
+    assert told in fails("generate", "no/checkpoint/here", *options)
+
+
+def test_bad_checkpoints_and_base_lms(fails, checkpoint, tiny_lm, tmp_path):
+    assert "no checkpoint folder at" in fails("generate", tmp_path / "none", "Hi.")
+    assert "is no checkpoint" in fails("generate", tmp_path, "Hi.")
+    assert "no checkpoint of ours" in fails("generate", tiny_lm, "Hi.")
+    told = fails("generate", checkpoint, "Hi.", "--lm", "smollm2-135m-instrct")
+    assert "did you mean 'smollm2-135m-instruct'?" in told
+    assert "unknown device 'gpu'" in fails("generate", checkpoint, "Hi.", "--device", "gpu")
+    assert "unknown dtype 'float33'" in fails("generate", checkpoint, "Hi.", "--dtype", "float33")
+    assert "context window" in fails("generate", checkpoint, "Hi.", "--max-new-tokens", "999")
+
+
+def test_as_a_process(checkpoint):
+    command = [sys.executable, "-m", "hypersteer", "generate", checkpoint, "Hi.", "--steer", PIRATE]
+    done = subprocess.run([*command, "--max-new-tokens", "4"], capture_output=True, check=True)
+    assert done.stdout.endswith(b"\n")
+    assert done.stderr == b""

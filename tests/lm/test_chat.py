@@ -1,0 +1,194 @@
+"""Prompts and responses as ids: exact spans, one BOS, nothing merged across a border."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+
+from hypersteer.errors import SteeringError
+from hypersteer.lm.chat import Chat, PromptIds, collate, scope_mask
+
+BOS, EOS, PAD = 0, 1, 2
+HEADER = "<|bos|><|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+FOOTER = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return Chat(tiny.tokenizer(), [EOS])
+
+
+def without_template(*, bos: bool):
+    """The same tokenizer with no chat template, which adds a BOS or does not."""
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = None
+    if bos:
+        tokenizer._tokenizer.post_processor = TemplateProcessing(
+            single="<|bos|> $A", special_tokens=[("<|bos|>", BOS)]
+        )
+    return tokenizer
+
+
+def with_template(template):
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = template
+    return Chat(tokenizer, [EOS])
+
+
+def text_of(ids):
+    return tiny.tokenizer().decode(ids, skip_special_tokens=False)
+
+
+def test_the_prefix_is_the_templates_fixed_header(chat):
+    for prompt in ("Hi", "Tell me about your day.", "1", "2", "12"):
+        ids, prefix = chat.prompt(prompt)
+        assert text_of(ids) == HEADER + prompt + FOOTER
+        assert text_of(ids[:prefix]) == HEADER
+        assert ids.count(BOS) == 1
+        assert ids[0] == BOS
+
+
+def test_a_prompt_that_merges_with_the_header_shortens_the_prefix(chat):
+    """A token that holds a piece of the header and a piece of the prompt counts as prompt."""
+    ids, prefix = chat.prompt("\n\nHi")
+    whole = tiny.tokenizer()(HEADER + "\n\nHi" + FOOTER, add_special_tokens=False)["input_ids"]
+    assert ids == whole
+    assert text_of(ids) == HEADER + "\n\nHi" + FOOTER
+    merged = text_of(ids[:prefix])
+    assert HEADER.startswith(merged)
+    assert merged != HEADER
+
+
+@settings(deadline=None, max_examples=40)
+@given(prompt=st.text(min_size=1).filter(str.strip), response=st.text())
+def test_prompt_and_response_are_joined_as_ids(prompt, response):
+    chat = Chat(tiny.tokenizer(), [EOS])
+    asked, answer = chat.prompt(prompt), chat.response(response, ends=True)
+    assert answer[-1] == EOS
+    batch = collate([asked], [answer], pad_id=PAD)
+    assert batch.ids[0].tolist() == [*asked.ids, *answer]
+    assert batch.spans.response[0].tolist() == [False] * len(asked.ids) + [True] * len(answer)
+    assert chat.response(response) == answer[:-1]
+    if all(ord(c) < 0xD800 for c in response) and "<|" not in response:
+        assert chat.decode(answer) == response
+
+
+def test_nothing_merges_across_the_border(chat):
+    """The template ends with a line feed and two line feeds are one token, yet not here."""
+    asked, answer = chat.prompt("Hi"), chat.response("\n\nArr")
+    whole = tiny.tokenizer()(HEADER + "Hi" + FOOTER + "\n\nArr", add_special_tokens=False)["input_ids"]
+    assert [*asked.ids, *answer] != whole
+    assert text_of([*asked.ids, *answer]) == text_of(whole)
+    assert text_of(answer) == "\n\nArr"
+
+
+def test_responses_and_bare_texts_have_no_special_tokens(chat):
+    assert not {BOS, EOS, PAD} & set(chat.response("Arr!"))
+    assert chat.text("talk like a pirate") == chat.response("talk like a pirate")
+    assert Chat(tiny.tokenizer(), []).response("Arr!", ends=True) == chat.response("Arr!")
+
+
+def test_many_turns_and_a_system_message(chat):
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Arr!"},
+        {"role": "user", "content": "Why?"},
+    ]
+    ids, prefix = chat.prompt(messages)
+    turns = "Hi" + FOOTER + "Arr!<|im_end|>\n<|im_start|>user\nWhy?" + FOOTER
+    assert text_of(ids) == HEADER + turns
+    assert text_of(ids[:prefix]) == HEADER
+    assert ids.count(BOS) == 1
+    ids, prefix = chat.prompt([{"role": "system", "content": "Be kind."}, *messages[:1]])
+    whole = "<|bos|><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi" + FOOTER
+    assert text_of(ids) == whole
+    assert text_of(ids[:prefix]) == "<|bos|><|im_start|>system\n"  # the user's own text is prompt
+    assert chat.prompt([{"role": "user", "content": "Hi"}]) == chat.prompt("Hi")
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_tokenizer_without_a_template(bos):
+    tokenizer = without_template(bos=bos)
+    chat = Chat(tokenizer, [EOS])
+    ids, prefix = chat.prompt("Hi")
+    plain = tiny.tokenizer()("Hi", add_special_tokens=False)["input_ids"]
+    assert ids == [BOS] * bos + plain
+    assert prefix == int(bos)
+    several = chat.prompt([{"role": "user", "content": c} for c in ("Hi", "Why?")])
+    assert several.ids == tokenizer("Hi\n\nWhy?")["input_ids"]
+
+
+def test_a_prompt_keeps_at_least_one_token():
+    """Even where a template hides what the user says."""
+    chat = with_template("{{ bos_token }}the day")
+    ids, prefix = chat.prompt("Hi")
+    assert prefix == len(ids) - 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [
+        ("", "empty"),
+        (" \n\t", "empty"),
+        ([], "[]"),
+        ([{"role": "user"}], "content"),
+        ([{"content": "Hi"}], "role"),
+        ([{"role": "user", "content": None}], "None"),
+        (["Hi"], "'Hi'"),
+    ],
+)
+def test_bad_prompts_are_told_in_one_line(chat, prompt, word):
+    with pytest.raises(SteeringError) as caught:
+        chat.prompt(prompt)
+    assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_refuses_is_told_in_one_line():
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}ok"
+    with pytest.raises(SteeringError, match="No system role") as caught:
+        with_template(strict).prompt([{"role": "system", "content": "Be kind."}])
+    assert "\n" not in str(caught.value)
+
+
+ROWS = [PromptIds([10, 11, 12, 13], 2), PromptIds([20], 0), PromptIds([30, 31, 32], 1)]
+ANSWERS = [[14], [21, 22], []]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_collate_marks_every_token_once(side):
+    ids, spans = batch = collate(ROWS, ANSWERS, pad_id=PAD, side=side)
+    kinds = [
+        "".join("xpr."[marks.index(True) if True in marks else 3] for marks in zip(*row, strict=True))
+        for row in zip(*(span.tolist() for span in spans), strict=True)
+    ]
+    if side == "right":
+        assert ids.tolist() == [[10, 11, 12, 13, 14], [20, 21, 22, 2, 2], [30, 31, 32, 2, 2]]
+        assert kinds == ["xxppr", "prr..", "xpp.."]
+        assert batch.positions.tolist()[1][:3] == [0, 1, 2]
+    else:
+        assert ids.tolist() == [[10, 11, 12, 13, 14], [2, 2, 20, 21, 22], [2, 2, 30, 31, 32]]
+        assert kinds == ["xxppr", "..prr", "..xpp"]
+        assert batch.positions.tolist()[1] == [0, 0, 0, 1, 2]
+    assert torch.stack(spans).sum(0).max() == 1
+    assert torch.equal(spans.real, ids != PAD)
+    some = spans.rows(torch.tensor([2, 0]))
+    assert torch.equal(some.prompt, spans.prompt[[2, 0]])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scopes_become_exact_masks(side):
+    ids, spans = collate(ROWS, ANSWERS, pad_id=PAD, side=side)
+    mask = scope_mask(["all", "all", "all"], spans)
+    assert ids[mask].tolist() == [12, 13, 14, 20, 21, 22, 31, 32]
+    assert ids[scope_mask(["prompt"] * 3, spans)].tolist() == [12, 13, 20, 31, 32]
+    assert ids[scope_mask(["response"] * 3, spans)].tolist() == [14, 21, 22]
+    assert ids[scope_mask(["last_prompt"] * 3, spans)].tolist() == [13, 20, 32]
+    mixed = scope_mask([(True, False, False, True), "response", (False, True, False)], spans)
+    assert ids[mixed].tolist() == [10, 13, 21, 22, 31]
+    with pytest.raises(SteeringError, match="3 entries.* 4 tokens"):
+        scope_mask([(True, True, True), "all", "all"], spans)
