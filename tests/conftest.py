@@ -9,6 +9,7 @@ CHECKED = (
     "lm.base",
     "lm.cache",
     "lm.sampling",
+    "lm.writers",
     "hypernet",
     "training.forward",
     "training.losses",
@@ -16,8 +17,9 @@ CHECKED = (
 install_import_hook([f"hypersteer.{name}" for name in CHECKED], CHECKER)
 
 import pytest  # noqa: E402
-import tiny  # noqa: E402
 import torch  # noqa: E402
+
+import tiny  # noqa: E402
 
 torch.set_num_threads(1)
 

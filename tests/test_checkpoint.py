@@ -8,11 +8,11 @@ import pickle
 import shutil
 
 import pytest
-import tiny
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+import tiny
 from hypersteer import checkpoint, steering
 from hypersteer.checkpoint import (
     Card,
@@ -31,10 +31,11 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import collate
 
 VARIANTS = ["cross-attention", "in-context", "no-context"]
+DEFAULT_SITE = Site(1)
 TEXTS = ["talk like a pirate", "be brief"]
 
 
-def make(lm, folder, variant="cross-attention", site=Site(1), **card):
+def make(lm, folder, variant="cross-attention", site=DEFAULT_SITE, **card):
     """A checkpoint whose weights are nobody's defaults; the hypernetwork and the card."""
     config = HypernetConfig(variant=variant, blocks=2, head_width=24, init="pretrained")
     hypernet = new_hypernet(lm, config, site, seed=0)
@@ -87,7 +88,7 @@ def refused(action, *wanted):
         assert part in message, message
 
 
-# --- round trips -----------------------------------------------------------------------------------
+# --- round trips --------------------------------------------------------------------------------
 
 
 def test_save_and_load_is_exact_for_every_family(lm, tmp_path):
@@ -141,7 +142,7 @@ def test_weights_are_float32_whatever_the_base_lm_is(tmp_path):
     assert torch.equal(vectors(low, loaded, card), vectors(low, hypernet, card))
 
 
-# --- what is in the files --------------------------------------------------------------------------
+# --- what is in the files -----------------------------------------------------------------------
 
 
 def test_no_token_embeddings_and_no_base_lm_in_the_file(lm, tmp_path):
@@ -228,7 +229,7 @@ def test_generator_hash_names_the_weights(tiny_llama, tmp_path):
     assert edit.generator == digest[:16]
 
 
-# --- what is not one of ours -----------------------------------------------------------------------
+# --- what is not one of ours --------------------------------------------------------------------
 
 
 def test_a_foreign_base_lm_is_refused(tiny_llama, tmp_path):
@@ -336,10 +337,10 @@ def test_corrupt_weights_are_refused(tiny_llama, tmp_path, damage):
     [
         ("{", "cannot read"),
         ("", "cannot read"),
-        ("[1, 2]", "has format None"),
-        ('"hypersteer-checkpoint-1"', "has format None"),
-        ('{"model_type": "llama"}', "has format None"),
-        ('{"format": "hypersteer-checkpoint-99"}', "has format 'hypersteer-checkpoint-99'"),
+        ("[1, 2]", "format None"),
+        ('"hypersteer-checkpoint-1"', "format None"),
+        ('{"model_type": "llama"}', "format None"),
+        ('{"format": "hypersteer-checkpoint-99"}', "format 'hypersteer-checkpoint-99'"),
         ('{"format": "hypersteer-checkpoint-1"}', "is damaged"),
     ],
 )
@@ -386,7 +387,7 @@ def test_a_config_with_a_bad_value_is_refused(tiny_llama, tmp_path, key, value):
     refused(lambda: read_card(tmp_path / "made"), str(tmp_path / "made"), "is damaged")
 
 
-# --- publishing ------------------------------------------------------------------------------------
+# --- publishing ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -344,9 +344,7 @@ def test_every_field_is_documented():
             assert is_text or is_table, f"{node.name}.{ast.unparse(statement.target)}"
 
 
-@pytest.mark.parametrize(
-    "file", sorted(EXPERIMENTS.rglob("*.toml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("file", sorted(EXPERIMENTS.rglob("*.toml")), ids=lambda path: path.stem)
 def test_every_experiment_parses(file):
     config = load_toml(file, TrainConfig)
     assert config.out.startswith("runs/")

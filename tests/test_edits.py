@@ -3,12 +3,12 @@
 import json
 
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import tiny
 from hypersteer.edits import Site, VectorEdit, check_scope, check_strength, load_edit
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError
 from hypersteer.lm.requests import edit_writers
@@ -141,7 +141,8 @@ def test_a_folder_in_the_way_is_told(tmp_path):
 
 
 def write(path, header, tensors=None):
-    metadata = {} if header is None else {"edit": header if isinstance(header, str) else json.dumps(header)}
+    text = header if isinstance(header, str) else json.dumps(header)
+    metadata = {} if header is None else {"edit": text}
     save_file(tensors or {"vector": torch.ones(3)}, path, metadata)
 
 
@@ -205,7 +206,8 @@ def test_a_file_that_is_no_edit_is_told(tmp_path):
 
 
 def test_bad_vectors_are_told():
-    for bad in ([float("inf"), 0.0], [0.0, float("nan")], torch.tensor([1e300], dtype=torch.float64)):
+    too_large = torch.tensor([1e300], dtype=torch.float64)
+    for bad in ([float("inf"), 0.0], [0.0, float("nan")], too_large):
         with pytest.raises(SteeringError) as caught:
             edit(bad)
         assert_one_line(caught, "infinite")

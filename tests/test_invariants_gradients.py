@@ -3,11 +3,11 @@
 import copy
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import tiny
 from hypersteer.training.forward import Steered, plain_losses, steered_losses
 
 TEXTS = ("Tell me about your day at the sea, and say why.", "Hi", "Why is the sky blue?")

@@ -6,10 +6,10 @@ What is expected is worked out by hand from lengths, and written by hooks of the
 import random
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
+import tiny
 from hypersteer.edits import Site
 from hypersteer.lm.chat import collate
 from hypersteer.lm.requests import edit_writers

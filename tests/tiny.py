@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -57,10 +57,16 @@ You are a helpful assistant.<|im_end|>
 
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with every byte, a few merges (one is two line feeds), and ChatML."""
+    """Byte-level BPE with every byte and a few merges (one is two line feeds), and ChatML.
+
+    As many do, it puts a BOS before any text unless told otherwise, and so does its template.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", 0)]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB,
         special_tokens=["<|bos|>", "<|im_end|>", "<|pad|>", "<|im_start|>"],
@@ -73,7 +79,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
     made.chat_template = TEMPLATE
     assert len(made) == VOCAB
-    assert len(made("\n\n")["input_ids"]) == 1
+    assert len(made("\n\n", add_special_tokens=False)["input_ids"]) == 1
     return made
 
 

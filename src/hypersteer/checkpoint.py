@@ -96,6 +96,8 @@ def publish(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(source / name, temporary)
         temporary.replace(target / name)
+        # Of two links to one file the system renames none, and leaves both.
+        temporary.unlink(missing_ok=True)
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -136,7 +138,8 @@ def read_card(folder: Path) -> Card:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else None
         raise CheckpointError(
-            f"'{folder}' has format {found!r}, not {FORMAT!r}: no checkpoint of ours"
+            f"'{folder}' is no hypersteer checkpoint (format {found!r}, not {FORMAT!r}); give the "
+            "folder that 'hypersteer train' wrote to, and a base LM with --lm or load_lm"
         )
     try:
         return Card(

@@ -52,8 +52,7 @@ class HypernetConfig:
     """The hypernetwork."""
 
     variant: Variant = "cross-attention"
-    """What it reads: the steering prompt and the base LM's states, both prompts as text, or the
-    steering prompt only."""
+    """Reads the base LM's states too, or both prompts as text, or the steering prompt only."""
     blocks: int = 4
     """Number N of decoder blocks, copied from the base LM's first N."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -141,8 +140,7 @@ class OptimConfig:
     clip: float = 1.0
     """Largest norm of the gradient."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """Arithmetic of the products; weights of the hypernetwork stay float32. `auto` takes bf16
-    where the device has it natively."""
+    """Arithmetic of products; weights stay float32. auto: bf16 where the device has it natively."""
 
     def __post_init__(self) -> None:
         _at_least(1, "optim.", self, "steps", "batch_size", "accumulation")

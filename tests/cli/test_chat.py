@@ -161,5 +161,5 @@ def test_bad_options(fails, checkpoint, tiny_lm, tmp_path):
     assert "top_p" in fails("chat", tmp_path, "--top-p", "2")
     assert "no checkpoint folder" in fails("chat", tmp_path / "none")
     assert "is no checkpoint" in fails("chat", tmp_path)
-    assert "no checkpoint of ours" in fails("chat", tiny_lm)
+    assert "is no hypersteer checkpoint" in fails("chat", tiny_lm)
     assert "unknown base LM 'lm'" in fails("chat", checkpoint, "--lm", "lm")

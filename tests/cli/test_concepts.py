@@ -35,7 +35,7 @@ def test_checkpoint(run, checkpoint, json_lines):
 def test_bad_input(fails, checkpoint, tiny_lm, tmp_path):
     assert "there is no concept data source 'bundeld'" in fails("concepts", "bundeld")
     assert "has no train split" in fails("concepts", tmp_path)
-    assert "no checkpoint of ours" in fails("concepts", tiny_lm)
+    assert "is no hypersteer checkpoint" in fails("concepts", tiny_lm)
     assert "--limit 0 is below 1" in fails("concepts", "--limit", "0")
     assert "--examples -1" in fails("concepts", "--examples", "-1")
     assert "holds no examples" in fails("concepts", checkpoint, "--examples", "1")

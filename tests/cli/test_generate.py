@@ -121,7 +121,7 @@ def test_bad_input_is_refused_before_anything_is_loaded(fails, options, told):
 def test_bad_checkpoints_and_base_lms(fails, checkpoint, tiny_lm, tmp_path):
     assert "no checkpoint folder at" in fails("generate", tmp_path / "none", "Hi.")
     assert "is no checkpoint" in fails("generate", tmp_path, "Hi.")
-    assert "no checkpoint of ours" in fails("generate", tiny_lm, "Hi.")
+    assert "is no hypersteer checkpoint" in fails("generate", tiny_lm, "Hi.")
     told = fails("generate", checkpoint, "Hi.", "--lm", "smollm2-135m-instrct")
     assert "did you mean 'smollm2-135m-instruct'?" in told
     assert "unknown device 'gpu'" in fails("generate", checkpoint, "Hi.", "--device", "gpu")

@@ -1,13 +1,14 @@
 """Which rows make up a step, and what is in a row."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny
 from hypersteer.data.batches import (
     Tokenised,
     TrainingBatches,
@@ -78,7 +79,7 @@ def names(chat, batch):
     return [chat.decode(row.response).split(" arr")[0] for row in batch]
 
 
-# --- composition -----------------------------------------------------------------------------------
+# --- composition --------------------------------------------------------------------------------
 
 
 def test_composition_is_a_pure_function_of_seed_and_step(data, chat):
@@ -163,7 +164,7 @@ def test_batches_are_sorted_by_length_but_not_in_order(data, chat):
     assert padding(sorted_batches) < 0.4 * padding(random_batches)
 
     means = [np.mean([len(row.response) for row in batch]) for batch in sorted_batches]
-    rising = sum(a < b for a, b in zip(means, means[1:], strict=False))
+    rising = sum(a < b for a, b in itertools.pairwise(means))
     assert 0.25 * len(means) < rising < 0.75 * len(means)
 
 
@@ -176,11 +177,11 @@ def test_processes_share_a_global_batch(data, chat, processes):
         shares = [many.batch(step)[number::processes] for number in range(processes)]
         assert {len(share) for share in shares} == {8 // processes}
         told = [names(chat, share) for share in shares]
-        assert sorted(sum(told, [])) == sorted(names(chat, whole))
+        assert sorted(itertools.chain(*told)) == sorted(names(chat, whole))
         assert not set.intersection(*map(set, told))
 
 
-# --- wrong steering prompts ------------------------------------------------------------------------
+# --- wrong steering prompts ---------------------------------------------------------------------
 
 
 def test_the_wrong_concept_is_never_the_own(data, chat):
@@ -219,7 +220,7 @@ def test_wrong_concepts_of_a_row_change_from_epoch_to_epoch(data, chat):
     assert sum(len(wrong) > 1 for wrong in seen.values()) > 0.9 * len(seen)
 
 
-# --- rows that do not fit --------------------------------------------------------------------------
+# --- rows that do not fit -----------------------------------------------------------------------
 
 
 def test_too_long_prompts_are_replaced_in_the_same_way_each_time(data, chat):
@@ -261,7 +262,7 @@ def test_empty_responses_are_left_out(write_rows, row, chat):
     assert names(chat, made.batch(0)) == ["Aye", "Aye"]
 
 
-# --- what is in a row ------------------------------------------------------------------------------
+# --- what is in a row ---------------------------------------------------------------------------
 
 
 def test_a_row_holds_the_tokens_of_its_texts(write_rows, row, chat):
@@ -299,7 +300,7 @@ def test_the_prompting_baseline_holds_both_texts(write_rows, row, chat):
     assert Tokenised(data, chat, 100, 100).prompted(0, 1) == chat.prompt(text)
 
 
-# --- validation ------------------------------------------------------------------------------------
+# --- validation ---------------------------------------------------------------------------------
 
 
 def test_validation_rows_are_all_there_sorted_and_fixed(data, chat):

@@ -1,10 +1,10 @@
 """Blocks and sub-layers are found by structure in every family."""
 
 import pytest
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from hypersteer.edits import Site
 from hypersteer.errors import ModelError
 from hypersteer.lm.base import BaseLM

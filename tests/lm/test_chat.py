@@ -3,12 +3,12 @@
 import copy
 
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
+import tiny
 from hypersteer.errors import SteeringError
 from hypersteer.lm.chat import Chat, PromptIds, collate, scope_mask
 
@@ -26,10 +26,8 @@ def without_template(*, bos: bool):
     """The same tokenizer with no chat template, which adds a BOS or does not."""
     tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.chat_template = None
-    if bos:
-        tokenizer._tokenizer.post_processor = TemplateProcessing(
-            single="<|bos|> $A", special_tokens=[("<|bos|>", BOS)]
-        )
+    if not bos:
+        tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
     return tokenizer
 
 
@@ -55,8 +53,7 @@ def test_the_prefix_is_the_templates_fixed_header(chat):
 def test_a_prompt_that_merges_with_the_header_shortens_the_prefix(chat):
     """A token that holds a piece of the header and a piece of the prompt counts as prompt."""
     ids, prefix = chat.prompt("\n\nHi")
-    whole = tiny.tokenizer()(HEADER + "\n\nHi" + FOOTER, add_special_tokens=False)["input_ids"]
-    assert ids == whole
+    assert ids == chat.response(HEADER + "\n\nHi" + FOOTER)
     assert text_of(ids) == HEADER + "\n\nHi" + FOOTER
     merged = text_of(ids[:prefix])
     assert HEADER.startswith(merged)
@@ -80,7 +77,7 @@ def test_prompt_and_response_are_joined_as_ids(prompt, response):
 def test_nothing_merges_across_the_border(chat):
     """The template ends with a line feed and two line feeds are one token, yet not here."""
     asked, answer = chat.prompt("Hi"), chat.response("\n\nArr")
-    whole = tiny.tokenizer()(HEADER + "Hi" + FOOTER + "\n\nArr", add_special_tokens=False)["input_ids"]
+    whole = chat.response(HEADER + "Hi" + FOOTER + "\n\nArr")
     assert [*asked.ids, *answer] != whole
     assert text_of([*asked.ids, *answer]) == text_of(whole)
     assert text_of(answer) == "\n\nArr"
@@ -149,7 +146,8 @@ def test_bad_prompts_are_told_in_one_line(chat, prompt, word):
 
 
 def test_a_template_that_refuses_is_told_in_one_line():
-    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}ok"
+    system = "messages[0]['role'] == 'system'"
+    strict = "{% if " + system + " %}{{ raise_exception('No system role') }}{% endif %}ok"
     with pytest.raises(SteeringError, match="No system role") as caught:
         with_template(strict).prompt([{"role": "system", "content": "Be kind."}])
     assert "\n" not in str(caught.value)
@@ -162,10 +160,8 @@ ANSWERS = [[14], [21, 22], []]
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_collate_marks_every_token_once(side):
     ids, spans = batch = collate(ROWS, ANSWERS, pad_id=PAD, side=side)
-    kinds = [
-        "".join("xpr."[marks.index(True) if True in marks else 3] for marks in zip(*row, strict=True))
-        for row in zip(*(span.tolist() for span in spans), strict=True)
-    ]
+    marks = torch.stack([*spans, ~spans.real]).long().argmax(0)
+    kinds = ["".join("xpr."[mark] for mark in row) for row in marks.tolist()]
     if side == "right":
         assert ids.tolist() == [[10, 11, 12, 13, 14], [20, 21, 22, 2, 2], [30, 31, 32, 2, 2]]
         assert kinds == ["xxppr", "prr..", "xpp.."]
@@ -190,5 +186,5 @@ def test_scopes_become_exact_masks(side):
     assert ids[scope_mask(["last_prompt"] * 3, spans)].tolist() == [13, 20, 32]
     mixed = scope_mask([(True, False, False, True), "response", (False, True, False)], spans)
     assert ids[mixed].tolist() == [10, 13, 21, 22, 31]
-    with pytest.raises(SteeringError, match="3 entries.* 4 tokens"):
+    with pytest.raises(SteeringError, match=r"3 entries.* 4 tokens"):
         scope_mask([(True, True, True), "all", "all"], spans)

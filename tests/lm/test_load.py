@@ -4,9 +4,9 @@ import json
 
 import gguf
 import pytest
-import tiny
 import torch
 
+import tiny
 from hypersteer.errors import ConfigError, ModelError
 from hypersteer.lm import load as load_module
 from hypersteer.lm.chat import collate
@@ -103,7 +103,7 @@ def test_unknown_settings_are_told_before_anything_is_loaded(folder, monkeypatch
     monkeypatch.setattr(load_module.AutoTokenizer, "from_pretrained", lambda *_a, **_k: 1 / 0)
     refused(ConfigError, folder, "float23", "did you mean 'float32'", dtype="float23")
     refused(ConfigError, folder, "'gpu'", "cuda", device="gpu")
-    refused(ConfigError, folder, "'2bit'", "4bit", quantization="2bit")
+    refused(ConfigError, folder, "'int4'", "4bit, 8bit", quantization="int4")
     if not torch.cuda.is_available():
         refused(ConfigError, folder, "cuda:1", "cpu", device="cuda:1")
     monkeypatch.setattr(load_module.importlib.util, "find_spec", lambda _name: None)
@@ -124,7 +124,7 @@ def test_the_dtype_follows_the_device(monkeypatch):
 
 
 def write_gguf(path, model, tokenizer):
-    """A Llama in llama.cpp's format: its names, its order of rotary channels, its tokenizer keys."""
+    """A Llama in llama.cpp's format: its names, order of rotary channels and tokenizer."""
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from training.worlds import make_world
 
 torch.set_num_threads(1)

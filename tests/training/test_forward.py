@@ -11,6 +11,7 @@ from hypersteer.hypernet.network import new_hypernet, write_vectors
 from hypersteer.lm.chat import collate
 from hypersteer.training.forward import Steered, plain_losses, steered_losses
 
+DEFAULT_SITE = Site(1)
 VARIANTS = ["cross-attention", "in-context", "no-context"]
 ROWS = [  # base prompt, response, right and wrong steering prompt: all of different lengths
     ("Tell me all?", "owl owls", "speak of owls", "figs"),
@@ -19,7 +20,7 @@ ROWS = [  # base prompt, response, right and wrong steering prompt: all of diffe
 ]
 
 
-def make_setup(lm, variant="cross-attention", site=Site(1), scope="all"):
+def make_setup(lm, variant="cross-attention", site=DEFAULT_SITE, scope="all"):
     """A hypernetwork whose every weight, the zero-initialised ones too, takes part."""
     config = HypernetConfig(variant=variant, blocks=2)
     network = new_hypernet(lm, config, site, seed=0)

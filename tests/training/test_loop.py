@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training.worlds import CONCEPTS, metrics, settings, step_lines, validation_lines
 
 from hypersteer import steering
 from hypersteer.checkpoint import read_card
@@ -18,6 +17,7 @@ from hypersteer.hypernet.network import write_vectors
 from hypersteer.training.forward import plain_losses
 from hypersteer.training.loop import train
 from hypersteer.training.schedule import learning_rate, peak_rate
+from training.worlds import CONCEPTS, metrics, settings, step_lines, validation_lines
 
 FIGURES = {f"held_{where}_{what}" for where in ("in", "out") for what in ("loss", "gap")}
 BASELINES = {
@@ -35,7 +35,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-# --- what a run leaves ---------------------------------------------------------------------------
+# --- what a run leaves -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_result_holds_the_figures_of_all_three(finished):
 
 def test_unsteered_figure_against_plain_losses(finished, lm, world):
     """The figure is the mean over the split's rows, not over batches."""
-    _, config, result = finished
+    *_, result = finished
     lines = (world.data / "train_data.jsonl").read_text().splitlines()
     data = [json.loads(line) for line in lines]
     held_out = read_card(result.folder).held_out
@@ -172,7 +172,7 @@ def test_rerun_of_a_finished_run_does_nothing(finished, monkeypatch):
     ids=str,
 )
 def test_other_settings_in_the_same_folder_are_refused(finished, world, changes):
-    out, config, _ = finished
+    out, *_ = finished
     plain = {"optim": {"steps": 40}, "validate_every": 10, "checkpoint_every": 15}
     other = settings(world, out, **{**plain, **changes})
     with pytest.raises(ConfigError, match="other settings") as caught:
@@ -192,7 +192,7 @@ def test_a_finished_run_goes_on_elsewhere(finished, world, tmp_path):
     assert (again.step, again.best_step, again.figures) == (40, first.best_step, first.figures)
 
 
-# --- schedule --------------------------------------------------------------------------------------
+# --- schedule -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,14 +222,12 @@ def test_learning_rate_by_hand(warmup, expected):
 
 
 def test_the_optimizer_takes_the_scheduled_rate(world, tmp_path):
-    """AdamW's first update moves every weight by at most the rate, and most weights by just that."""
+    """AdamW's first update moves every weight by at most the rate, most by just that."""
     out = tmp_path / "run"
     changes = {"steps": 1, "learning_rate": 3e-3, "clip": 1e9}
     untrained = _untrained(world, tmp_path, **changes)
     train(settings(world, out, optim=changes))
-    moved = {
-        name: (value - untrained[name]).abs() for name, value in weights(out).items()
-    }
+    moved = {name: (value - untrained[name]).abs() for name, value in weights(out).items()}
     largest = max(float(value.max()) for value in moved.values())
     assert largest == pytest.approx(3e-3, rel=1e-3)
     assert float(moved["head.2.weight"].median()) == pytest.approx(3e-3, rel=1e-2)
@@ -243,7 +241,7 @@ def _untrained(world, tmp_path, **optim):
     return weights(out)
 
 
-# --- checkpoints, best, patience -------------------------------------------------------------------
+# --- checkpoints, best, patience ----------------------------------------------------------------
 
 
 def scripted_figures(monkeypatch, gaps):
@@ -338,7 +336,7 @@ def test_validation_rows_that_are_all_too_long_are_no_validation(world, tmp_path
     assert "held_out_loss" not in result.figures
 
 
-# --- what may be trained ---------------------------------------------------------------------------
+# --- what may be trained ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", ["cross-attention", "in-context", "no-context"])
@@ -500,7 +498,7 @@ def test_bf16_arithmetic_keeps_float32_weights(world, lm, tmp_path):
     assert {value.dtype for value in moments.values()} == {torch.float32}
 
 
-# --- TensorBoard -----------------------------------------------------------------------------------
+# --- TensorBoard --------------------------------------------------------------------------------
 
 
 def test_tensorboard_is_written_where_wanted(world, lm, tmp_path):

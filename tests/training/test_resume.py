@@ -19,7 +19,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from training.worlds import metrics, settings, step_lines, validation_lines
 
 from hypersteer import checkpoint, steering
 from hypersteer.checkpoint import read_card
@@ -27,6 +26,7 @@ from hypersteer.config import to_dict
 from hypersteer.errors import CheckpointError, ConfigError, TrainingError
 from hypersteer.training import loop
 from hypersteer.training.loop import train
+from training.worlds import metrics, settings, step_lines, validation_lines
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -59,9 +59,9 @@ def assert_same_run(out, straight, steps=12):
     assert read_card(out).step == read_card(straight).step
     ours, theirs = (load_file(run / "model.safetensors") for run in (out, straight))
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
-    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == sorted(
-        p.name for p in (straight / "checkpoints").iterdir()
-    )
+    for folder in (".", "checkpoints"):  # and nothing is left lying about
+        names = [sorted(p.name for p in (run / folder).iterdir()) for run in (out, straight)]
+        assert names[0] == names[1]
 
 
 def without_speed(lines):
@@ -89,7 +89,7 @@ def straight(configure, lm, tmp_path_factory, cache):
         return out
 
 
-# --- killed for good -------------------------------------------------------------------------------
+# --- killed for good ----------------------------------------------------------------------------
 
 
 def start_child(config, folder, *how):
@@ -153,7 +153,7 @@ def test_a_run_killed_while_it_saves_goes_on_exactly(configure, lm, straight, tm
     assert_same_run(out, straight)
 
 
-# --- killed at every file operation ----------------------------------------------------------------
+# --- killed at every file operation -------------------------------------------------------------
 
 
 class Killed(BaseException):
@@ -342,7 +342,7 @@ def _killed_at(number):
     return killed
 
 
-# --- damaged on disk -------------------------------------------------------------------------------
+# --- damaged on disk ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ def test_metrics_that_were_deleted_start_anew(stopped, lm):
     assert [line["step"] for line in step_lines(out)] == list(range(7, 13))
 
 
-# --- what stops a run ------------------------------------------------------------------------------
+# --- what stops a run ---------------------------------------------------------------------------
 
 
 def one_line_of(caught, *wanted):
@@ -662,7 +662,7 @@ def test_other_errors_are_not_dressed_up(configure, lm, tmp_path, monkeypatch):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(loop._Run, "step", broken)
-    with pytest.raises(RuntimeError, match="^a bug$"):
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
         train(configure(tmp_path / "run"), lm)
 
 

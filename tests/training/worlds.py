@@ -98,18 +98,18 @@ def make_data(folder: Path, examples: int = EXAMPLES) -> Path:
         metadata.append(
             {"concept_id": number, "concept": text, "ref": "", "concept_genres_map": genres}
         )
-        for example in range(examples):
-            rows.append(
-                {
-                    "input": f"Tell {example}{' more' * draw.randrange(6)}?",
-                    "output": " ".join(draw.choices(words.split(), k=2 + example % 5)),
-                    "output_concept": text,
-                    "concept_genre": "text",
-                    "category": "positive",
-                    "dataset_category": "instruction",
-                    "concept_id": number,
-                }
-            )
+        rows += [
+            {
+                "input": f"Tell {example}{' more' * draw.randrange(6)}?",
+                "output": " ".join(draw.choices(words.split(), k=2 + example % 5)),
+                "output_concept": text,
+                "concept_genre": "text",
+                "category": "positive",
+                "dataset_category": "instruction",
+                "concept_id": number,
+            }
+            for example in range(examples)
+        ]
     for name, lines in (("metadata", metadata), ("train_data", rows)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ from hypersteer.config import (
 if TYPE_CHECKING:
     from hypersteer.steering import Steerer
 
-STEPS = 90
+STEPS = 100
 NEW_TOKENS = 60
 SHOWN = (
     ("How do I make a cup of tea?", "talk like a pirate"),
@@ -93,7 +93,7 @@ def demo_config(
             max_response_tokens=96,
         ),
         loss=LossConfig(contrast=2.0),
-        optim=OptimConfig(steps=steps, batch_size=8, learning_rate=5e-4),
+        optim=OptimConfig(steps=steps, batch_size=8, learning_rate=3e-4, warmup_steps=10),
         validate_every=30,
         checkpoint_every=30,
     )

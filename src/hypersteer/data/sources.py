@@ -56,7 +56,7 @@ class ConceptData:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def example(self, row: int) -> Example:
+    def example(self, row: int | np.integer) -> Example:
         """The example at a row."""
         part, local = self._locate(row)
         return Example(
@@ -68,11 +68,11 @@ class ConceptData:
             complete=part.table["complete"][local].as_py(),
         )
 
-    def examples(self, rows: Iterable[int]) -> list[Example]:
+    def examples(self, rows: Iterable[int | np.integer]) -> list[Example]:
         """The examples at rows, in their order."""
         return [self.example(row) for row in rows]
 
-    def prompts(self, rows: Iterable[int]) -> list[str]:
+    def prompts(self, rows: Iterable[int | np.integer]) -> list[str]:
         """Only the base prompts at rows, for work that goes over all of them."""
         located = (self._locate(row) for row in rows)
         return [part.table["input"][local].as_py() for part, local in located]
@@ -83,7 +83,7 @@ class ConceptData:
             raise DataError(f"unknown category {category!r}{nearest(category, CATEGORIES)}")
         if concept_id != NEGATIVE_POOL:
             self.concept(concept_id)
-        key = _key(np.array(concept_id), CATEGORIES.index(category))
+        key = int(_key(np.array([concept_id]), CATEGORIES.index(category))[0])
         first, last = np.searchsorted(self._sorted_keys, [key, key + 1])
         return self._order[first:last].copy()
 
@@ -107,7 +107,7 @@ class ConceptData:
         shares = ", ".join(f"{n:,} {word}" for n, word in zip(counts, CATEGORIES, strict=True))
         return f"{self.name}: {len(self.concepts):,} concepts, {len(self):,} rows ({shares})"
 
-    def _locate(self, row: int) -> tuple[_Part, int]:
+    def _locate(self, row: int | np.integer) -> tuple[_Part, int]:
         """The source that a row comes from, and its row number there."""
         if not 0 <= row < len(self):
             raise DataError(f"{self.name} has no row {row}; rows are 0..{len(self) - 1}")

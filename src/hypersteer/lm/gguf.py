@@ -40,11 +40,19 @@ def converted(path: Path) -> str:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 _convert(path, Path(scratch) / "model")
-                if not folder.exists():
-                    (Path(scratch) / "model").rename(folder)
+                _move(Path(scratch) / "model", folder)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"cannot convert '{path}': {one_line(error)}") from error
     return str(folder)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a folder, unless another process has put the same one there meanwhile."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not (target / "config.json").is_file():
+            raise
 
 
 def _key(path: Path, edge: int = 1 << 20) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -62,7 +63,7 @@ def load_lm(
             folder, gguf_file = converted(Path(folder) / gguf_file), None
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the base LM '{name}': {one_line(error)}") from error
     if not quantization:
         model.to(target)
@@ -125,8 +126,8 @@ def _locate(name: str) -> tuple[str, str | None]:
         return ALIASES[name], None
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(
-            f"unknown base LM '{name}'{nearest(name, ALIASES)}; or give a Hugging Face id "
-            "(owner/name), a local folder, or a .gguf file"
+            f"unknown base LM '{name}': no alias, Hugging Face id (owner/name), local folder or "
+            f".gguf file{nearest(name, ALIASES)}"
         )
     _check_hub(name)
     return name, None

@@ -1,6 +1,6 @@
 """What callers ask for, brought into rows: prompts, what steers each, and how strongly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,10 +40,10 @@ def as_request(
         strength: likewise.
 
     Raises:
-        SteeringError: for an empty list, lists of different lengths, an empty prompt, or a strength
-            that is not finite.
+        SteeringError: for an empty list, lists of different lengths, an empty prompt or what is
+            no prompt, or a strength that is not finite.
     """
-    single = isinstance(prompts, str) or _is_chat(prompts)
+    single = isinstance(prompts, str) or _is_chat(prompts) or not isinstance(prompts, Iterable)
     rows: list[Prompt] = [prompts] if single else list(prompts)  # type: ignore[list-item]
     if not rows:
         raise SteeringError("the list of prompts is empty; give at least one")

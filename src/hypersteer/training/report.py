@@ -63,7 +63,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, step: int, values: dict[str, float], tokens: int) -> None:
         """Record a training step.

@@ -67,7 +67,10 @@ def precision(wanted: str, device: torch.device) -> str:
 
 
 def start_lm(config: TrainConfig, accelerator: Accelerator) -> BaseLM:
-    """Load the base LM onto this process's device; the first process converts it if need be.
+    """Load the base LM onto this process's device.
+
+    Every process loads for itself, with no barrier between, so that bad input ends all of them
+    with the same one line.
 
     Its weights are frozen, so with bf16 arithmetic they are held in bf16, unless the settings say
     otherwise: that saves casting them anew in every step.
@@ -75,13 +78,12 @@ def start_lm(config: TrainConfig, accelerator: Accelerator) -> BaseLM:
     dtype = config.base_lm.dtype
     if dtype is None and accelerator.mixed_precision == "bf16":
         dtype = "bfloat16"
-    with accelerator.main_process_first():
-        return load_lm(
-            config.base_lm.name,
-            device=str(accelerator.device),
-            dtype=dtype,
-            quantization=config.base_lm.quantization,
-        )
+    return load_lm(
+        config.base_lm.name,
+        device=str(accelerator.device),
+        dtype=dtype,
+        quantization=config.base_lm.quantization,
+    )
 
 
 def train_site(config: TrainConfig, lm: BaseLM) -> Site:
@@ -98,8 +100,7 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
         ConfigError: if a limit leaves nothing.
     """
     wanted, seed = config.data, config.seed
-    with accelerator.main_process_first():
-        data = load_concepts(list(wanted.source))
+    data = load_concepts(list(wanted.source))
     split = split_rows(
         data,
         held_out_concepts=wanted.held_out_concepts,
