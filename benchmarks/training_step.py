@@ -54,9 +54,9 @@ class Bench:
             return args, kwargs
 
         top = self.lm.site(self.lm.depth - 1)
-        with torch.no_grad(), capture(self.lm.blocks, [self.site, top]) as states:
-            with at_input(self.above[0], keep):
-                self.lm.forward(self.batch, logits_to_keep=1)
+        reading = capture(self.lm.blocks, [self.site, top])
+        with torch.no_grad(), reading as states, at_input(self.above[0], keep):
+            self.lm.forward(self.batch, logits_to_keep=1)
         self.states, self.last = states[self.site], states[top]
         self.inputs = calls[0]
         self.gradient = torch.randn_like(self.last)

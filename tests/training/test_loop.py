@@ -383,6 +383,7 @@ def test_weight_decay_and_clipping_reach_the_optimizer(world, lm, tmp_path, shar
     torch.testing.assert_close(weights(out)[name], expected, atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_contrast_raises_the_gap(world, lm, tmp_path):
     gaps = {}
     for contrast in (0.0, 4.0):

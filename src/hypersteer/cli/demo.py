@@ -20,13 +20,14 @@ from hypersteer.config import (
 if TYPE_CHECKING:
     from hypersteer.steering import Steerer
 
-STEPS = 100
-NEW_TOKENS = 60
+STEPS = 120
+STRENGTH = 1.4
+DECODING = {"max_new_tokens": 60, "temperature": 0.7, "top_p": 0.9, "seed": 1}
 SHOWN = (
     ("How do I make a cup of tea?", "talk like a pirate"),
     ("What should I cook tonight?", "answer as a numbered list"),
-    ("Tell me about libraries.", "be dripping with sarcasm"),
-    ("What makes a good teacher?", "work in references to outer space"),
+    ("What should I do when it rains?", "speak as a cowboy from the old West"),
+    ("How do I clean a window?", "speak like a medieval knight"),
 )
 """Prompts, none of them in the bundled data, and steering prompts; the last one is held out."""
 
@@ -87,15 +88,15 @@ def demo_config(
         hypernet=HypernetConfig(variant="cross-attention", blocks=4),
         data=DataConfig(
             source=("bundled",),
-            held_out_concepts=(3, 13, 19, 23),
+            held_out_concepts=(3, 13, 18, 23),
             held_in_prompts=2,
             max_held_out_rows=4,
             max_response_tokens=96,
         ),
         loss=LossConfig(contrast=2.0),
         optim=OptimConfig(steps=steps, batch_size=8, learning_rate=3e-4, warmup_steps=10),
-        validate_every=30,
-        checkpoint_every=30,
+        validate_every=40,
+        checkpoint_every=40,
     )
 
 
@@ -137,9 +138,8 @@ def _show(steerer: "Steerer") -> None:
     """Print answers to prompts that were not in training, side by side."""
     from hypersteer.cli.show import Question, compare, print_answers
 
-    questions = [Question(prompt, steering) for prompt, steering in SHOWN]
-    decoding = {"max_new_tokens": NEW_TOKENS, "seed": 0}
+    questions = [Question(prompt, steering, STRENGTH) for prompt, steering in SHOWN]
     trained = steerer.card.concepts
-    for question, answers in zip(questions, compare(steerer, questions, decoding), strict=True):
+    for question, answers in zip(questions, compare(steerer, questions, DECODING), strict=True):
         known = question.steering_prompt in trained
         print_answers(question, answers, "" if known else "(NOT in training: held out)")
