@@ -10,7 +10,7 @@ from hypersteer.errors import ConfigError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.cache import new_cache
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
-from hypersteer.lm.packing import packed_products
+from hypersteer.lm.packing import pack, packed_products
 from hypersteer.lm.sampling import Sampler
 from hypersteer.lm.writers import VectorWriter, written
 
@@ -32,8 +32,8 @@ class Decoding:
     seed: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens {self.max_new_tokens} is below 1")
+        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens {self.max_new_tokens!r} is not a number above 0")
         Sampler([], self.temperature, self.top_p)
 
     def sampler(self, rows: int) -> Sampler:
@@ -134,14 +134,14 @@ class _State:
         self._positions = batch.positions
         self._spans: Spans | None = batch.spans
         self._cache = new_cache(lm.model)
+        self._packed = pack(lm.model)
         self.rows = list(range(len(prompts)))
         self.finished: set[int] = set()
 
     @torch.inference_mode()
     def advance(self) -> Tensor:
         """Run the tokens not yet run; logits [B, V] of the last one."""
-        packed = packed_products(self._lm.model)
-        with packed, written(self._lm.blocks, self._writers, self._spans):
+        with packed_products(self._packed), written(self._lm.blocks, self._writers, self._spans):
             output = self._lm.forward(
                 self._next,
                 attention_mask=self._mask,

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 PACK_LIMIT = 4 << 30
 """Bytes of weights above which nothing is packed."""
 
-_packed: WeakKeyDictionary[nn.Module, dict[int, Tensor]] = WeakKeyDictionary()
+Signature = tuple[tuple[int, int, torch.dtype], ...]
+_packed: WeakKeyDictionary[nn.Module, tuple[Signature, dict[int, Tensor]]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -38,17 +39,33 @@ class _PackedProducts(TorchFunctionMode):
 
 
 @contextmanager
-def packed_products(model: nn.Module) -> Generator[None]:
-    """Use packed weights in the context, where the model lies on a CPU and is not too large.
-
-    No gradients flow through packed products: use it for inference only.
-    """
-    weights = _pack(model) if _worthwhile(model) else {}
+def packed_products(weights: dict[int, Tensor]) -> Generator[None]:
+    """Use packed weights in the context; no gradients flow through such products."""
     if not weights:
         yield
         return
     with _PackedProducts(weights):
         yield
+
+
+def pack(model: nn.Module) -> dict[int, Tensor]:
+    """Packed weights by the identity of the parameter they come from.
+
+    Made on first use and anew when a weight has changed. Empty where packing is not worthwhile:
+    on other devices, for other types than float32 and bfloat16, and above `PACK_LIMIT`.
+    """
+    if not _worthwhile(model):
+        return {}
+    weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
+    signature = tuple((w.data_ptr(), w._version, w.dtype) for w in weights)
+    with _lock:
+        held = _packed.get(model)
+        if held is None or held[0] != signature:
+            reorder = torch.ops.mkldnn._reorder_linear_weight
+            with torch.no_grad():
+                held = (signature, {id(w): reorder(w.data) for w in weights})
+            _packed[model] = held
+        return held[1]
 
 
 def _worthwhile(model: nn.Module) -> bool:
@@ -60,16 +77,3 @@ def _worthwhile(model: nn.Module) -> bool:
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and sum(p.numel() * p.element_size() for p in parameters) <= PACK_LIMIT
     )
-
-
-def _pack(model: nn.Module) -> dict[int, Tensor]:
-    """Packed weights by the identity of the parameter they come from; made on first use."""
-    with _lock:
-        if model not in _packed:
-            with torch.no_grad():
-                _packed[model] = {
-                    id(module.weight): torch.ops.mkldnn._reorder_linear_weight(module.weight.data)
-                    for module in model.modules()
-                    if type(module) is nn.Linear
-                }
-        return _packed[model]
