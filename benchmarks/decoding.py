@@ -68,22 +68,16 @@ def main() -> None:
     args = parser.parse_args()
     lm = load_lm("smollm2-135m-instruct", dtype=args.dtype)
     lm.chat.end_of_turn = ()  # nobody stops early, so that all generate the same number
-    rows = []
+    print(f"{machine()}; {args.dtype}; {args.new_tokens} new tokens; tokens per second\n")
+    ways = ["Hugging Face generate", "unsteered", "steered", "written"]
+    table(["batch", *ways, "steered / unsteered", "steered / Hugging Face"], [])
     for batch in args.batch:
         with torch.inference_mode():
             taken = medians(jobs(lm, batch, args.new_tokens), args.repeats)
-        rate = {name: batch * args.new_tokens / seconds for name, seconds in taken.items()}
-        rows.append(
-            [
-                str(batch),
-                *(f"{value:.1f}" for value in rate.values()),
-                f"{rate['steered'] / rate['unsteered']:.3f}",
-                f"{rate['steered'] / rate['Hugging Face generate']:.2f}",
-            ]
-        )
-    print(f"{machine()}; {args.dtype}; {args.new_tokens} new tokens; tokens per second\n")
-    headings = ["batch", *rate, "steered / unsteered", "steered / Hugging Face"]
-    table(headings, rows)
+        rate = {way: batch * args.new_tokens / taken[way] for way in ways}
+        ratios = (rate["steered"] / rate[way] for way in ("unsteered", "Hugging Face generate"))
+        cells = [str(batch), *(f"{rate[way]:.1f}" for way in ways), *(f"{r:.3f}" for r in ratios)]
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

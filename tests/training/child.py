@@ -48,6 +48,8 @@ def main() -> None:
     if "hang-in-save" in sys.argv:
         hang_in_save(file.with_name("hanging"))
     loop.train(from_dict(TrainConfig, json.loads(file.read_text(encoding="utf-8"))))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or a process may abort while it exits
 
 
 main()

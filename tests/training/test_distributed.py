@@ -37,7 +37,7 @@ def launch(config, folder, processes=2):
         timeout=100,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-20000:]
     return done.stderr
 
 
