@@ -20,7 +20,7 @@ from hypersteer.config import (
 if TYPE_CHECKING:
     from hypersteer.steering import Steerer
 
-STEPS = 120
+STEPS = 80
 STRENGTH = 1.4
 DECODING = {"max_new_tokens": 60, "temperature": 0.7, "top_p": 0.9, "seed": 1}
 SHOWN = (
