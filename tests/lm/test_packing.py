@@ -1,6 +1,6 @@
-import tiny
 import torch
 
+import tiny
 from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.packing import pack, packed_products
 
