@@ -1,7 +1,6 @@
 import importlib.resources
 import json
 import re
-from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -263,8 +262,6 @@ def test_wrong_questions(folder):
 
 
 def test_bundled():
-    if not (Path(str(importlib.resources.files("hypersteer.data"))) / "bundled").is_dir():
-        pytest.skip("src/hypersteer/data/bundled is not there yet")
     data = load_concepts("bundled")
     assert data.name == "bundled"
     assert all(len(data.rows(concept.id)) for concept in data.concepts)

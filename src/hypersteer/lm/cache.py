@@ -12,7 +12,7 @@ class RoomyLayer(DynamicLayer):
     """A dynamic cache layer with spare room at its end.
 
     transformers' own layer concatenates all keys and values at every step: at batch 32 and 100
-    tokens that is a third of a second per 10 tokens of SmolLM2. This one copies once per `CHUNK`.
+    tokens that copies about 150 MB a step of SmolLM2. This one copies once per `CHUNK`.
     """
 
     def update(
