@@ -17,10 +17,10 @@ from hypersteer.config import HypernetConfig
 from hypersteer.hypernet.network import new_hypernet, write_vectors
 from hypersteer.lm.chat import collate, scope_mask
 from hypersteer.lm.hooks import at_input, at_sites, capture
+from hypersteer.lm.likelihood import token_cross_entropy
 from hypersteer.lm.load import load_lm
 from hypersteer.lm.writers import add_vectors
 from hypersteer.training.forward import Steered, steered_losses
-from hypersteer.training.losses import token_cross_entropy
 from timing import machine, medians, real_rows, table
 
 

@@ -8,7 +8,6 @@ above run on every copy; the vocabulary head runs on the tokens that predict the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,10 +15,10 @@ from hypersteer.config import HypernetConfig
 from hypersteer.edits import Scope, Site
 from hypersteer.hypernet.network import write_vectors
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, TokenBatch, collate, scope_mask
+from hypersteer.lm.chat import PromptIds, collate, scope_mask
 from hypersteer.lm.hooks import at_sites, forked
+from hypersteer.lm.likelihood import response_losses
 from hypersteer.lm.writers import add_vectors
-from hypersteer.training.losses import row_means, token_cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def steered_losses(
         return add_vectors(whole, vectors, mask)
 
     with forked(lm.blocks, site, len(prompts), copies), at_sites(lm.blocks, [(site, act)]):
-        return _response_losses(lm, batch, copies)
+        return response_losses(lm, batch, copies)
 
 
 def plain_losses(
@@ -75,16 +74,4 @@ def plain_losses(
 ) -> Float[Tensor, " B"]:
     """Each row's mean cross-entropy on its response without any edit."""
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
-    return _response_losses(lm, batch, 1)[0]
-
-
-def _response_losses(lm: BaseLM, batch: TokenBatch, copies: int) -> Tensor:
-    """Mean cross-entropy [K, B] of the responses, with the hooks in place."""
-    response = batch.spans.response
-    wanted = torch.zeros_like(response)
-    wanted[:, :-1] = response[:, 1:]
-    logits = lm.logits(batch, wanted.repeat(copies, 1))
-    targets = batch.ids[response].repeat(copies)
-    rows = response.repeat(copies, 1).nonzero()[:, 0]
-    losses = row_means(token_cross_entropy(logits, targets), rows, copies * len(response))
-    return losses.view(copies, -1)
+    return response_losses(lm, batch, 1)[0]

@@ -1,0 +1,117 @@
+"""The interface of every method that can steer: learn concepts, then steer towards them.
+
+A method is a frozen dataclass whose fields are its hyperparameters. `fit` learns from examples and
+returns plain tensors and notes, which a run keeps on disk; `steer` turns them into what the base
+LM is given. Hypernetworks, prompting, vectors and adapters all fit in here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hypersteer.concepts import Concept
+from hypersteer.data.examples import Example
+from hypersteer.edits import Site
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import Prompt
+from hypersteer.lm.writers import VectorWriter
+
+
+class ConceptExamples(NamedTuple):
+    """What a method may learn a concept from.
+
+    Attributes:
+        concept: the concept; its id is the key of all that is learnt.
+        positives: training rows that show it. Empty for a held-out concept.
+        negatives: training rows that do not, of the concept's genre; shared between concepts.
+    """
+
+    concept: Concept
+    positives: list[Example]
+    negatives: list[Example]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What it takes to steer towards one more concept.
+
+    Attributes:
+        parameters: numbers learnt and kept per concept.
+        flops: floating-point operations of learning one concept; 0 if nothing is learnt.
+        seconds: wall-clock seconds of learning one concept on this machine.
+    """
+
+    parameters: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What `fit` learnt about all concepts together, as it is kept on disk.
+
+    Attributes:
+        tensors: named tensors on the CPU.
+        notes: whatever else there is, of JSON types.
+        cost: per concept.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+
+
+class Asked(NamedTuple):
+    """One base prompt under one concept."""
+
+    concept: Concept
+    prompt: str
+
+
+class Steering(NamedTuple):
+    """How a method steers N pairs of concept and base prompt.
+
+    Attributes:
+        lm: the model to run: the base LM, or an adapted one.
+        prompts: N prompts for it, rewritten or as they were.
+        writers: edits at strength 1, made for these N rows in this order.
+    """
+
+    lm: BaseLM
+    prompts: list[Prompt]
+    writers: list[VectorWriter]
+
+
+class Method(Protocol):
+    """Anything that can steer and be evaluated.
+
+    Attributes:
+        learns: whether it needs a concept's examples, so that it cannot steer towards a held-out
+            concept.
+        scales: whether its edits have a strength; if not, each prompt is answered once.
+    """
+
+    learns: bool
+    scales: bool
+
+    def fit(self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples]) -> Learned:
+        """Learn all concepts, together where that is faster; the base LM stays as it is."""
+        ...
+
+    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
+        """How to steer these pairs, which may be of different concepts."""
+        ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A method that can also tell how much of a concept a text shows."""
+
+    def detect(
+        self, lm: BaseLM, site: Site, learned: Learned, concept: Concept, texts: Sequence[Example]
+    ) -> Float[Tensor, " N"]:
+        """One score per text, higher where the concept shows; the maximum over its tokens."""
+        ...

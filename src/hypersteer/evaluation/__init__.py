@@ -1,0 +1,1 @@
+"""Evaluation as AxBench does it: protocol, metrics, and one report."""

@@ -1,0 +1,85 @@
+"""One row of results: an answer of a method to a prompt, at a strength, and what judges say."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+import pyarrow as pa
+
+Held = Literal["held_in", "held_out"]
+UNSTEERED = "unsteered"
+"""Name of the plain base LM among the methods; side effects are measured against it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """An answer.
+
+    Attributes:
+        method: name of the method, or `unsteered`.
+        held: whether the hypernetworks have seen the concept in training.
+        concept_id: the concept's id in its data.
+        concept: the concept's text.
+        prompt_id: number of the instruction under this concept, from 0.
+        instruction: the base prompt.
+        strength: multiplies the edit; None for methods that have no strength.
+        seed: of this row's sampling.
+        given: the prompt that the base LM was given, where the method rewrites it; else "".
+        response: what it answered.
+        tokens: length of the response.
+        nll: mean negative log-likelihood per token of the response after the instruction, in nats,
+            under the unsteered base LM; perplexity is its exponential. NaN for an empty response.
+    """
+
+    method: str
+    held: Held
+    concept_id: int
+    concept: str
+    prompt_id: int
+    instruction: str
+    strength: float | None
+    seed: int
+    given: str
+    response: str
+    tokens: int
+    nll: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged(Row):
+    """An answer with its ratings, each in [0, 2]; None and an error where judging failed.
+
+    Attributes:
+        concept_score: is the concept in the response.
+        instruction_score: does it answer the instruction.
+        fluency_score: does it read well.
+        overall: harmonic mean of the three.
+        concept_reason: why; likewise for the others.
+        error: why there are no scores; "" where there are.
+    """
+
+    concept_score: float | None = None
+    instruction_score: float | None = None
+    fluency_score: float | None = None
+    overall: float | None = None
+    concept_reason: str = ""
+    instruction_reason: str = ""
+    fluency_reason: str = ""
+    error: str = ""
+
+
+_TYPES = {int: pa.int64(), float: pa.float64(), float | None: pa.float64()}
+
+
+def schema(kind: type[Row]) -> pa.Schema:
+    """The parquet columns of a kind of row."""
+    return pa.schema([(f.name, _TYPES.get(f.type, pa.string())) for f in fields(kind)])  # type: ignore[arg-type]
+
+
+def to_table(rows: list[Row], kind: type[Row]) -> pa.Table:
+    """Rows of one kind as a table."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
+
+
+def from_table(table: pa.Table, kind: type[Row]) -> list[Row]:
+    """The rows of a table."""
+    return [kind(**entry) for entry in table.to_pylist()]

@@ -1,0 +1,68 @@
+"""The interface of every judge: an answer in, three scores from 0 to 2 out, with reasons."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+DIMENSIONS = ("concept", "instruction", "fluency")
+"""What is scored: is the concept in the answer, does it answer, and does it read well."""
+
+
+class Answer(NamedTuple):
+    """What is judged: a response, the instruction it answers, and the concept it should show."""
+
+    concept: str
+    instruction: str
+    response: str
+
+
+class Rating(NamedTuple):
+    """A score in [0, 2], and why."""
+
+    score: float
+    reason: str
+
+
+class Judgement(NamedTuple):
+    """The ratings of one answer."""
+
+    concept: Rating
+    instruction: Rating
+    fluency: Rating
+
+    @property
+    def overall(self) -> float:
+        """Harmonic mean of the three scores (AxBench); 0 if one of them is 0."""
+        return harmonic_mean([rating.score for rating in self])
+
+
+class Failure(NamedTuple):
+    """An answer that could not be judged, and why; never a score of 0."""
+
+    error: str
+
+
+class Judge(Protocol):
+    """Scores answers. `name` identifies the judge and its settings in results and caches."""
+
+    name: str
+
+    def judge(
+        self, answers: Sequence[Answer], done: Callable[[int], object] | None = None
+    ) -> list[Judgement | Failure]:
+        """Judge answers, in their order.
+
+        Args:
+            answers: what to judge.
+            done: told how many more answers are finished, for progress bars.
+
+        Raises:
+            SteeringError: where no answer can be judged at all (no key, no endpoint).
+        """
+        ...
+
+
+def harmonic_mean(scores: Sequence[float]) -> float:
+    """Harmonic mean of scores that are 0 or more; 0 if one of them is 0."""
+    if not scores or min(scores) <= 0:
+        return 0.0
+    return len(scores) / sum(1 / score for score in scores)

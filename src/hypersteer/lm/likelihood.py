@@ -1,0 +1,118 @@
+"""How likely a base LM finds responses: cross-entropy per token and per row, on the response only.
+
+Shapes: N response tokens of all rows in row-major order, B rows, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds, TokenBatch, collate
+from hypersteer.lm.writers import VectorWriter, written
+
+CHUNK = 32
+"""Tokens whose float32 softmax is held at a time; small, so that it stays in cache."""
+
+
+class _TokenCrossEntropy(torch.autograd.Function):
+    """Cross-entropy per token that keeps only the logits and one number per token.
+
+    torch's own keeps a float32 log-softmax and a float32 gradient of all logits, which is most of
+    a training step's memory when the vocabulary is large.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ANN001
+        normalisers = torch.cat([part.float().logsumexp(-1) for part in logits.split(CHUNK)])
+        ctx.save_for_backward(logits, targets, normalisers)
+        return normalisers - logits.gather(-1, targets[:, None]).squeeze(-1).float()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+        logits, targets, normalisers = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for start in range(0, len(logits), CHUNK):
+            part = slice(start, start + CHUNK)
+            share = (logits[part].float() - normalisers[part, None]).exp_()
+            share.scatter_add_(-1, targets[part, None], -torch.ones_like(share[:, :1]))
+            gradient[part] = share.mul_(grads[0][part, None])
+        return gradient, None
+
+
+def token_cross_entropy(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]
+) -> Float[Tensor, " N"]:
+    """`logsumexp(logits) - logits[target]` for every token, float32."""
+    return _TokenCrossEntropy.apply(logits, targets)  # type: ignore[return-value]
+
+
+def row_means(
+    values: Float[Tensor, " N"], rows: Int[Tensor, " N"], count: int
+) -> Float[Tensor, " B"]:
+    """Mean of the values of each row; `rows` tells which row a value belongs to."""
+    sums = values.new_zeros(count).index_add(0, rows, values)
+    return sums / torch.bincount(rows, minlength=count).clamp(min=1)
+
+
+def response_losses(lm: BaseLM, batch: TokenBatch, copies: int = 1) -> Float[Tensor, "K B"]:
+    """Mean cross-entropy of each row's response, under whatever hooks are in place.
+
+    Args:
+        lm: the base LM.
+        batch: B prompts with their responses, on the model's device.
+        copies: K, how many times the rows leave the blocks (more than once under `forked`).
+    """
+    losses, rows = _response_tokens(lm, batch, copies)
+    return row_means(losses, rows, copies * len(batch.ids)).view(copies, -1)
+
+
+@torch.no_grad()
+def response_token_losses(
+    lm: BaseLM,
+    prompts: Sequence[PromptIds],
+    responses: Sequence[Sequence[int]],
+    writers: Sequence[VectorWriter] = (),
+) -> list[Float[Tensor, " T"]]:
+    """Cross-entropy of every response token, in nats, row by row, under fixed edits if given.
+
+    Args:
+        lm: the base LM.
+        prompts: B tokenised prompts.
+        responses: B responses as ids; an empty one gives an empty tensor.
+        writers: edits in force, made for these B rows.
+    """
+    batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    with written(lm.blocks, writers, batch.spans):
+        losses, _ = _response_tokens(lm, batch, 1)
+    return list(losses.cpu().split([len(response) for response in responses]))
+
+
+def in_batches(
+    lengths: Sequence[int], size: int, run: Callable[[list[int]], Sequence[Tensor]]
+) -> list[Tensor]:
+    """Run rows of like length together, and give the results back in the order of the rows.
+
+    Args:
+        lengths: length of each row.
+        size: most rows of a batch.
+        run: row numbers -> one result each.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    results: dict[int, Tensor] = {}
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        results.update(zip(part, run(part), strict=True))
+    return [results[row] for row in range(len(lengths))]
+
+
+def _response_tokens(lm: BaseLM, batch: TokenBatch, copies: int) -> tuple[Tensor, Tensor]:
+    """Losses [N] of all response tokens, and the row [N] of each."""
+    response = batch.spans.response
+    wanted = torch.zeros_like(response)
+    wanted[:, :-1] = response[:, 1:]
+    logits = lm.logits(batch, wanted.repeat(copies, 1))
+    targets = batch.ids[response].repeat(copies)
+    return token_cross_entropy(logits, targets), response.repeat(copies, 1).nonzero()[:, 0]
