@@ -255,3 +255,57 @@ def test_a_stream_is_lazy_and_its_errors_come_at_once(tiny_llama):
         rest = "".join(pieces)
         assert len(seen) == 30
     assert lm.generate("Hi", max_new_tokens=30).endswith(rest)
+
+
+STRENGTHS = (0.0, 1.0, -2.0)
+
+
+@pytest.mark.parametrize("kind", ["residual", "attention", "mlp"])
+def test_several_strengths_at_once_equal_one_after_another(lm, kind):
+    """Fixed vectors, at two sites, past the sliding window; each row ends when it ends."""
+    sites = [tiny.site_of(lm, kind, 2), tiny.site_of(lm, "residual", 1)]
+    edits = [
+        tiny.edit_of(lm, sites[0]),
+        None,
+        tiny.edit_of(lm, sites[1], 1),
+        tiny.edit_of(lm, sites[0], 2),
+    ]
+    prompts, decoding = prompts_of(lm), Decoding(max_new_tokens=tiny.WINDOW + 4)
+    together = generate_ids(
+        lm, prompts, edit_writers(lm, edits, [1.0] * 4), decoding, strengths=STRENGTHS
+    )
+    for number, strength in enumerate(STRENGTHS):
+        alone = generate_ids(lm, prompts, edit_writers(lm, edits, [strength] * 4), decoding)
+        assert together[4 * number : 4 * number + 4] == alone
+    assert together[:4] != together[4:8] != together[8:]
+
+
+def test_several_strengths_share_the_edit_and_the_prefill_below_the_site(lm):
+    case = tiny.case_of(lm.name, "cross-attention")
+    prompts = prompts_of(case.lm)
+    seen = {"below": [], "above": []}
+    hooks = [
+        tiny.module_at(case.lm, tiny.site_of(case.lm, "residual", layer)).register_forward_hook(
+            lambda _m, args, _out, name=name: seen[name].append(len(args[0]))
+        )
+        for name, layer in (("below", 1), ("above", 2))
+    ]
+    try:
+        writers = case.writers(PROMPTS, [case.steer[0]] * 4)
+        ids = generate_ids(
+            case.lm, prompts, writers, Decoding(max_new_tokens=6), strengths=STRENGTHS
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen["below"][0] == 4
+    assert seen["above"][0] == 12
+    for number, strength in enumerate(STRENGTHS):
+        writers = case.writers(PROMPTS, [case.steer[0]] * 4, [strength] * 4)
+        alone = generate_ids(case.lm, prompts, writers, Decoding(max_new_tokens=6))
+        assert ids[4 * number : 4 * number + 4] == alone
+
+
+def test_several_strengths_need_something_to_multiply(lm):
+    with pytest.raises(SteeringError, match="no edit to multiply"):
+        generate_ids(lm, prompts_of(lm), [], Decoding(max_new_tokens=2), strengths=[1.0, 2.0])

@@ -57,3 +57,10 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def select_rows(cache: DynamicCache, index: Tensor, *, among: int) -> None:
+    """Pick rows, once or several times, in those layers that hold `among` rows."""
+    for layer in cache.layers:
+        if isinstance(layer, DynamicLayer) and layer.keys is not None and len(layer.keys) == among:
+            layer.batch_select_indices(index)

@@ -1,15 +1,17 @@
 """Cached decoding of a batch under edits: one prefill, then one token per row and step."""
 
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hypersteer.errors import ConfigError
+from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.cache import new_cache
+from hypersteer.lm.cache import new_cache, select_rows
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
+from hypersteer.lm.hooks import forked
 from hypersteer.lm.packing import pack, packed_products
 from hypersteer.lm.sampling import Sampler
 from hypersteer.lm.writers import VectorWriter, written
@@ -49,7 +51,11 @@ class Decoding:
 
 
 def decode(
-    lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter], decoding: Decoding
+    lm: BaseLM,
+    prompts: Sequence[PromptIds],
+    writers: Sequence[VectorWriter],
+    decoding: Decoding,
+    strengths: Sequence[float] | None = None,
 ) -> Generator[dict[int, int]]:
     """Generate token by token.
 
@@ -58,18 +64,28 @@ def decode(
         prompts: B tokenised prompts.
         writers: edits in force, made for these B rows.
         decoding: how to decode.
+        strengths: answer every prompt at each of these S strengths, which multiply the writers'
+            own: row r at strength s is row `s * B + r`. The edits are made once, and the prefill
+            below the lowest site runs once for all strengths.
 
     Yields:
         after every step, the new token id of each row that still runs, by row number. The end of
         turn is not among them.
 
     Raises:
-        SteeringError: if a prompt and the new tokens do not fit the context window.
+        SteeringError: if a prompt and the new tokens do not fit the context window, or if there
+            are several strengths but nothing that is written.
     """
+    if strengths is not None and not writers:
+        raise SteeringError(f"{len(strengths)} strengths, but no edit to multiply; give an edit")
     for prompt in prompts:
         lm.check_length(len(prompt.ids) + decoding.max_new_tokens, "prompt and response")
-    sampler = decoding.sampler(len(prompts))
-    state = _State(lm, prompts, writers)
+    copies = 1 if strengths is None else len(strengths)
+    rows = copies * len(prompts)
+    sampler = decoding.sampler(rows)
+    if strengths is not None:
+        writers = [writer.at(strengths) for writer in writers]
+    state = _State(lm, prompts, writers, copies)
     for step in range(decoding.max_new_tokens):
         chosen = sampler(state.advance())
         tokens = chosen.tolist()
@@ -82,7 +98,7 @@ def decode(
         state.finished.update(r for r, end in zip(state.rows, ended, strict=True) if end)
         if fresh:
             yield fresh
-        if len(state.finished) == len(prompts) or step == decoding.max_new_tokens - 1:
+        if len(state.finished) == rows or step == decoding.max_new_tokens - 1:
             return
         state.append(chosen)
         live = [i for i, row in enumerate(state.rows) if row not in state.finished]
@@ -92,11 +108,16 @@ def decode(
 
 
 def generate_ids(
-    lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter], decoding: Decoding
+    lm: BaseLM,
+    prompts: Sequence[PromptIds],
+    writers: Sequence[VectorWriter],
+    decoding: Decoding,
+    strengths: Sequence[float] | None = None,
 ) -> list[list[int]]:
-    """All response ids of every row, without the end of turn."""
-    responses: list[list[int]] = [[] for _ in prompts]
-    for fresh in decode(lm, prompts, writers, decoding):
+    """All response ids of every row of `decode`, without the end of turn."""
+    copies = 1 if strengths is None else len(strengths)
+    responses: list[list[int]] = [[] for _ in range(copies * len(prompts))]
+    for fresh in decode(lm, prompts, writers, decoding, strengths):
         for row, token in fresh.items():
             responses[row].append(token)
     return responses
@@ -124,10 +145,15 @@ class _State:
     """The running batch: cache, attention mask, positions, and which rows are in it."""
 
     def __init__(
-        self, lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter]
+        self,
+        lm: BaseLM,
+        prompts: Sequence[PromptIds],
+        writers: Sequence[VectorWriter],
+        copies: int,
     ) -> None:
         self._lm = lm
         self._writers = writers
+        self._copies = copies
         batch = collate(prompts, pad_id=lm.chat.pad_id, side="left").to(lm.device)
         self._next: TokenBatch = batch
         self._mask = batch.spans.real.long()
@@ -135,13 +161,19 @@ class _State:
         self._spans: Spans | None = batch.spans
         self._cache = new_cache(lm.model)
         self._packed = pack(lm.model)
-        self.rows = list(range(len(prompts)))
+        self.rows = list(range(copies * len(prompts)))
         self.finished: set[int] = set()
 
     @torch.inference_mode()
     def advance(self) -> Tensor:
         """Run the tokens not yet run; logits [B, V] of the last one."""
-        with packed_products(self._packed), written(self._lm.blocks, self._writers, self._spans):
+        with ExitStack() as stack:
+            stack.enter_context(packed_products(self._packed))
+            if self._spans is not None and self._copies > 1:
+                site = min(writer.site for writer in self._writers)
+                rows = len(self._mask)
+                stack.enter_context(forked(self._lm.blocks, site, rows, self._copies))
+            stack.enter_context(written(self._lm.blocks, self._writers, self._spans))
             output = self._lm.forward(
                 self._next,
                 attention_mask=self._mask,
@@ -150,8 +182,17 @@ class _State:
                 use_cache=True,
                 logits_to_keep=1,
             )
+        if self._spans is not None and self._copies > 1:
+            self._unshare()
         self._spans = None
         return output.logits[:, -1]
+
+    def _unshare(self) -> None:
+        """After a forked prefill, give every copy its own rows below the site as well."""
+        rows = len(self._mask)
+        index = torch.arange(rows, device=self._mask.device).repeat(self._copies)
+        select_rows(self._cache, index, among=rows)
+        self._mask, self._positions = self._mask[index], self._positions[index]
 
     def append(self, chosen: Tensor) -> None:
         """Make the chosen token of each row the next to run."""

@@ -27,26 +27,48 @@ class VectorWriter:
     """Adds one vector per row at one site, on the tokens of each row's scope.
 
     The first forward pass (the prefill) fixes the vectors, made from the hidden states at the site
-    where `vectors` is a function; later passes hold response tokens only and reuse them.
+    where `vectors` is a function; later passes hold response tokens only and reuse them. At
+    several strengths each row is written once per strength.
 
     Attributes:
         site: where it writes.
-        vectors: [B, D], strength included; None until the prefill if they are made from states.
+        vectors: [B, D] (times the number of strengths), strength included; None until the prefill.
     """
 
-    def __init__(self, site: Site, vectors: Tensor | MakeVectors, scopes: Sequence[Scope]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        vectors: Tensor | MakeVectors,
+        scopes: Sequence[Scope],
+        strengths: Sequence[float] = (1.0,),
+    ) -> None:
         self.site = site
-        self.vectors = vectors if isinstance(vectors, Tensor) else None
-        self._make = None if isinstance(vectors, Tensor) else vectors
-        self._scopes = tuple(scopes)
+        self.vectors: Tensor | None = None
+        self._source = vectors
+        self._strengths = tuple(strengths)
+        self._scopes = tuple(scopes) * len(self._strengths)
         self._step: Tensor | None = None
 
+    def at(self, strengths: Sequence[float]) -> "VectorWriter":
+        """This writer for `len(strengths)` copies of its rows, each copy at its own strength.
+
+        Row r of copy c is row `c * B + r`, as `hypersteer.lm.hooks.forked` has it.
+        """
+        rows = len(self._scopes) // len(self._strengths)
+        return VectorWriter(self.site, self._source, self._scopes[:rows], strengths)
+
     def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
-        """Write into the states [B, T, D] of whole rows."""
-        if self.vectors is None and self._make is not None:
-            self.vectors = self._make(hidden, spans)
-        assert self.vectors is not None
-        return add_vectors(hidden, self.vectors, scope_mask(self._scopes, spans))
+        """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
+        copies = len(self._strengths)
+        rows = len(self._scopes) // copies
+        if self.vectors is None:
+            made = self._source
+            made = made if isinstance(made, Tensor) else made(hidden[:rows], spans)
+            self.vectors = torch.cat([strength * made for strength in self._strengths])
+        mask = scope_mask(self._scopes[:rows], spans).repeat(copies, 1)
+        # Below a residual site the rows are still shared; a sub-layer's own block has them all.
+        whole = hidden.repeat(copies, 1, 1) if len(hidden) < len(mask) else hidden
+        return add_vectors(whole, self.vectors, mask)
 
     def step(self, hidden: Tensor) -> Tensor:
         """Write into the states [B, 1, D] of response tokens after the prefill."""
