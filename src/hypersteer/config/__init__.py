@@ -1,0 +1,32 @@
+"""Frozen dataclasses for every run. TOML comes in; the resolved settings are kept as JSON."""
+
+from hypersteer.config.base_lm import LMConfig, SiteConfig
+from hypersteer.config.evaluation import EvaluateConfig, JudgeConfig, ProtocolConfig
+from hypersteer.config.folders import cache_folder
+from hypersteer.config.reading import from_dict, load_toml, to_dict
+from hypersteer.config.training import (
+    DataConfig,
+    HypernetConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+    Variant,
+)
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "HypernetConfig",
+    "JudgeConfig",
+    "LMConfig",
+    "LossConfig",
+    "OptimConfig",
+    "ProtocolConfig",
+    "SiteConfig",
+    "TrainConfig",
+    "Variant",
+    "cache_folder",
+    "from_dict",
+    "load_toml",
+    "to_dict",
+]

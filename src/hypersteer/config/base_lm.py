@@ -1,0 +1,30 @@
+"""Which base LM is steered, and where."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LMConfig:
+    """The base LM that is steered."""
+
+    name: str = "smollm2-135m-instruct"
+    """Alias, Hugging Face id, local folder, or .gguf file."""
+    device: str | None = None
+    """cpu, cuda, mps; by default the best there is."""
+    dtype: str | None = None
+    """float32, bfloat16, float16; by default float32 on a CPU, bfloat16 elsewhere."""
+    quantization: str | None = None
+    """8bit or 4bit weights through bitsandbytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteConfig:
+    """Where the edit is read and written."""
+
+    layer: int | None = None
+    """Decoder block, from 0; by default 40 % of the way up."""
+    kind: Literal["residual", "attention", "mlp"] = "residual"
+    """Block output, or a sub-layer's output before it joins the residual stream."""
+    scope: Literal["all", "prompt", "response", "last_prompt"] = "all"
+    """Which tokens the edit touches."""

@@ -1,0 +1,114 @@
+"""Settings of an evaluation. The string under each field is its help text."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hypersteer.config.base_lm import LMConfig, SiteConfig
+from hypersteer.config.reading import at_least
+from hypersteer.config.training import DataConfig
+from hypersteer.errors import ConfigError
+
+STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0)
+"""AxBench's fourteen."""
+MIN_PROMPTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtocolConfig:
+    """What is asked, how strongly it is steered, and how it is answered (AxBench's protocol)."""
+
+    held_in_concepts: int = 500
+    """How many of the training concepts, at most."""
+    held_out_concepts: int = 500
+    """How many of the held-out concepts, at most."""
+    instructions: str = "bundled"
+    """Pool of instructions: `bundled`, `alpaca-eval`, or a .json or .jsonl file of them."""
+    prompts: int = 10
+    """Instructions per concept, fixed by its id; the first half chooses strengths."""
+    strengths: tuple[float, ...] = STRENGTHS
+    """Every method with a strength answers at each of these."""
+    max_new_tokens: int = 128
+    """Most tokens of an answer."""
+    temperature: float = 1.0
+    """Of sampling; 0 is greedy."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that add up to this probability."""
+    batch_size: int = 72
+    """Answers generated together, about."""
+    gap_rows: int = 6
+    """Rows per concept that the concept gap is measured on; 0 leaves it out."""
+    detection: bool = True
+    """Whether methods that can also detect concepts are measured at that, where data allow."""
+
+    def __post_init__(self) -> None:
+        at_least(0, "protocol.", self, "held_in_concepts", "held_out_concepts", "gap_rows")
+        at_least(1, "protocol.", self, "max_new_tokens", "batch_size")
+        at_least(MIN_PROMPTS, "protocol.", self, "prompts")
+        if not self.strengths or not all(map(math.isfinite, self.strengths)):
+            raise ConfigError(f"protocol.strengths {self.strengths} must be finite numbers")
+        if len(set(self.strengths)) != len(self.strengths):
+            raise ConfigError(f"protocol.strengths {self.strengths} names one of them twice")
+        if not self.held_in_concepts and not self.held_out_concepts:
+            raise ConfigError(
+                "protocol.held_in_concepts and protocol.held_out_concepts are both 0, so nothing "
+                "is left to evaluate; raise one"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeConfig:
+    """Who scores the answers."""
+
+    kind: Literal["likelihood", "llm"] = "likelihood"
+    """The base LM's own likelihoods, offline, or an LM behind an OpenAI-compatible endpoint."""
+    calibration: str | None = None
+    """likelihood: file that experiments/judge_calibration.py wrote; by default the bundled one."""
+    model: str = "gpt-4o-mini"
+    """llm: which model judges."""
+    base_url: str | None = None
+    """llm: address of the endpoint; by default OpenAI's."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """llm: environment variable that holds the key."""
+    temperature: float = 0.0
+    """llm: of the judge's sampling."""
+    concurrency: int = 16
+    """llm: calls under way at a time."""
+    input_price: float | None = None
+    """llm: dollars per million tokens read, to tell the cost."""
+    output_price: float | None = None
+    """llm: dollars per million tokens written, to tell the cost."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "judge.", self, "concurrency")
+        at_least(0, "judge.", self, "temperature", "input_price", "output_price")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """An evaluation."""
+
+    out: str = "runs/evaluate"
+    """Folder for rows and reports."""
+    seed: int = 42
+    """Everything random follows from it; also splits concepts, as in training."""
+    base_lm: LMConfig = field(default_factory=LMConfig)
+    site: SiteConfig = field(default_factory=SiteConfig)
+    """Where baselines act; a checkpoint brings its own."""
+    data: DataConfig = field(default_factory=DataConfig)
+    methods: tuple[str, ...] = ("prompting", "reft-r1", "diffmean", "random")
+    """Names of methods, and folders or Hub ids of checkpoints."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Hyperparameters that differ from a method's own, in a table `settings.METHOD`."""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    compare_to: str = "prompting"
+    """Method that win rates are counted against."""
+
+    def __post_init__(self) -> None:
+        at_least(0, "", self, "seed")
+        if not self.methods:
+            raise ConfigError("methods is empty; name at least one, such as 'prompting'")
+        twice = [name for name in self.methods if self.methods.count(name) > 1]
+        if twice:
+            raise ConfigError(f"methods names '{twice[0]}' twice")

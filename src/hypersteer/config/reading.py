@@ -1,0 +1,118 @@
+"""Settings from TOML and dictionaries, every key and type checked, and back to plain JSON types."""
+
+import dataclasses
+import json
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from hypersteer.errors import ConfigError, nearest, one_line
+
+T = TypeVar("T")
+
+
+def load_toml(path: str | Path, into: type[T]) -> T:
+    """Read a run's settings from a TOML file; what it does not say keeps its default.
+
+    Raises:
+        ConfigError: if the file is missing or malformed, or a key is unknown or of a wrong type.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings '{path}': {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not valid TOML: {one_line(error)}") from error
+    return from_dict(into, raw, where=str(path))
+
+
+def from_dict(into: type[T], raw: dict[str, Any], where: str = "settings") -> T:
+    """Build a configuration dataclass from nested dictionaries.
+
+    Raises:
+        ConfigError: naming the place, the key, and the nearest known one.
+    """
+    hints = get_type_hints(into)
+    known = {f.name: f for f in dataclasses.fields(into)}  # type: ignore[arg-type]
+    values = {}
+    for key, value in raw.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+        values[key] = _checked(hints[key], value, f"{where}: {key}")
+    return into(**values)
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint` wants it."""
+    if hint is Any:
+        return value
+    origin = get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} is a table of settings, not {value!r}")
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(
+                f"{where} = {value!r} is unknown{nearest(str(value), get_args(hint))}"
+            )
+        return value
+    if origin in (Union, types.UnionType):
+        return _one_of(hint, value, where)
+    if origin in (tuple, dict):
+        return _several(hint, value, where)
+    if _fits(hint, value):
+        return float(value) if hint is float else value
+    raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+
+
+def _several(hint: Any, value: Any, where: str) -> Any:
+    """A list, for which one text will do, or a table with free keys."""
+    if get_origin(hint) is dict and isinstance(value, dict):
+        inner = get_args(hint)[1]
+        return {key: _checked(inner, item, f"{where}.{key}") for key, item in value.items()}
+    items = [value] if isinstance(value, str) else value
+    if get_origin(hint) is tuple and isinstance(items, (list, tuple)):
+        return tuple(_checked(get_args(hint)[0], item, where) for item in items)
+    raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+
+
+def _one_of(hint: Any, value: Any, where: str) -> Any:
+    for option in get_args(hint):
+        try:
+            return _checked(option, value, where)
+        except ConfigError:
+            continue
+    raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+
+
+def _fits(hint: type, value: Any) -> bool:
+    """Whether a plain value has a plain type; an int does for a float, a bool for no number."""
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _name(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_name(option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"list of {_name(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return "a table"
+    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The settings as nested dictionaries of JSON types; `from_dict` reads them back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def at_least(least: int, table: str, config: Any, *names: str) -> None:
+    """Refuse settings below `least`; None, where a setting may be None, is no limit."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{table}{name} {value} is below {least}")

@@ -1,0 +1,160 @@
+"""Settings of a training run. The string under each field is its help text."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hypersteer.config.base_lm import LMConfig, SiteConfig
+from hypersteer.config.reading import at_least
+from hypersteer.errors import ConfigError
+
+Variant = Literal["cross-attention", "in-context", "no-context"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HypernetConfig:
+    """The hypernetwork."""
+
+    variant: Variant = "cross-attention"
+    """Reads the base LM's states too, or both prompts as text, or the steering prompt only."""
+    blocks: int = 4
+    """Number N of decoder blocks, copied from the base LM's first N."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """Whether the blocks start from the base LM's weights."""
+    cross_heads: int | None = None
+    """Attention heads of each cross-attention module; by default as many as the base LM has."""
+    head_width: int | None = None
+    """Hidden width of the MLP head; by default the width of the base LM."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "hypernet.", self, "blocks", "cross_heads", "head_width")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What to learn from."""
+
+    source: tuple[str, ...] = ("bundled",)
+    """Folders, `axbench:concept10/2b/l20`, `hub:owner/name`, or `bundled`; several are joined."""
+    held_out_concepts: int | tuple[int, ...] = 4
+    """How many concepts are never trained on, or exactly which ids."""
+    held_in_prompts: int = 6
+    """Base prompts of each training concept kept back for validation."""
+    max_concepts: int | None = None
+    """Use this many concepts at most."""
+    max_examples_per_concept: int | None = None
+    """Use this many training examples of a concept at most."""
+    max_held_out_rows: int | None = 12
+    """Validation rows of each held-out concept at most."""
+    max_prompt_tokens: int = 256
+    """Examples with longer prompts are left out."""
+    max_response_tokens: int = 128
+    """Responses are cut after this many tokens."""
+
+    def __post_init__(self) -> None:
+        at_least(0, "data.", self, "held_in_prompts")
+        at_least(1, "data.", self, "max_concepts", "max_examples_per_concept")
+        at_least(1, "data.", self, "max_held_out_rows", "max_prompt_tokens", "max_response_tokens")
+        if isinstance(self.held_out_concepts, int):
+            at_least(0, "data.", self, "held_out_concepts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """What is minimised."""
+
+    objective: Literal["language-modelling", "reconstruction"] = "language-modelling"
+    """Cross-entropy of the response under the edit, or distance to given target vectors."""
+    targets: str | None = None
+    """For reconstruction: a safetensors file with one vector per concept id, `vectors` [N, D]."""
+    contrast: float = 0.0
+    """Weight lambda of the contrastive term: the right steering prompt must beat a wrong one."""
+    contrast_beta: float = 5.0
+    """Sharpness beta of the contrastive term, per nat of a row's mean cross-entropy."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.contrast < math.inf or not 0 < self.contrast_beta < math.inf:
+            raise ConfigError(
+                f"loss.contrast {self.contrast} must be 0 or more and loss.contrast_beta "
+                f"{self.contrast_beta} above 0, both finite"
+            )
+        if (self.objective == "reconstruction") != (self.targets is not None):
+            raise ConfigError(
+                f"loss.objective '{self.objective}' with loss.targets {self.targets!r}: "
+                "reconstruction needs a targets file, and only it does"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """How it is minimised: AdamW with linear decay to 0."""
+
+    steps: int = 300
+    """Optimizer steps."""
+    batch_size: int = 8
+    """Rows per step and process, all accumulation steps together."""
+    accumulation: int = 1
+    """Equal parts that a step's rows are run in, one after the other, to save memory."""
+    learning_rate: float | None = None
+    """Peak rate; by default the paper's rule for depth, 8e-5 * sqrt(20 / blocks)."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Arithmetic of products; weights stay float32. auto: bf16 where the device has it natively."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "optim.", self, "steps", "batch_size", "accumulation")
+        at_least(0, "optim.", self, "warmup_steps")
+        if self.batch_size % self.accumulation:
+            raise ConfigError(
+                f"optim.accumulation {self.accumulation} does not divide optim.batch_size "
+                f"{self.batch_size}"
+            )
+        rate = self.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise ConfigError(f"optim.learning_rate {rate} is not a positive number")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optim.weight_decay {self.weight_decay} is not 0 or more")
+        if not self.clip > 0:
+            raise ConfigError(f"optim.clip {self.clip} is not above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A training run."""
+
+    out: str = "runs/train"
+    """Folder for checkpoints and metrics."""
+    seed: int = 42
+    """Everything random follows from it."""
+    base_lm: LMConfig = field(default_factory=LMConfig)
+    site: SiteConfig = field(default_factory=SiteConfig)
+    hypernet: HypernetConfig = field(default_factory=HypernetConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validate_every: int = 100
+    """Steps between validations; the last step is always validated."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the last step always makes one."""
+    keep: int = 2
+    """Newest checkpoints kept besides the best one."""
+    best: Literal["held_out_gap", "held_in_gap", "held_out_loss", "held_in_loss"] = "held_out_gap"
+    """Which validation figure chooses the best checkpoint."""
+    patience: int | None = None
+    """Stop after this many validations without a better figure."""
+    tensorboard: bool = False
+    """Also write metrics for TensorBoard (extra `tensorboard`)."""
+
+    def __post_init__(self) -> None:
+        at_least(0, "", self, "seed")
+        at_least(1, "", self, "validate_every", "checkpoint_every", "keep", "patience")
+        if self.loss.objective == "reconstruction" and self.hypernet.variant != "no-context":
+            raise ConfigError(
+                "reconstruction has one target per concept, so it needs hypernet.variant "
+                f"'no-context', not '{self.hypernet.variant}'"
+            )
