@@ -32,6 +32,10 @@ class TrainingError(SteeringError):
     """Training had to stop (NaN loss, out of memory, full disk); the last checkpoint is intact."""
 
 
+class EndpointError(SteeringError):
+    """An endpoint answers nothing at all: no server, no access, no such model, a damaged cache."""
+
+
 def one_line(error: object, limit: int = 300) -> str:
     """First line of an error's text, for use inside our own one-line messages."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
