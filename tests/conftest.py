@@ -8,8 +8,10 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 CHECKED = (
     "lm.base",
     "lm.cache",
+    "lm.likelihood",
     "lm.sampling",
     "lm.writers",
+    "baselines",
     "hypernet",
     "training.forward",
     "training.losses",

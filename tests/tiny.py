@@ -222,7 +222,7 @@ class Case(NamedTuple):
 
     def writers(self, prompts, steer, strength=1.0, scope=None) -> list[VectorWriter]:
         """What `steerer.generate` lets act on the rows."""
-        return self.steerer._writers(as_request(self.lm, prompts, steer, strength), scope)
+        return self.steerer.writers(as_request(self.lm, prompts, steer, strength), scope)
 
 
 VARIANTS = ("cross-attention", "in-context", "no-context")

@@ -74,14 +74,17 @@ def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
     save_tensors(dict(hypernet.state_dict()), folder / "model.safetensors")
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors, turning safetensors' own errors into OSError.
 
     Raises:
         OSError: if they cannot be written.
     """
+    held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+        save_file(held, path, metadata)
     except SafetensorError as error:
         raise OSError(one_line(error)) from error
 

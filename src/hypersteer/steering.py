@@ -91,7 +91,7 @@ class Steerer:
         """
         settings = Decoding(**decoding)
         request = as_request(self.lm, prompts, steer, strength)
-        writers = self._writers(request, scope)
+        writers = self.writers(request, scope)
         rows = generate_ids(self.lm, request.prompts, writers, settings)
         texts = [self.lm.chat.decode(ids) for ids in rows]
         return texts[0] if request.single else texts
@@ -111,7 +111,7 @@ class Steerer:
         """
         settings = Decoding(**decoding)
         request = as_request(self.lm, [prompt], steer, strength)
-        writers = self._writers(request, scope)
+        writers = self.writers(request, scope)
         return join_pieces(self.lm, decode(self.lm, request.prompts, writers, settings))
 
     def edit(
@@ -169,8 +169,18 @@ class Steerer:
         batch = collate(prompts, pad_id=self.lm.chat.pad_id).to(self.lm.device)
         return self._write(steering, prompts, self.lm.states(batch, self.card.site), batch.spans)
 
-    def _writers(self, request: Request, scope: Scope | None) -> list[VectorWriter]:
-        """Writers of all rows: fixed edits, and vectors made inside the prefill."""
+    def writers(self, request: Request, scope: Scope | None = None) -> list[VectorWriter]:
+        """What is written into the base LM to serve a request: one writer per site at most.
+
+        Fixed edits are there already; those of steering prompts are made inside the prefill.
+
+        Args:
+            request: the request as rows.
+            scope: tokens touched by steering prompts' edits; by default as in training.
+
+        Raises:
+            SteeringError: for an empty steering prompt, or an edit that is not for this base LM.
+        """
         written = [
             row
             for row, steer in enumerate(request.steer)
