@@ -14,10 +14,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hypersteer.config import TrainConfig
+    from hypersteer.config import EvaluateConfig, TrainConfig
     from hypersteer.data.sources import load_concepts
     from hypersteer.edits import Site, VectorEdit, load_edit
     from hypersteer.errors import SteeringError
+    from hypersteer.evaluation.run import EvaluateResult, evaluate
     from hypersteer.lm.base import BaseLM
     from hypersteer.lm.load import load_lm
     from hypersteer.steering import Steerer, load
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseLM",
+    "EvaluateConfig",
+    "EvaluateResult",
     "Site",
     "Steerer",
     "SteeringError",
     "TrainConfig",
     "TrainResult",
     "VectorEdit",
+    "evaluate",
     "load",
     "load_concepts",
     "load_edit",
@@ -40,12 +44,15 @@ __all__ = [
 
 _HOMES = {
     "BaseLM": "hypersteer.lm.base",
+    "EvaluateConfig": "hypersteer.config",
+    "EvaluateResult": "hypersteer.evaluation.run",
     "Site": "hypersteer.edits",
     "SteeringError": "hypersteer.errors",
     "Steerer": "hypersteer.steering",
     "TrainConfig": "hypersteer.config",
     "TrainResult": "hypersteer.training.loop",
     "VectorEdit": "hypersteer.edits",
+    "evaluate": "hypersteer.evaluation.run",
     "load": "hypersteer.steering",
     "load_concepts": "hypersteer.data.sources",
     "load_edit": "hypersteer.edits",

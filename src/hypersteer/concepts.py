@@ -22,6 +22,7 @@ class Concept:
         genre: Genre of the base prompts that go with it: `text`, `code` or `math` in AxBench.
         kind: Free word for what sort of steering it asks for (style, topic, ...); may be empty.
         ref: Where it comes from, such as a Neuronpedia address; may be empty.
+        held_out: Whether the data mark it as one that is never trained on.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Concept:
     genre: str = "text"
     kind: str = ""
     ref: str = ""
+    held_out: bool = False
 
 
 def read_metadata(path: Path) -> list[Concept]:
@@ -36,7 +38,8 @@ def read_metadata(path: Path) -> list[Concept]:
 
     Args:
         path: The file. Each line holds `concept_id` and `concept`, and may hold `ref`,
-            `concept_genres_map` ({concept: [genre]}) and, our own, `kind`. Blank lines are skipped.
+            `concept_genres_map` ({concept: [genre]}) and, our own, `kind` and `held_out`. Blank
+            lines are skipped.
 
     Returns:
         The concepts, ids unique.
@@ -136,12 +139,16 @@ def _concept_from_line(line: str, where: str) -> Concept:
     for key in ("kind", "ref"):
         if not isinstance(entry.get(key) or "", str):
             raise DataError(f"{where}: {key} is {entry[key]!r}; expected text")
+    held_out = entry.get("held_out", False)
+    if not isinstance(held_out, bool):
+        raise DataError(f"{where}: held_out is {held_out!r}; expected true or false")
     return Concept(
         id=id_,
         text=text,
         genre=_genre(entry, text, where),
         kind=entry.get("kind") or "",
         ref=entry.get("ref") or "",
+        held_out=held_out,
     )
 
 

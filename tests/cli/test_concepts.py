@@ -2,25 +2,25 @@
 
 
 def test_bundled_concepts(run):
-    code, out, err = run("concepts")
+    code, out, err = run("concepts", "--limit", "248")
     assert (code, err) == (0, "")
-    assert out.startswith("bundled: 28 concepts, 448 rows")
-    assert len(out.splitlines()) == 2 + 28
+    assert out.startswith("bundled: 248 concepts, 1,656 rows")
+    assert len(out.splitlines()) == 2 + 248
     assert "talk like a pirate" in out
 
 
 def test_limit_and_examples(run):
     out = run("concepts", "bundled", "--limit", "2", "--examples", "1")[1]
     assert out.count("> ") == 2
-    assert "and 26 more; list them with --limit 28" in out
+    assert "and 246 more; list them with --limit 248" in out
 
 
 def test_json(run, json_lines):
     lines = json_lines(run("concepts", "--json", "--examples", "2")[1])
-    assert len(lines) == 28
+    assert len(lines) == 248
     first = lines[0]
     assert [len(example) for example in first.pop("examples")] == [2, 2]
-    assert first == {"id": 0, "kind": "persona", "rows": 16, "text": "talk like a pirate"}
+    assert first == {"id": 0, "kind": "persona", "rows": 12, "text": "talk like a pirate"}
 
 
 def test_checkpoint(run, checkpoint, json_lines):
@@ -39,5 +39,6 @@ def test_bad_input(fails, checkpoint, tiny_lm, tmp_path):
     assert "--limit 0 is below 1" in fails("concepts", "--limit", "0")
     assert "--examples -1" in fails("concepts", "--examples", "-1")
     assert "holds no examples" in fails("concepts", checkpoint, "--examples", "1")
-    assert "no test split" in fails("concepts", "--split", "test")
+    (tmp_path / "train_data.jsonl").write_text("")
+    assert "has no test split" in fails("concepts", tmp_path, "--split", "test")
     assert "'tain'" in fails("concepts", "--split", "tain")

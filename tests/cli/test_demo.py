@@ -25,11 +25,11 @@ def test_trains_shows_and_next_time_only_shows(run, fails, tmp_path, tiny_lm):
 
 def test_shows_unseen_prompts_and_one_held_out_steering_prompt():
     data = load_concepts("bundled")
-    texts = {concept.text: concept.id for concept in data.concepts}
+    held_out = {concept.text: concept.held_out for concept in data.concepts}
     seen = set(data.prompts(range(len(data))))
     assert not seen & {prompt for prompt, _ in SHOWN}
-    held_out = demo_config().data.held_out_concepts
-    assert [texts[steering] in held_out for _, steering in SHOWN] == [False, False, False, True]
+    assert demo_config().data.held_out_concepts == "marked"
+    assert [held_out[steering] for _, steering in SHOWN] == [False, False, False, True]
 
 
 def test_bad_input(run, fails, tmp_path):

@@ -266,6 +266,14 @@ def test_bundled():
     assert data.name == "bundled"
     assert all(len(data.rows(concept.id)) for concept in data.concepts)
     assert data.example(int(data.rows(data.concepts[0].id)[0])).complete
+    assert sum(concept.held_out for concept in data.concepts) == 40
+    test = load_concepts("bundled", split="test")
+    assert {c.id for c in test.concepts} == {c.id for c in data.concepts}
+    for concept in data.concepts:
+        train, kept_back = (part.prompts(part.rows(concept.id)) for part in (data, test))
+        assert len(train) >= 6
+        assert len(kept_back) >= 2
+        assert not set(train) & set(kept_back)
 
 
 @pytest.mark.parametrize(("layer", "n_hard"), [("l10", 50), ("l20", 35)])

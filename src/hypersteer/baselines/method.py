@@ -7,7 +7,7 @@ LM is given. Hypernetworks, prompting, vectors and adapters all fit in here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -81,7 +81,7 @@ class Steering(NamedTuple):
     """
 
     lm: BaseLM
-    prompts: list[Prompt]
+    prompts: Sequence[Prompt]
     writers: list[VectorWriter]
 
 
@@ -94,8 +94,8 @@ class Method(Protocol):
         scales: whether its edits have a strength; if not, each prompt is answered once.
     """
 
-    learns: bool
-    scales: bool
+    learns: ClassVar[bool]
+    scales: ClassVar[bool]
 
     def fit(self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples]) -> Learned:
         """Learn all concepts, together where that is faster; the base LM stays as it is."""
@@ -111,7 +111,16 @@ class Detector(Protocol):
     """A method that can also tell how much of a concept a text shows."""
 
     def detect(
-        self, lm: BaseLM, site: Site, learned: Learned, concept: Concept, texts: Sequence[Example]
-    ) -> Float[Tensor, " N"]:
-        """One score per text, higher where the concept shows; the maximum over its tokens."""
+        self,
+        lm: BaseLM,
+        site: Site,
+        learned: Learned,
+        concepts: Sequence[Concept],
+        texts: Sequence[Example],
+    ) -> Float[Tensor, "K N"]:
+        """A score per concept and text, higher where the concept shows.
+
+        A text is prompt and response together; its score is the maximum over its tokens. All
+        concepts are scored in one pass over the texts.
+        """
         ...

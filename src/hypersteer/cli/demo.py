@@ -88,9 +88,8 @@ def demo_config(
         hypernet=HypernetConfig(variant="cross-attention", blocks=4),
         data=DataConfig(
             source=("bundled",),
-            held_out_concepts=(3, 13, 18, 23),
-            held_in_prompts=2,
-            max_held_out_rows=4,
+            held_in_prompts=1,
+            max_validation_rows=40,
             max_response_tokens=96,
         ),
         loss=LossConfig(contrast=2.0),

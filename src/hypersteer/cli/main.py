@@ -11,6 +11,7 @@ from hypersteer.errors import ConfigError, SteeringError, TrainingError, nearest
 COMMANDS = {
     "demo": "Train a small hypernetwork on the bundled data, and see it steer.",
     "train": "Train a hypernetwork, or go on with a run that was cut off.",
+    "evaluate": "Compare methods: answers at every strength, judged, with one report.",
     "generate": "Answer prompts, steered by words.",
     "chat": "Talk to a steered model in the terminal.",
     "concepts": "List the concepts of a data source or of a checkpoint.",

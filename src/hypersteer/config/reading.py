@@ -98,6 +98,8 @@ def _fits(hint: type, value: Any) -> bool:
 def _name(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_name(option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(option) for option in get_args(hint))
     if get_origin(hint) is tuple:
         return f"list of {_name(get_args(hint)[0])}"
     if get_origin(hint) is dict:

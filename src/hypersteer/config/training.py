@@ -36,8 +36,8 @@ class DataConfig:
 
     source: tuple[str, ...] = ("bundled",)
     """Folders, `axbench:concept10/2b/l20`, `hub:owner/name`, or `bundled`; several are joined."""
-    held_out_concepts: int | tuple[int, ...] = 4
-    """How many concepts are never trained on, or exactly which ids."""
+    held_out_concepts: int | tuple[int, ...] | Literal["marked"] = "marked"
+    """How many concepts are never trained on, which ids, or those that the data mark (else 4)."""
     held_in_prompts: int = 6
     """Base prompts of each training concept kept back for validation."""
     max_concepts: int | None = None
@@ -46,6 +46,8 @@ class DataConfig:
     """Use this many training examples of a concept at most."""
     max_held_out_rows: int | None = 12
     """Validation rows of each held-out concept at most."""
+    max_validation_rows: int | None = 96
+    """Rows of a validation at most, held in and held out each, evenly from all concepts."""
     max_prompt_tokens: int = 256
     """Examples with longer prompts are left out."""
     max_response_tokens: int = 128
@@ -54,7 +56,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         at_least(0, "data.", self, "held_in_prompts")
         at_least(1, "data.", self, "max_concepts", "max_examples_per_concept")
-        at_least(1, "data.", self, "max_held_out_rows", "max_prompt_tokens", "max_response_tokens")
+        at_least(1, "data.", self, "max_held_out_rows", "max_validation_rows")
+        at_least(1, "data.", self, "max_prompt_tokens", "max_response_tokens")
         if isinstance(self.held_out_concepts, int):
             at_least(0, "data.", self, "held_out_concepts")
 

@@ -3,12 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from hypersteer.concepts import rank_ids
 from hypersteer.data.sources import ConceptData
 from hypersteer.errors import ConfigError
+
+UNMARKED = 4
+"""Concepts held out of data that mark none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -33,7 +37,7 @@ class Split:
 def split_rows(
     data: ConceptData,
     *,
-    held_out_concepts: int | Sequence[int],
+    held_out_concepts: int | Sequence[int] | Literal["marked"],
     held_in_prompts: int = 6,
     max_concepts: int | None,
     max_examples_per_concept: int | None,
@@ -51,7 +55,8 @@ def split_rows(
 
     Args:
         data: Where the rows are.
-        held_out_concepts: How many concepts to hold out, or exactly which ids.
+        held_out_concepts: How many concepts to hold out, or exactly which ids, or `marked`: those
+            that the data mark, and where they mark none, 4.
         held_in_prompts: Base prompts to keep back from each training concept.
         max_concepts: Most training concepts; None for all.
         max_examples_per_concept: Most training rows of a concept; None for all.
@@ -90,8 +95,12 @@ def split_rows(
     )
 
 
-def _held_out_ids(data: ConceptData, ranked: list[int], wanted: int | Sequence[int]) -> list[int]:
+def _held_out_ids(
+    data: ConceptData, ranked: list[int], wanted: int | Sequence[int] | Literal["marked"]
+) -> list[int]:
     """The ids to hold out, ascending; `ranked` are those with positive rows, in seeded order."""
+    if wanted == "marked":
+        wanted = [id_ for id_ in ranked if data.concept(id_).held_out] or UNMARKED
     if isinstance(wanted, (int, np.integer)):
         if not 0 <= wanted < len(ranked):
             raise ConfigError(

@@ -17,6 +17,9 @@ from hypersteer.lm.blocks import check_site, find_blocks
 from hypersteer.lm.chat import Chat, TokenBatch
 from hypersteer.lm.hooks import capture, head_at
 
+DEFAULT_HEIGHT = 0.4
+"""How far up the blocks a site is by default."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BaseLM:
@@ -106,12 +109,13 @@ class BaseLM:
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or 2**31)
 
-    def site(self, layer: int, kind: str = "residual") -> Site:
-        """A site of this model, checked.
+    def site(self, layer: int | None = None, kind: str = "residual") -> Site:
+        """A site of this model, checked; by default in the block 40 % of the way up.
 
         Raises:
             ModelError: if the layer is out of range.
         """
+        layer = round(DEFAULT_HEIGHT * self.depth) if layer is None else layer
         return check_site(Site(layer, kind), self.depth)  # type: ignore[arg-type]
 
     def forward(self, batch: TokenBatch, **extra: Any) -> Any:

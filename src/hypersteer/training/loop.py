@@ -22,7 +22,7 @@ from hypersteer.training.forward import Steered, steered_losses
 from hypersteer.training.losses import contrastive, reconstruction
 from hypersteer.training.report import Reporter
 from hypersteer.training.schedule import learning_rate
-from hypersteer.training.setup import Rows, new_accelerator, prepare_rows, start_lm, train_site
+from hypersteer.training.setup import Rows, new_accelerator, prepare_rows, start_lm
 from hypersteer.training.state import Progress, RunFolder, describe_failure
 
 
@@ -67,7 +67,7 @@ def train(config: TrainConfig, lm: BaseLM | None = None) -> TrainResult:
     folder = RunFolder(config)
     accelerator = new_accelerator(config)
     lm = lm or start_lm(config, accelerator)
-    site = train_site(config, lm)
+    site = lm.site(config.site.layer, config.site.kind)
     rows = prepare_rows(config, lm, accelerator)
     hypernet = new_hypernet(lm, config.hypernet, site, config.seed)
     return _Run(config, folder, accelerator, lm, hypernet, rows, site).go()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -14,7 +15,6 @@ from hypersteer.config import TrainConfig
 from hypersteer.data.batches import Tokenised, TrainingBatches, ValidationRow, validation_rows
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import split_rows
-from hypersteer.edits import Site
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import load_lm, pick_device
@@ -86,12 +86,6 @@ def start_lm(config: TrainConfig, accelerator: Accelerator) -> BaseLM:
     )
 
 
-def train_site(config: TrainConfig, lm: BaseLM) -> Site:
-    """The configured site; by default the block 40 % of the way up."""
-    layer = config.site.layer
-    return lm.site(round(0.4 * lm.depth) if layer is None else layer, config.site.kind)
-
-
 def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> Rows:
     """Open the data, split them by concept, and lay out batches.
 
@@ -119,9 +113,12 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
     held_out = split.held_out_concepts
     # A single held-out concept has no other of its kind to be wrong with.
     wrong = held_out if len(held_out) > 1 else (*held_out, *split.train_concepts)
+    held_in, unseen = (
+        _spread(rows, wanted.max_validation_rows) for rows in (split.held_in, split.held_out)
+    )
     validation = {
-        "held_in": validation_rows(tokens, split.held_in, split.train_concepts, seed),
-        "held_out": validation_rows(tokens, split.held_out, wrong, seed),
+        "held_in": validation_rows(tokens, held_in, split.train_concepts, seed),
+        "held_out": validation_rows(tokens, unseen, wrong, seed),
     }
     return Rows(
         batches=TrainingBatches(tokens, split.train, split.train_concepts, size, seed),
@@ -131,10 +128,17 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
         held_out=tuple(data.concept(c).text for c in split.held_out_concepts),
         summary=(
             f"{data.summary()}; training on {len(split.train):,} rows of "
-            f"{len(split.train_concepts)} concepts, validating on {len(split.held_in):,} held-in "
-            f"and {len(split.held_out):,} held-out rows ({len(split.held_out_concepts)} concepts)"
+            f"{len(split.train_concepts)} concepts, validating on {len(held_in):,} held-in "
+            f"and {len(unseen):,} held-out rows ({len(split.held_out_concepts)} concepts)"
         ),
     )
+
+
+def _spread(rows: np.ndarray, limit: int | None) -> np.ndarray:
+    """At most `limit` rows, evenly from all, so that every concept keeps its share."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
 
 
 def _targets(config: TrainConfig, data: ConceptData, lm: BaseLM) -> Tensor | None:

@@ -1,0 +1,191 @@
+"""The folder of an evaluation: what is finished is kept, whole or not at all, and never redone."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+from safetensors import SafetensorError, safe_open
+
+from hypersteer.baselines.method import Cost, Learned
+from hypersteer.checkpoint import save_tensors
+from hypersteer.config import EvaluateConfig, from_dict, to_dict
+from hypersteer.errors import ConfigError, SteeringError, one_line
+from hypersteer.evaluation.rows import Held, Judged, Row, from_table, to_table
+
+FREE = {
+    "": ("out", "methods", "settings", "judge", "compare_to"),
+    "base_lm": ("device",),
+    "protocol": ("batch_size", "detection", "gap_rows"),
+}
+"""Settings, by table, that may change in a folder: they do not change an answer."""
+
+
+class ResultsFolder:
+    """Parts of an evaluation on disk, one small file per method and concept.
+
+    Args:
+        config: the evaluation's settings.
+
+    Raises:
+        ConfigError: if the folder holds an evaluation with other settings.
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.path = Path(config.out).expanduser()
+        self._settings = self.path / "config.json"
+        self._check(to_dict(config))
+
+    def start(self, config: EvaluateConfig) -> None:
+        """Make the folder and keep the settings.
+
+        Raises:
+            SteeringError: if it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self._settings, json.dumps(to_dict(config), indent=2) + "\n")
+        except OSError as error:
+            raise SteeringError(f"cannot write to '{self.path}': {one_line(error)}") from error
+
+    def answers(self, method: str, held: Held, concept_id: int) -> list[Row] | None:
+        """A method's answers under a concept, or None where they are not there yet."""
+        return _rows(self._part("answers", method, held, concept_id), Row)
+
+    def keep_answers(self, rows: Sequence[Row]) -> None:
+        """Keep all answers of one method under one concept."""
+        first = rows[0]
+        _keep(self._part("answers", first.method, first.held, first.concept_id), rows, Row)
+
+    def judged(self, judge: str, method: str, held: Held, concept_id: int) -> list[Judged] | None:
+        """The judged answers of a method under a concept, or None."""
+        folder = f"judged/{slug(judge)}"
+        return _rows(self._part(folder, method, held, concept_id), Judged)
+
+    def keep_judged(self, judge: str, rows: Sequence[Judged]) -> None:
+        """Keep the judged answers of one method under one concept."""
+        first, folder = rows[0], f"judged/{slug(judge)}"
+        _keep(self._part(folder, first.method, first.held, first.concept_id), rows, Judged)
+
+    def learned(self, method: str, recipe: dict[str, Any], ids: Sequence[int]) -> Learned | None:
+        """What a method has learnt before, or None.
+
+        Raises:
+            ConfigError: if it was learnt by another recipe, so that its answers are another's.
+        """
+        path = self.path / "learned" / f"{slug(method)}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                kept = json.loads((file.metadata() or {})["learned"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+        if kept["recipe"] != json.loads(json.dumps(recipe)) or kept["ids"] != list(ids):
+            raise ConfigError(
+                f"'{self.path}' holds answers of '{method}' with other settings; choose another "
+                f"out, or delete its folders called {slug(method)}"
+            )
+        return Learned(
+            tensors=tensors, notes=kept["notes"], cost=from_dict(Cost, kept["cost"], str(path))
+        )
+
+    def keep_learned(
+        self, method: str, recipe: dict[str, Any], ids: Sequence[int], learned: Learned
+    ) -> None:
+        """Keep what a method has learnt."""
+        path = self.path / "learned" / f"{slug(method)}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        described = {
+            "recipe": recipe,
+            "ids": list(ids),
+            "notes": learned.notes,
+            "cost": to_dict(learned.cost),
+        }
+        save_tensors(learned.tensors, temporary, {"learned": json.dumps(described)})
+        temporary.replace(path)
+
+    def figures(self, kind: str, method: str) -> dict[str, Any]:
+        """Small finished results of a method (gaps, detection), by key; empty if none."""
+        path = self.path / kind / f"{slug(method)}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+
+    def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
+        """Keep small results of a method."""
+        path = self.path / kind / f"{slug(method)}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, json.dumps(figures, indent=1) + "\n")
+
+    def keep_rows(self, rows: Sequence[Judged]) -> Path:
+        """Write all judged rows as one parquet file."""
+        path = self.path / "rows.parquet"
+        _keep(path, rows, Judged)
+        return path
+
+    def _part(self, folder: str, method: str, held: Held, concept_id: int) -> Path:
+        return self.path / folder / slug(method) / f"{held}-{concept_id}.parquet"
+
+    def _check(self, wanted: dict[str, Any]) -> None:
+        if not self._settings.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise ConfigError(f"'{self.path}' holds no evaluation but other files; choose out")
+            return
+        try:
+            kept = json.loads(self._settings.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read '{self._settings}': {one_line(error)}") from error
+        for key in _differing(kept, wanted):
+            raise ConfigError(
+                f"'{self.path}' holds an evaluation with another {key}; choose another out, or "
+                "delete that folder"
+            )
+
+
+def slug(name: str) -> str:
+    """A file name for any name."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
+
+
+def _differing(kept: dict[str, Any], wanted: dict[str, Any], table: str = "") -> list[str]:
+    """The settings that differ and may not."""
+    found = []
+    for key, value in wanted.items():
+        if key in FREE.get(table, ()):
+            continue
+        if isinstance(value, dict) and isinstance(kept.get(key), dict):
+            found += [f"{key}.{inner}" for inner in _differing(kept[key], value, key)]
+        elif kept.get(key) != value:
+            found.append(key)
+    return found
+
+
+def _rows(path: Path, kind: type) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return from_table(pq.read_table(path), kind)
+    except (ArrowException, OSError, TypeError) as error:
+        raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+
+
+def _keep(path: Path, rows: Sequence[Row], kind: type[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(to_table(list(rows), kind), temporary)
+    temporary.replace(path)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,241 @@
+"""An evaluation from settings to report: learn, answer, judge, measure; resumable at any moment."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hypersteer.baselines.method import Method
+from hypersteer.config import EvaluateConfig, to_dict
+from hypersteer.edits import Site
+from hypersteer.errors import SteeringError
+from hypersteer.evaluation.answers import Prepared, answer, batches
+from hypersteer.evaluation.detecting import detection_figures
+from hypersteer.evaluation.detection import Detection
+from hypersteer.evaluation.folder import ResultsFolder
+from hypersteer.evaluation.gaps import concept_gap, gap_examples, wrong_concept
+from hypersteer.evaluation.judging import judge_rows, make_judge
+from hypersteer.evaluation.methods import check_split, make_methods, recipe
+from hypersteer.evaluation.plan import Plan, Question, make_plan
+from hypersteer.evaluation.report import write_report
+from hypersteer.evaluation.rows import UNSTEERED, Held, Judged
+from hypersteer.evaluation.selection import Key, select
+from hypersteer.evaluation.summary import HELD, Findings, Place
+from hypersteer.judges.judge import Judge
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.load import load_lm
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What an evaluation leaves.
+
+    Attributes:
+        folder: its folder.
+        rows: all judged answers, as parquet.
+        markdown: the report.
+        html: the same with figures, in one self-contained file.
+    """
+
+    folder: Path
+    rows: Path
+    markdown: Path
+    html: Path
+
+
+def evaluate(config: EvaluateConfig, lm: BaseLM | None = None) -> EvaluateResult:
+    """Evaluate methods as AxBench does; an evaluation that was cut off goes on where it was.
+
+    Args:
+        config: all settings.
+        lm: a loaded base LM to share; by default the one that the settings name.
+
+    Raises:
+        ConfigError: for an unknown method or judge, or a folder of another evaluation.
+        DataError: if data or instructions cannot be read.
+        SteeringError: for anything else in the settings that cannot be done.
+    """
+    folder = ResultsFolder(config)
+    methods = make_methods(config)
+    plan = make_plan(config)
+    check_split(methods, [concept.text for concept in plan.concepts("held_out")])
+    lm = lm or load_lm(
+        config.base_lm.name,
+        device=config.base_lm.device,
+        dtype=config.base_lm.dtype,
+        quantization=config.base_lm.quantization,
+    )
+    judge = make_judge(config.judge, lm)
+    site = lm.site(config.site.layer, config.site.kind)
+    folder.start(config)
+    return _Evaluation(config, folder, methods, plan, lm, judge, site).go()
+
+
+class _Evaluation:
+    """The moving parts of one evaluation."""
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        folder: ResultsFolder,
+        methods: dict[str, Method],
+        plan: Plan,
+        lm: BaseLM,
+        judge: Judge,
+        site: Site,
+    ) -> None:
+        self.config, self.folder, self.methods, self.plan = config, folder, methods, plan
+        self.lm, self.judge, self.site = lm, judge, site
+        self.console = Console(stderr=True)
+
+    def go(self) -> EvaluateResult:
+        """Run all stages, each of which skips what is finished."""
+        prepared = {name: self._prepare(name) for name in self.methods}
+        for method in prepared.values():
+            self._answer(method)
+        rows = [row for name in self.methods for row in self._judge(name)]
+        if not any(row.overall is not None for row in rows):
+            raise SteeringError(f"no answer could be judged: {rows[0].error}")
+        findings = Findings(
+            rows=rows,
+            config=to_dict(self.config),
+            compare_to=self.config.compare_to,
+            methods=tuple(self.methods),
+            about=self._about(),
+            costs={name: method.learned.cost for name, method in prepared.items()},
+            gaps=self._gaps(prepared, rows),
+            detection=self._detection(prepared),
+        )
+        markdown, html = write_report(self.folder.path, findings)
+        return EvaluateResult(self.folder.path, self.folder.keep_rows(rows), markdown, html)
+
+    def _prepare(self, name: str) -> Prepared:
+        """Let a method learn, or read what it learnt before."""
+        method, made_of = self.methods[name], recipe(self.methods[name])
+        ids = [concept.id for concept in self.plan.concepts("held_in")]
+        learned = self.folder.learned(name, made_of, ids)
+        if learned is None:
+            if method.learns:
+                self.console.print(f"{name}: learning {len(ids)} concepts")
+            learned = method.fit(self.lm, self.site, self.plan.examples())
+            self.folder.keep_learned(name, made_of, ids, learned)
+        return Prepared(name, method, learned, self.lm, self.site)
+
+    def _parts(self, name: str) -> list[list[Question]]:
+        """The questions that a method is asked, concept by concept."""
+        learns = self.methods[name].learns
+        asked = self.plan.questions.items()
+        return [questions for (held, _), questions in asked if held == "held_in" or not learns]
+
+    def _answer(self, prepared: Prepared) -> None:
+        """All answers of a method that are not there yet."""
+        protocol, name = self.config.protocol, prepared.name
+        parts = [
+            part
+            for part in self._parts(name)
+            if self.folder.answers(name, part[0].held, part[0].concept.id) is None
+        ]
+        each = len(protocol.strengths) if prepared.method.scales else 1
+        total = each * sum(map(len, parts))
+        with self._bar(f"{name}: answers", total) as advance:
+            for batch in batches(parts, each, protocol.batch_size):
+                questions = [question for part in batch for question in part]
+                rows = answer(prepared, questions, protocol)
+                for start, part in zip(_starts(batch, each), batch, strict=True):
+                    self.folder.keep_answers(rows[start : start + each * len(part)])
+                advance(len(rows))
+
+    def _judge(self, name: str) -> list[Judged]:
+        """All answers of a method, judged."""
+        judged: list[Judged] = []
+        parts = [(part[0].held, part[0].concept.id) for part in self._parts(name)]
+        answers = {key: self.folder.answers(name, *key) or [] for key in parts}
+        with self._bar(f"{name}: judging", sum(map(len, answers.values()))) as advance:
+            for key, rows in answers.items():
+                before = self.folder.judged(self.judge.name, name, *key)
+                if before is None or any(row.error for row in before):
+                    before = judge_rows(self.judge, rows, before)
+                    self.folder.keep_judged(self.judge.name, before)
+                judged += before
+                advance(len(rows))
+        return judged
+
+    def _gaps(self, prepared: dict[str, Prepared], rows: Sequence[Judged]) -> dict[Place, float]:
+        """Mean concept gap of every method on each held set, at the chosen strengths."""
+        count = self.config.protocol.gap_rows
+        chosen = {choice.key: choice.strength for choice in select(rows).choices}
+        gaps: dict[Place, float] = {}
+        places = [(name, held) for name in prepared if name != UNSTEERED for held in HELD]
+        for name, held in places if count else ():
+            kept, found = self.folder.figures("gaps", name), []
+            for concept in self.plan.concepts(held):
+                place = Key(name, held, concept.id)
+                if place not in chosen:
+                    continue
+                strength = chosen[place]
+                key = f"{held}-{concept.id}-{strength}-{count}"
+                if key not in kept:
+                    kept[key] = self._gap(prepared[name], held, concept.id, strength)
+                    self.folder.keep_figures("gaps", name, kept)
+                found += [] if kept[key] is None else [kept[key]]
+            if found:
+                gaps[name, held] = sum(found) / len(found)
+        return gaps
+
+    def _gap(
+        self, prepared: Prepared, held: Held, concept_id: int, strength: float | None
+    ) -> float | None:
+        """The gap of one concept; None where there are no rows or no other concept."""
+        concept = self.plan.data.concept(concept_id)
+        examples = gap_examples(self.plan, held, concept, self.config.protocol.gap_rows)
+        wrong = wrong_concept(self.plan, held, concept)
+        if not examples or wrong is None:
+            return None
+        limit = self.config.data.max_response_tokens
+        return concept_gap(prepared, examples, concept, wrong, strength, limit)
+
+    def _detection(self, prepared: dict[str, Prepared]) -> dict[Place, Detection]:
+        if not self.config.protocol.detection:
+            return {}
+        with self._bar("detection", len(prepared)) as advance:
+            return detection_figures(self.config, self.folder, self.plan, prepared, advance)
+
+    def _about(self) -> dict[str, str]:
+        protocol, dtype = self.config.protocol, str(self.lm.dtype).removeprefix("torch.")
+        held_in, held_out = (len(self.plan.concepts(held)) for held in ("held_in", "held_out"))
+        return {
+            "base LM": f"{self.lm.name} ({self.lm.fingerprint}), {dtype} on {self.lm.device}",
+            "judge": self.judge.name,
+            "data": self.plan.data.name,
+            "concepts": f"{held_in} held in, {held_out} held out",
+            "instructions": f"{protocol.prompts} per concept, from {protocol.instructions}",
+            "strengths": ", ".join(f"{strength:g}" for strength in protocol.strengths),
+            "decoding": f"{protocol.max_new_tokens} new tokens, temperature "
+            f"{protocol.temperature:g}, top_p {protocol.top_p:g}, seed {self.config.seed}",
+            "site of baselines": str(self.site),
+            "torch": torch.__version__,
+        }
+
+    @contextmanager
+    def _bar(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar; where there is no terminal, a line when it is full."""
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+        left = [TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True)]
+        live = self.console.is_terminal
+        with Progress(*columns, *left, console=self.console, disable=not live) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda count: bar.advance(task, count)
+        if total and not live:
+            self.console.print(f"{text}: {total} done", markup=False, highlight=False)
+
+
+def _starts(batch: Sequence[list[Question]], each: int) -> list[int]:
+    """Where each concept's rows begin among the rows of a batch."""
+    starts = [0]
+    for part in batch[:-1]:
+        starts.append(starts[-1] + each * len(part))
+    return starts

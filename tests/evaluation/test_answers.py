@@ -1,0 +1,177 @@
+"""Answers at all strengths, their likelihoods, and concept gaps, against doing it by hand."""
+
+import math
+
+import pytest
+import torch
+
+import tiny
+from hypersteer.baselines.method import Asked, Learned, Steering
+from hypersteer.concepts import Concept
+from hypersteer.config import ProtocolConfig
+from hypersteer.data.examples import Example
+from hypersteer.edits import VectorEdit
+from hypersteer.evaluation.answers import Prepared, answer, batches
+from hypersteer.evaluation.gaps import concept_gap
+from hypersteer.evaluation.methods import Unsteered
+from hypersteer.evaluation.plan import Question
+from hypersteer.lm.writers import VectorWriter
+
+STRENGTHS = (0.5, 2.0)
+PROTOCOL = ProtocolConfig(strengths=STRENGTHS, prompts=2, max_new_tokens=6)
+CONCEPTS = [Concept(id=number, text=f"concept {number}", genre="text") for number in range(2)]
+INSTRUCTIONS = ("Hi", "Tell me about your day at the sea.", "Why is the sky blue?")
+
+
+class Push:
+    """Adds a random vector of its own to each concept."""
+
+    learns, scales = True, True
+
+    def fit(self, lm, site, concepts):
+        raise NotImplementedError
+
+    def vector(self, concept):
+        seeded = torch.Generator().manual_seed(concept.id)
+        return torch.randn(tiny.WIDTH, generator=seeded)
+
+    def steer(self, lm, site, learned, asked):
+        vectors = torch.stack([self.vector(one.concept) for one in asked])
+        prompts = [one.prompt for one in asked]
+        return Steering(lm, prompts, [VectorWriter(site, vectors, ["all"] * len(asked))])
+
+
+class Rewrite:
+    """Puts the concept in front of the prompt."""
+
+    learns, scales = False, False
+
+    def fit(self, lm, site, concepts):
+        raise NotImplementedError
+
+    def steer(self, lm, site, learned, asked: list[Asked]):
+        return Steering(lm, [f"{one.concept.text}: {one.prompt}" for one in asked], [])
+
+
+def prepared_of(lm, method):
+    return Prepared("name", method, Learned(), lm, tiny.site_of(lm))
+
+
+def questions_of():
+    return [
+        Question("held_in", concept, number, text, 10 * concept.id + number)
+        for concept in CONCEPTS
+        for number, text in enumerate(INSTRUCTIONS)
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_do_not_depend_on_the_rows_beside_them(lm, temperature):
+    protocol = ProtocolConfig(
+        strengths=STRENGTHS, prompts=2, max_new_tokens=6, temperature=temperature
+    )
+    prepared, questions = prepared_of(lm, Push()), questions_of()
+    together = answer(prepared, questions, protocol)
+    alone = [row for question in questions for row in answer(prepared, [question], protocol)]
+    backwards = answer(prepared, questions[::-1], protocol)
+    key = lambda row: (row.concept_id, row.prompt_id, row.strength)  # noqa: E731
+    assert [key(row) for row in together] == [
+        (q.concept.id, q.prompt_id, s) for q in questions for s in STRENGTHS
+    ]
+    assert [row.response for row in together] == [row.response for row in alone]
+    assert [row.response for row in together] == [
+        row.response for row in sorted(backwards, key=key)
+    ]
+    for one, other in zip(together, alone, strict=True):
+        assert one.nll == pytest.approx(other.nll, abs=1e-4, nan_ok=True)
+
+
+def test_answers_are_those_of_the_edit_at_each_strength(lm):
+    method = Push()
+    rows = answer(
+        prepared_of(lm, method),
+        questions_of(),
+        ProtocolConfig(strengths=STRENGTHS, prompts=2, max_new_tokens=6, temperature=0.0),
+    )
+    for row in rows:
+        edit = VectorEdit(vector=method.vector(CONCEPTS[row.concept_id]), site=tiny.site_of(lm))
+        expected = lm.generate(row.instruction, edit=edit, strength=row.strength, max_new_tokens=6)
+        assert row.response == expected
+
+
+def test_likelihood_is_the_plain_models_after_the_plain_instruction(lm):
+    for row in answer(prepared_of(lm, Rewrite()), questions_of(), PROTOCOL):
+        assert row.given == f"{row.concept}: {row.instruction}"
+        assert row.strength is None
+        prompt = lm.chat.prompt(row.given)
+        seeded = lm.generate(row.given, max_new_tokens=6, temperature=1.0, seed=row.seed)
+        assert row.response == seeded
+        response = lm.chat.response(row.response)
+        if len(response) != row.tokens or not response:
+            continue  # text that does not tokenise back to what was generated
+        prompt = lm.chat.prompt(row.instruction).ids
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([[*prompt, *response]])).logits[0]
+        scores = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        mean = -scores[range(len(response)), response].mean()
+        assert row.nll == pytest.approx(float(mean), abs=1e-4)
+
+
+def test_an_empty_answer_has_no_likelihood(tiny_llama):
+    every = tiny.ending_with(tiny_llama, *range(tiny.VOCAB))
+    rows = answer(prepared_of(every, Unsteered()), questions_of()[:2], PROTOCOL)
+    assert [row.response for row in rows] == ["", ""]
+    assert all(math.isnan(row.nll) and row.tokens == 0 for row in rows)
+
+
+def test_batches_hold_whole_concepts():
+    parts = [[question] * 3 for question in questions_of()[:5]]
+    for size, counts in ((1, [1] * 5), (12, [2, 2, 1]), (13, [2, 2, 1]), (1000, [5])):
+        found = list(batches(parts, 2, size))
+        assert [len(batch) for batch in found] == counts
+        assert [part for batch in found for part in batch] == parts
+
+
+def example(prompt, response, concept_id=0):
+    return Example(
+        prompt=prompt,
+        response=response,
+        concept_id=concept_id,
+        category="positive",
+        genre="text",
+        complete=False,
+    )
+
+
+@pytest.mark.parametrize("strength", [1.0, -0.5])
+def test_the_gap_is_the_difference_of_losses_worked_out_by_hand(lm, strength):
+    method, site = Push(), tiny.site_of(lm)
+    rows = [example("Hi", "the ship and the bees"), example("Why?", "honey honey")]
+    gap = concept_gap(prepared_of(lm, method), rows, *CONCEPTS, strength, max_response_tokens=5)
+    total = 0.0
+    for row in rows:
+        prompt, response = lm.chat.prompt(row.prompt), lm.chat.response(row.response)[:5]
+        for sign, concept in ((-1, CONCEPTS[0]), (1, CONCEPTS[1])):
+            pushed = strength * method.vector(concept)
+
+            def push(_module, _args, output, pushed=pushed, start=prompt.prefix):
+                hidden = output if isinstance(output, torch.Tensor) else output[0]
+                hidden = hidden.clone()
+                hidden[:, start:] += pushed
+                return hidden if isinstance(output, torch.Tensor) else (hidden, *output[1:])
+
+            hook = tiny.module_at(lm, site).register_forward_hook(push)
+            try:
+                with torch.no_grad():
+                    logits = lm.model(torch.tensor([[*prompt.ids, *response]])).logits[0]
+            finally:
+                hook.remove()
+            scores = logits.log_softmax(-1)[len(prompt.ids) - 1 : -1]
+            total += sign * -float(scores[range(len(response)), response].mean())
+    assert gap == pytest.approx(total / len(rows), abs=1e-4)
+    assert abs(gap) > 1e-3
+
+
+def test_the_gap_of_a_method_that_ignores_the_concept_is_zero(lm):
+    rows = [example("Hi", "the ship and the bees")]
+    assert concept_gap(prepared_of(lm, Unsteered()), rows, *CONCEPTS, None, 8) == 0

@@ -1,0 +1,203 @@
+"""A whole evaluation of a tiny base LM: every stage, cut off and gone on with, and its refusals."""
+
+import dataclasses
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from hypersteer.config import DataConfig, EvaluateConfig, LMConfig, ProtocolConfig, SiteConfig
+from hypersteer.errors import ConfigError, SteeringError
+from hypersteer.evaluation import answers, run
+from hypersteer.evaluation.rows import Judged, from_table
+from hypersteer.judges.judge import Failure, Judgement, Rating
+from hypersteer.training.loop import train
+from training.worlds import CONCEPTS, make_world, settings
+
+METHODS = ("prompting", "diffmean", "random")
+STRENGTHS = (0.5, 1.0, 2.0)
+HELD_IN, HELD_OUT, PROMPTS = 4, 2, 2
+
+
+class LetterJudge:
+    """Scores by the letters of a response, so that every score can be worked out again."""
+
+    name = "letters"
+
+    def __init__(self):
+        self.asked = []
+        self.broken = False
+
+    def judge(self, answers, done=None):
+        self.asked += answers
+        if self.broken:
+            return [Failure("the judge is out") for _ in answers]
+        return [self.one(answer.response) for answer in answers]
+
+    @staticmethod
+    def one(response):
+        scores = [len(response) % 3, response.count("e") % 3, 2.0]
+        return Judgement(*(Rating(float(score), f"score {score}") for score in scores))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    world = make_world(folder)
+    (folder / "pool.jsonl").write_text(
+        "".join(json.dumps({"instruction": f"Tell {n} more?"}) + "\n" for n in range(9))
+    )
+    lines = (world.data / "train_data.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for concept_id in range(len(CONCEPTS)):
+        others = [row for row in rows if row["concept_id"] != concept_id][:3]
+        rows += [{**row, "category": "negative", "concept_id": concept_id} for row in others]
+    (world.data / "latent_eval_data.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
+    return world
+
+
+@pytest.fixture(scope="module")
+def checkpoint(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "hypernet"
+    config = settings(world, folder, seed=42, optim={"steps": 2}, hypernet={"blocks": 1})
+    train(config, world.lm)
+    return folder
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    made = LetterJudge()
+    monkeypatch.setattr(run, "make_judge", lambda _config, _lm: made)
+    return made
+
+
+@pytest.fixture
+def config(world, checkpoint, tmp_path):
+    return EvaluateConfig(
+        out=str(tmp_path / "out"),
+        base_lm=LMConfig(name=str(world.model), device="cpu"),
+        site=SiteConfig(layer=1),
+        data=DataConfig(source=(str(world.data),), held_out_concepts=HELD_OUT, held_in_prompts=2),
+        methods=(*METHODS, str(checkpoint)),
+        protocol=ProtocolConfig(
+            instructions=str(world.data.parent / "pool.jsonl"),
+            prompts=PROMPTS,
+            strengths=STRENGTHS,
+            max_new_tokens=5,
+            batch_size=20,
+            gap_rows=2,
+        ),
+    )
+
+
+def rows_of(result):
+    return from_table(pq.read_table(result.rows), Judged)
+
+
+def test_every_method_answers_what_it_can(config, judge):
+    result = run.evaluate(config)
+    rows = rows_of(result)
+    once, each = HELD_IN + HELD_OUT, len(STRENGTHS)
+    expected = {
+        "unsteered": once * PROMPTS,
+        "prompting": once * PROMPTS,
+        "diffmean": HELD_IN * PROMPTS * each,
+        "random": once * PROMPTS * each,
+        "hypernet": once * PROMPTS * each,
+    }
+    assert {m: sum(row.method == m for row in rows) for m in expected} == expected
+    assert len(rows) == sum(expected.values())
+    assert not [row for row in rows if row.method == "diffmean" and row.held == "held_out"]
+    for row in rows:
+        again = LetterJudge.one(row.response)
+        assert row.overall == again.overall
+        assert row.concept_score == again.concept.score
+        assert row.concept_reason == again.concept.reason
+    report = result.markdown.read_text()
+    for method in expected:
+        assert method in report
+    assert "<html" in result.html.read_text()
+    gaps = json.loads((result.folder / "gaps" / "hypernet.json").read_text())
+    assert len(gaps) >= HELD_IN
+    detected = json.loads((result.folder / "detection" / "diffmean.json").read_text())
+    assert len(detected) == HELD_IN
+
+
+def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
+    """Cut off in the middle of the answers, then of the judging; the rows are those of one go."""
+    whole = rows_of(run.evaluate(dataclasses.replace(config, out=f"{config.out}-whole")))
+    generate, calls = answers.generate_ids, []
+
+    def cut_off(lm, prompts, *rest):
+        calls.append(len(prompts))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return generate(lm, prompts, *rest)
+
+    monkeypatch.setattr(answers, "generate_ids", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate(config)
+    first = sum(calls[:3])
+    judge.asked.clear()
+    result = run.evaluate(config)
+    total = len({(r.method, r.concept_id, r.prompt_id) for r in whole})
+    assert first + sum(calls[4:]) == total
+    key = lambda row: (row.method, row.concept_id, row.prompt_id, row.strength or 0)  # noqa: E731
+    assert sorted(rows_of(result), key=key) == pytest.approx(sorted(whole, key=key), nan_ok=True)
+    assert len(judge.asked) == len(whole)
+    judge.asked.clear()
+    calls.clear()
+    run.evaluate(config)
+    assert not judge.asked
+    assert not calls
+
+
+def test_failed_judgements_are_no_scores_and_are_tried_again(config, judge):
+    judge.broken = True
+    with pytest.raises(SteeringError, match="no answer could be judged: the judge is out"):
+        run.evaluate(config)
+    judge.broken = False
+    asked = len(judge.asked)
+    rows = rows_of(run.evaluate(config))
+    assert all(row.overall is not None and not row.error for row in rows)
+    assert len(judge.asked) == 2 * asked
+
+
+def test_a_method_may_be_added_later(config, judge):
+    first = rows_of(run.evaluate(dataclasses.replace(config, methods=("prompting",))))
+    judge.asked.clear()
+    rows = rows_of(run.evaluate(dataclasses.replace(config, methods=("prompting", "random"))))
+    assert {row.method for row in rows} == {"unsteered", "prompting", "random"}
+    assert len(judge.asked) == len(rows) - len(first)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"methods": ("promptin",)}, "neither a method; did you mean 'prompting'"),
+        ({"methods": ("prompting",), "compare_to": "diffmean"}, "'diffmean' is not evaluated"),
+        ({"settings": {"reft-r1": {"epochs": 1}}}, "settings.reft-r1 is for no method"),
+        ({"settings": {"random": {"sed": 1}}}, "unknown key 'sed'; did you mean 'seed'"),
+        ({"methods": ("prompting", "prompting")}, "names 'prompting' twice"),
+        ({"data": DataConfig(source=("/nowhere",))}, "/nowhere"),
+    ],
+)
+def test_bad_settings_are_told_before_any_model_work(config, judge, monkeypatch, change, told):
+    monkeypatch.setattr(run, "load_lm", lambda *_a, **_k: pytest.fail("a model was loaded"))
+    with pytest.raises(SteeringError, match=told) as caught:
+        run.evaluate(dataclasses.replace(config, **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_trained_on_what_is_held_out_is_refused(config, judge):
+    with pytest.raises(SteeringError, match=r"'hypernet' was trained on .* held out here"):
+        run.evaluate(dataclasses.replace(config, seed=43))
+
+
+def test_answers_of_other_hyperparameters_are_refused(config, judge):
+    config = dataclasses.replace(config, methods=("prompting", "random"))
+    run.evaluate(config)
+    with pytest.raises(ConfigError, match="answers of 'random' with other settings"):
+        run.evaluate(dataclasses.replace(config, settings={"random": {"seed": 5}}))
