@@ -38,11 +38,11 @@ class Sampler:
         probabilities = (logits.float() / self.temperature).softmax(-1).cpu()
         if self.top_p < 1:
             probabilities = _nucleus(probabilities, self.top_p)
-        drawn = [
-            torch.multinomial(row, 1, generator=generator)
-            for row, generator in zip(probabilities, self._generators, strict=True)
-        ]
-        return torch.cat(drawn).to(logits.device)
+        # One draw a row, looked up in the running sum: multinomial draws once per vocabulary entry.
+        drawn = [torch.rand(1, generator=one, dtype=torch.float64) for one in self._generators]
+        sums = probabilities.cumsum(-1, dtype=torch.float64)
+        chosen = torch.searchsorted(sums, torch.stack(drawn) * sums[:, -1:], right=True)
+        return chosen.squeeze(1).clamp(max=logits.shape[-1] - 1).to(logits.device)
 
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, in this order."""
