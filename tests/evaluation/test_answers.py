@@ -28,7 +28,7 @@ class Push:
 
     learns, scales = True, True
 
-    def fit(self, lm, site, concepts):
+    def fit(self, lm, site, concepts, done=None):
         raise NotImplementedError
 
     def vector(self, concept):
@@ -46,7 +46,7 @@ class Rewrite:
 
     learns, scales = False, False
 
-    def fit(self, lm, site, concepts):
+    def fit(self, lm, site, concepts, done=None):
         raise NotImplementedError
 
     def steer(self, lm, site, learned, asked: list[Asked]):

@@ -37,7 +37,8 @@ def test_held_out_concepts_are_asked_about_and_not_learnt(files):
     assert len(held_in) == len(CONCEPTS) - 2
     assert len(held_out) == 2
     assert not held_in & held_out
-    learnt = plan.examples()
+    assert not any(entry.positives for entry in plan.examples("held_out"))
+    learnt = plan.examples("held_in")
     assert {entry.concept.id for entry in learnt} == held_in
     for entry in learnt:
         prompts = {example.prompt for example in entry.positives}

@@ -5,7 +5,7 @@ returns plain tensors and notes, which a run keeps on disk; `steer` turns them i
 LM is given. Hypernetworks, prompting, vectors and adapters all fit in here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -18,6 +18,8 @@ from hypersteer.edits import Site
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Prompt
 from hypersteer.lm.writers import VectorWriter
+
+Done = Callable[[float], object]
 
 
 class ConceptExamples(NamedTuple):
@@ -97,8 +99,17 @@ class Method(Protocol):
     learns: ClassVar[bool]
     scales: ClassVar[bool]
 
-    def fit(self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples]) -> Learned:
-        """Learn all concepts, together where that is faster; the base LM stays as it is."""
+    def fit(
+        self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
+    ) -> Learned:
+        """Learn all concepts, together where that is faster; the base LM stays as it is.
+
+        Args:
+            lm: the base LM.
+            site: where to act.
+            concepts: what to learn; a method that learns gets no concept without positives.
+            done: told how much more is finished, as a share of 1, for progress bars.
+        """
         ...
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Learned, Steering
+from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.checkpoint import Card, find_checkpoint, generator_hash, read_card
 from hypersteer.edits import Site
 from hypersteer.lm.base import BaseLM
@@ -40,9 +40,11 @@ class Hypersteer:
         """What makes this method what it is."""
         return {"checkpoint": generator_hash(self.folder)}
 
-    def fit(self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples]) -> Learned:
+    def fit(
+        self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
+    ) -> Learned:
         """Learn nothing; check that the checkpoint is for this base LM, and work out its cost."""
-        del site
+        del site, done
         steerer = self._loaded(lm)
         weights = sum(p.numel() for p in steerer.hypernet.parameters())
         share = max(1, len(self.card.concepts))

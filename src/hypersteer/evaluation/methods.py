@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hypersteer.baselines.method import Asked, ConceptExamples, Learned, Method, Steering
+from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Method, Steering
 from hypersteer.config import EvaluateConfig, from_dict
 from hypersteer.edits import Site
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest
@@ -31,9 +31,11 @@ class Unsteered:
     learns: ClassVar[bool] = False
     scales: ClassVar[bool] = False
 
-    def fit(self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples]) -> Learned:
+    def fit(
+        self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
+    ) -> Learned:
         """Learn nothing."""
-        del lm, site, concepts
+        del lm, site, concepts, done
         return Learned()
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:

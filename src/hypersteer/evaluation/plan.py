@@ -54,9 +54,9 @@ class Plan:
         """The concepts of a held set, by id."""
         return [asked[0].concept for (which, _), asked in self.questions.items() if which == held]
 
-    def examples(self) -> list[ConceptExamples]:
-        """Training examples of every held-in concept."""
-        return [self._examples(concept) for concept in self.concepts("held_in")]
+    def examples(self, held: Held) -> list[ConceptExamples]:
+        """Training examples of every concept of a held set; a held-out one has no positives."""
+        return [self._examples(concept) for concept in self.concepts(held)]
 
     def _examples(self, concept: Concept) -> ConceptExamples:
         rows = np.intersect1d(self.data.rows(concept.id), self.split.train)

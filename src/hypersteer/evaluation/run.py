@@ -116,12 +116,16 @@ class _Evaluation:
     def _prepare(self, name: str) -> Prepared:
         """Let a method learn, or read what it learnt before."""
         method, made_of = self.methods[name], recipe(self.methods[name])
-        ids = [concept.id for concept in self.plan.concepts("held_in")]
+        known = self.plan.examples("held_in")
+        if not method.learns:
+            known += self.plan.examples("held_out")
+        ids = [entry.concept.id for entry in known]
         learned = self.folder.learned(name, made_of, ids)
         if learned is None:
-            if method.learns:
-                self.console.print(f"{name}: learning {len(ids)} concepts")
-            learned = method.fit(self.lm, self.site, self.plan.examples())
+            with self._bar(f"{name}: learning", 100 if method.learns else 0) as advance:
+                learned = method.fit(
+                    self.lm, self.site, known, done=lambda share: advance(100 * share)
+                )
             self.folder.keep_learned(name, made_of, ids, learned)
         return Prepared(name, method, learned, self.lm, self.site)
 
@@ -221,7 +225,7 @@ class _Evaluation:
         }
 
     @contextmanager
-    def _bar(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _bar(self, text: str, total: int) -> Iterator[Callable[[float], None]]:
         """A progress bar; where there is no terminal, a line when it is full."""
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
         left = [TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True)]
