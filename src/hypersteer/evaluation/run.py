@@ -93,11 +93,13 @@ class _Evaluation:
         self.console = Console(stderr=True)
 
     def go(self) -> EvaluateResult:
-        """Run all stages, each of which skips what is finished."""
-        prepared = {name: self._prepare(name) for name in self.methods}
-        for method in prepared.values():
-            self._answer(method)
-        rows = [row for name in self.methods for row in self._judge(name)]
+        """Method by method through all stages, each of which skips what is finished."""
+        prepared: dict[str, Prepared] = {}
+        rows: list[Judged] = []
+        for name in self.methods:
+            prepared[name] = self._prepare(name)
+            self._answer(prepared[name])
+            rows += self._judge(name)
         if not any(row.overall is not None for row in rows):
             raise SteeringError(f"no answer could be judged: {rows[0].error}")
         findings = Findings(
