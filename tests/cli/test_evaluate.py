@@ -90,4 +90,4 @@ def test_an_endpoint_that_is_down_is_told_and_no_answer_is_lost(run, settings, t
     assert list((tmp_path / "out" / "answers").rglob("*.parquet"))
     code, _, err = run(*argv)
     assert code == 0, err
-    assert "answers" not in err
+    assert "unsteered: answers" not in err

@@ -126,8 +126,9 @@ def test_every_method_answers_what_it_can(config, judge):
 
 
 def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
-    """Cut off in the middle of the answers, then of the judging; the rows are those of one go."""
+    """Cut off between answers; the rows are those of one go, and each is judged once."""
     whole = rows_of(run.evaluate(dataclasses.replace(config, out=f"{config.out}-whole")))
+    judge.asked.clear()
     generate, calls = answers.generate_ids, []
 
     def cut_off(lm, prompts, *rest):
@@ -140,7 +141,6 @@ def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.evaluate(config)
     first = sum(calls[:3])
-    judge.asked.clear()
     result = run.evaluate(config)
     total = len({(r.method, r.concept_id, r.prompt_id) for r in whole})
     assert first + sum(calls[4:]) == total
