@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from hypersteer.config import to_dict
+from hypersteer.errors import ConfigError
 from hypersteer.training.loop import train
 from training.worlds import metrics, settings, step_lines, validation_lines
 
@@ -101,3 +102,12 @@ def test_two_processes_resume_exactly(runs):
     assert all(torch.equal(again[name], value) for name, value in straight.items())
     assert [line["step"] for line in step_lines(out)] == list(range(1, 7))
     assert [line["step"] for line in validation_lines(out)] == [3, 6]
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_is_refused(runs, lm):
+    config, out = runs[2]
+    before = sorted(out.rglob("*"))
+    with pytest.raises(ConfigError, match="run on 2 processes, not 1; go on with as many"):
+        train(config, lm)
+    assert sorted(out.rglob("*")) == before

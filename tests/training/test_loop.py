@@ -17,6 +17,7 @@ from hypersteer.hypernet.network import write_vectors
 from hypersteer.training.forward import plain_losses
 from hypersteer.training.loop import train
 from hypersteer.training.schedule import learning_rate, peak_rate
+from hypersteer.training.state import RunFolder
 from training.worlds import CONCEPTS, metrics, settings, step_lines, validation_lines
 
 FIGURES = {f"held_{where}_{what}" for where in ("in", "out") for what in ("loss", "gap")}
@@ -180,6 +181,15 @@ def test_other_settings_in_the_same_folder_are_refused(finished, world, changes)
     assert str(out) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert checkpoints(out)
+
+
+def test_another_device_may_go_on_with_a_run(finished, world):
+    out, *_ = finished
+    plain = {"optim": {"steps": 40}, "validate_every": 10, "checkpoint_every": 15}
+    name = str(world.model)
+    RunFolder(settings(world, out, **plain, base_lm={"name": name, "device": "cuda:1"}))
+    with pytest.raises(ConfigError, match="other settings"):
+        RunFolder(settings(world, out, **plain, base_lm={"name": name, "dtype": "float16"}))
 
 
 def test_a_finished_run_goes_on_elsewhere(finished, world, tmp_path):

@@ -93,9 +93,10 @@ class _Run:
             self.network.parameters(), lr=1.0, weight_decay=config.optim.weight_decay
         )
         self.scaled = accelerator.prepare_optimizer(self.optimizer)
-        newest = folder.newest()
-        resumed = folder.load(newest, hypernet, self.optimizer) if newest else Progress()
-        self.progress = resumed
+        newest, processes = folder.newest(), accelerator.num_processes
+        self.progress = Progress(processes=processes)
+        if newest:
+            self.progress = folder.load(newest, hypernet, self.optimizer, processes)
 
     def go(self) -> TrainResult:
         """Train to the end.

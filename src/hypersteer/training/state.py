@@ -31,6 +31,7 @@ class Progress:
         stale: validations since then.
         baselines: validation figures of the unsteered and the prompted base LM.
         figures: newest validation figures.
+        processes: number of processes that share each step's rows.
     """
 
     step: int = 0
@@ -39,6 +40,7 @@ class Progress:
     stale: int = 0
     baselines: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    processes: int = 1
 
 
 class RunFolder:
@@ -113,20 +115,29 @@ class RunFolder:
         self._publish_best(progress)
         self._prune(progress)
 
-    def load(self, folder: Path, hypernet: Hypernet, optimizer: torch.optim.Optimizer) -> Progress:
+    def load(
+        self, folder: Path, hypernet: Hypernet, optimizer: torch.optim.Optimizer, processes: int
+    ) -> Progress:
         """Continue from a checkpoint: fill weights and optimizer, return the progress.
 
         Raises:
             CheckpointError: if a file is missing or corrupt.
+            ConfigError: if the run was on another number of processes, whose steps have other rows.
         """
         try:
             load_weights(hypernet, folder / "model.safetensors")
             tensors = load_file(folder / "trainer/optimizer.safetensors")
             _fill_optimizer(optimizer, tensors)
             raw = json.loads((folder / "trainer/progress.json").read_text(encoding="utf-8"))
-            return Progress(**raw)
+            progress = Progress(**raw)
         except (SteeringError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise self._damaged(folder, error) from error
+        if progress.processes != processes:
+            raise ConfigError(
+                f"'{self.path}' was run on {progress.processes} processes, not {processes}; go on "
+                "with as many, since optim.batch_size is per process"
+            )
+        return progress
 
     def _found(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-*"))
@@ -159,7 +170,8 @@ class RunFolder:
     def _recipe(training: dict[str, Any]) -> dict[str, Any]:
         """What may not change between the parts of a run."""
         free = ("out", "keep", "tensorboard", "checkpoint_every", "patience")
-        return {key: value for key, value in training.items() if key not in free}
+        kept = {key: value for key, value in training.items() if key not in free}
+        return {**kept, "base_lm": {**training["base_lm"], "device": None}}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
