@@ -1,0 +1,212 @@
+"""Calibration of the likelihood judge: from signals to scores in [0, 2], kept as one JSON file.
+
+Each dimension is a ridge logistic regression on a few standardised signals. All signals point
+upwards (more is better) and no weight is negative, so a score never falls when a signal rises.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hypersteer.errors import ConfigError, one_line
+from hypersteer.judges.judge import DIMENSIONS
+
+FORMAT = 1
+"""Part of every file: raise it whenever the meaning of a signal or of a key changes."""
+
+BUNDLED = "likelihood_smollm2_135m.json"
+RECIPE = "python experiments/judge_calibration.py --lm NAME --out FILE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Logistic regression of one dimension.
+
+    Attributes:
+        signals: names of the F signals it reads.
+        mean: [F] of the calibration rows.
+        std: [F] of the calibration rows.
+        weights: [F] of the standardised signals, none negative.
+        bias: of the logit.
+    """
+
+    signals: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+
+    def parts(self, values: Mapping[str, float]) -> dict[str, float]:
+        """What each signal adds to the logit; 0 for a signal at the calibration mean."""
+        rows = zip(self.signals, self.mean, self.std, self.weights, strict=True)
+        return {name: w * (values[name] - m) / s for name, m, s, w in rows}
+
+    def score(self, values: Mapping[str, float]) -> float:
+        """Expected label times 2: a score in (0, 2)."""
+        logit = self.bias + sum(self.parts(values).values())
+        return float(1 + np.tanh(logit / 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Background:
+    """What signals are compared against; part of the calibration, since scores depend on it.
+
+    Attributes:
+        texts: everyday responses, whose states give the mean and the main directions.
+        concepts: concepts that the concept match is contrasted with.
+        instructions: likewise for the instruction match.
+        layers: the two blocks whose states are compared.
+        components: main directions of the background states that are taken out.
+    """
+
+    texts: tuple[str, ...]
+    concepts: tuple[str, ...]
+    instructions: tuple[str, ...]
+    layers: tuple[int, int]
+    components: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """All constants of a likelihood judge for one base LM.
+
+    Attributes:
+        base_lm: name of the base LM that it was fitted with.
+        fingerprint: identifies that base LM's weights.
+        data: what it was fitted on, in words.
+        background: what signals are compared against.
+        scales: one per dimension.
+    """
+
+    base_lm: str
+    fingerprint: str
+    data: str
+    background: Background
+    scales: dict[str, Scale]
+
+    @property
+    def version(self) -> str:
+        """Eight hex digits that change with any constant."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(f"{FORMAT}{text}".encode()).hexdigest()[:8]
+
+    def save(self, path: Path) -> None:
+        """Write the file; a reader sees the old one or the whole new one.
+
+        Raises:
+            ConfigError: if it cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
+        try:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise ConfigError(f"cannot write the calibration {path}: {one_line(error)}") from error
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> "Calibration":
+        """Read a calibration file; the bundled one, made for SmolLM2-135M-Instruct, by default.
+
+        Raises:
+            ConfigError: if there is no such file or it is no calibration of this format.
+        """
+        source = files("hypersteer.judges") / BUNDLED if path is None else Path(path)
+        try:
+            return cls._read(json.loads(source.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the calibration {source}: {one_line(error)}; make one with {RECIPE}"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{source} is no calibration of format {FORMAT} ({one_line(error)}); "
+                f"make it anew with {RECIPE}"
+            ) from error
+
+    @classmethod
+    def _read(cls, entry: dict[str, Any]) -> "Calibration":
+        if entry["format"] != FORMAT:
+            raise ValueError(f"its format is {entry['format']!r}")
+        named = {key: str(entry[key]) for key in ("base_lm", "fingerprint", "data")}
+        scales = {name: Scale(**_tuples(entry["scales"][name])) for name in DIMENSIONS}
+        return cls(**named, background=Background(**_tuples(entry["background"])), scales=scales)
+
+
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as tuples, since constants do not change."""
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in entry.items()}
+
+
+def fit(
+    signals: Mapping[str, Sequence[float]],
+    labels: Sequence[float],
+    weights: Sequence[float] | None = None,
+    ridge: float = 1.0,
+) -> Scale:
+    """Fit the scale of one dimension by Newton's method.
+
+    Where a weight would be negative, its signal is left out (weight 0) and the rest fitted anew.
+
+    Args:
+        signals: name -> N values.
+        labels: N expected labels in [0, 1].
+        weights: N weights of the rows; 1 by default.
+        ridge: strength of the penalty on the standardised weights; the bias is free.
+
+    Raises:
+        ConfigError: if there is nothing to tell apart.
+    """
+    names = tuple(signals)
+    values = np.stack([np.asarray(signals[name], float) for name in names], axis=1)
+    target = np.asarray(labels, float)
+    if not len(target) or target.min() == target.max():
+        raise ConfigError("a calibration needs rows with high and with low labels")
+    amount = np.ones(len(target)) if weights is None else np.asarray(weights, float)
+    mean, std = values.mean(0), values.std(0)
+    std[std == 0] = 1.0
+    standard = (values - mean) / std
+    kept = list(range(len(names)))
+    while True:
+        found = _logistic(standard[:, kept], target, amount, ridge)
+        if not kept or found[:-1].min() >= 0:
+            break
+        kept.pop(int(found[:-1].argmin()))
+    full = np.zeros(len(names))
+    full[kept] = found[:-1]
+    rounded = [tuple(float(f"{x:.6g}") for x in row) for row in (mean, std, full)]
+    return Scale(
+        signals=names,
+        mean=rounded[0],
+        std=rounded[1],
+        weights=rounded[2],
+        bias=float(f"{found[-1]:.6g}"),
+    )
+
+
+def _logistic(
+    values: np.ndarray, target: np.ndarray, amount: np.ndarray, ridge: float, steps: int = 100
+) -> np.ndarray:
+    """Weights and, last, the bias that minimise the penalised cross-entropy."""
+    values = np.hstack([values, np.ones((len(values), 1))])
+    penalty = np.full(values.shape[1], ridge)
+    penalty[-1] = 1e-6
+    found = np.zeros(values.shape[1])
+    for _ in range(steps):
+        chance = (1 + np.tanh(values @ found / 2)) / 2
+        slope = values.T @ (amount * (chance - target)) + penalty * found
+        curve = (values * (amount * chance * (1 - chance))[:, None]).T @ values + np.diag(penalty)
+        step = np.linalg.solve(curve, slope)
+        # A full Newton step may overshoot where the classes are far apart.
+        found -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return found
