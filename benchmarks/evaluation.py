@@ -27,7 +27,7 @@ from timing import machine, medians, table
 
 def jobs(lm: BaseLM, concepts: int, prompts: int, strengths: int, new_tokens: int) -> dict:
     """The ways to answer the prompts of some concepts."""
-    pool = load_instructions("bundled")
+    pool = [entry.text for entry in load_instructions("bundled")]
     chosen = load_concepts("bundled").concepts[:concepts]
     asked = [
         (lm.chat.prompt(text), lm.chat.text(concept.text))

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from hypersteer.config import DataConfig, EvaluateConfig, ProtocolConfig
+from hypersteer.data.sources import load_concepts
 from hypersteer.errors import ConfigError, DataError
-from hypersteer.evaluation.plan import load_instructions, make_plan, pick_instructions
+from hypersteer.evaluation.plan import (
+    Instruction,
+    load_instructions,
+    make_plan,
+    pick_instructions,
+)
 from training.worlds import CONCEPTS, make_data
 
 POOL = [f"Question {number}?" for number in range(30)]
@@ -84,7 +90,11 @@ def test_axbench_draws_the_same_instructions():
 def test_a_json_list_and_lines_read_alike(files, tmp_path):
     listed = tmp_path / "pool.json"
     listed.write_text(json.dumps([{"instruction": f" {text} ", "id": 1} for text in POOL * 2]))
-    assert load_instructions(str(listed)) == load_instructions(str(files[1])) == POOL
+    assert (
+        load_instructions(str(listed))
+        == load_instructions(str(files[1]))
+        == [Instruction(text) for text in POOL]
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,4 +123,26 @@ def test_nothing_to_evaluate_is_told(files):
 
 def test_alpaca_eval_is_read_from_where_the_variable_says(files, monkeypatch):
     monkeypatch.setenv("HYPERSTEER_ALPACA_EVAL", str(files[1]))
-    assert load_instructions("alpaca-eval") == POOL
+    assert [entry.text for entry in load_instructions("alpaca-eval")] == POOL
+
+
+def test_instructions_of_another_genre_are_not_asked(files, tmp_path):
+    pool = tmp_path / "pool.jsonl"
+    entries = [{"instruction": text, "genre": "code"} for text in POOL]
+    entries += [{"instruction": f"{text} Say why.", "genre": "text"} for text in POOL[:4]]
+    entries += [{"instruction": "Hello."}]
+    pool.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    plan = make_plan(config_of((files[0], pool)))
+    asked = {q.instruction for questions in plan.questions.values() for q in questions}
+    assert asked <= {"Hello.", *(f"{text} Say why." for text in POOL[:4])}
+    with pytest.raises(DataError, match=r"6 is more than the 5 .* genre 'text'"):
+        make_plan(config_of((files[0], pool), prompts=6))
+
+
+def test_the_bundled_pool_has_no_instruction_that_was_trained_on():
+    pool = load_instructions("bundled")
+    assert len(pool) >= 300
+    assert {entry.genre for entry in pool} == {"text", "code", "math"}
+    for split in ("train", "test"):
+        data = load_concepts("bundled", split=split)
+        assert not {entry.text for entry in pool} & set(data.prompts(range(len(data))))

@@ -26,6 +26,13 @@ NEGATIVES = 72
 """Negatives that a concept is learnt from, at most; AxBench pairs them with 72 positives."""
 
 
+class Instruction(NamedTuple):
+    """An instruction of a pool; one without a genre is for concepts of every genre."""
+
+    text: str
+    genre: str = ""
+
+
 class Question(NamedTuple):
     """One instruction under one concept; the seed is of the sampling of its answers."""
 
@@ -117,12 +124,13 @@ def pick_instructions(pool: Sequence[str], concept_id: int, count: int) -> list[
     return [pool[i] for i in random.choice(len(pool), size=count, replace=False)]
 
 
-def load_instructions(source: str) -> list[str]:
+def load_instructions(source: str) -> list[Instruction]:
     """A pool of instructions, in file order.
 
     Args:
         source: `bundled`; `alpaca-eval`, which is the file that HYPERSTEER_ALPACA_EVAL names, or
-            else the Hub's; or a JSON or JSON-lines file of objects with an `instruction`.
+            else the Hub's; or a JSON or JSON-lines file of objects with an `instruction` and, if
+            it suits concepts of one genre only, a `genre`.
 
     Raises:
         DataError: if it cannot be had or read.
@@ -134,13 +142,16 @@ def load_instructions(source: str) -> list[str]:
             entries = json.loads(text)
         else:
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-        pool = [str(entry["instruction"]).strip() for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        pool = [
+            Instruction(str(entry["instruction"]).strip(), str(entry.get("genre") or ""))
+            for entry in entries
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"cannot read instructions from '{path}': {one_line(repr(error))}; expected objects "
             "with an 'instruction', as a JSON list or one a line"
         ) from error
-    return list(dict.fromkeys(filter(None, pool)))
+    return list(dict.fromkeys(entry for entry in pool if entry.text))
 
 
 def _instructions_file(source: str) -> Path:
@@ -162,14 +173,15 @@ def _instructions_file(source: str) -> Path:
 
 
 def _questions(
-    held: Held, concept: Concept, pool: Sequence[str], count: int, seed: int
+    held: Held, concept: Concept, pool: Sequence[Instruction], count: int, seed: int
 ) -> list[Question]:
-    if count > len(pool):
+    fitting = [entry.text for entry in pool if entry.genre in ("", concept.genre)]
+    if count > len(fitting):
         raise DataError(
-            f"protocol.prompts {count} is more than the {len(pool)} instructions there are; lower "
-            "it, or give more in protocol.instructions"
+            f"protocol.prompts {count} is more than the {len(fitting)} instructions there are for "
+            f"genre '{concept.genre}'; lower it, or give more in protocol.instructions"
         )
-    picked = pick_instructions(pool, concept.id, count)
+    picked = pick_instructions(fitting, concept.id, count)
     return [
         Question(held, concept, number, text, _seed(seed, concept.id, number))
         for number, text in enumerate(picked)
