@@ -103,6 +103,7 @@ def serving():
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128  # the default of 5 turns away a burst of connections
 
         def handle_error(self, request, client_address):
             """A client that has hung up is part of the tests."""

@@ -1,0 +1,157 @@
+"""Settings of a synthesis of concept data. The string under each field is its help text."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hypersteer.config.base_lm import LMConfig
+from hypersteer.config.reading import at_least
+from hypersteer.errors import ConfigError
+
+NO_LM = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherConfig:
+    """Who writes the responses."""
+
+    kind: Literal["endpoint", "local"] = "endpoint"
+    """A model behind an OpenAI-compatible server (also llama.cpp, Ollama, vLLM), or the base LM."""
+    model: str = "gpt-4o-mini"
+    """endpoint: name of the model, as the server knows it."""
+    base_url: str | None = None
+    """endpoint: where the server is, most often ending in /v1; by default OpenAI's."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """endpoint: environment variable that holds the key; a server of your own may need none."""
+    temperature: float = 1.0
+    """Of the sampling of responses; short decisions, such as a genre, are greedy."""
+    max_tokens: int = 1024
+    """endpoint: most tokens of a reply, thinking included; a reply that needs more is lost."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """endpoint: what the server calls that limit."""
+    send_seed: bool = False
+    """endpoint: send a seed with every request, for servers that take one."""
+    timeout_s: float = 120.0
+    """endpoint: longest wait for one reply, in seconds."""
+    concurrency: int = 16
+    """endpoint: most requests under way at once."""
+    retries: int = 5
+    """endpoint: how often a request is tried again after a failure that may pass."""
+    backoff_s: float = 1.0
+    """endpoint: wait before the first retry, in seconds; it doubles each time, up to a minute."""
+    input_price: float | None = None
+    """endpoint: dollars per million tokens sent; with both prices, costs are told."""
+    output_price: float | None = None
+    """endpoint: dollars per million tokens received."""
+    batch_size: int = 16
+    """local: responses generated together."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "teacher.", self, "max_tokens", "concurrency", "batch_size")
+        at_least(0, "teacher.", self, "retries", "input_price", "output_price")
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"teacher.temperature {self.temperature} is not 0 or more")
+        if (self.input_price is None) != (self.output_price is None):
+            raise ConfigError(
+                f"teacher.input_price {self.input_price} and teacher.output_price "
+                f"{self.output_price}: set both or neither"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountsConfig:
+    """How many rows; the defaults are AxBench's."""
+
+    train_positives: int = 72
+    """Training responses that show the concept, per concept."""
+    test_positives: int = 36
+    """Test responses that show it, per concept."""
+    test_negatives: int = 36
+    """Test responses that keep away from it, per concept (15 % code, 15 % math, the rest text)."""
+    hard_negatives: int = 10
+    """Test responses that use a related word in an unrelated sense, per concept, at most."""
+    pool_negatives: int = 72
+    """Answers of the base LM itself that all concepts share, per genre."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "counts.", self, "train_positives", "test_positives")
+        at_least(0, "counts.", self, "test_negatives", "hard_negatives", "pool_negatives")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterConfig:
+    """Which responses are dropped and asked for again."""
+
+    min_words: int = 5
+    """Shorter responses are dropped."""
+    max_overlap: float = 0.7
+    """Jaccard similarity of three-word shingles from which a response repeats an earlier one."""
+    max_echo: float = 0.5
+    """Share of the concept's own words from which a response merely echoes it."""
+    attempts: int = 3
+    """How often a response is asked for, at most, the first time included."""
+
+    def __post_init__(self) -> None:
+        at_least(0, "filters.", self, "min_words")
+        at_least(1, "filters.", self, "attempts")
+        for name in ("max_overlap", "max_echo"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"filters.{name} {getattr(self, name)} is not within 0 and 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisConfig:
+    """A synthesis of concept data."""
+
+    out: str = "data/concepts"
+    """Folder of the dataset, and of what is kept to go on after an interruption."""
+    seed: int = 42
+    """Everything random follows from it."""
+    concepts: str | None = None
+    """List of concepts: .txt (one a line), .jsonl, or .json (feature export of Neuronpedia)."""
+    limit: int | None = None
+    """Use this many concepts of the list at most."""
+    theme: str | None = None
+    """Instead of a list: let the teacher invent concepts for this theme."""
+    invent: int = 20
+    """How many concepts to invent."""
+    instructions: str = "hub"
+    """Pool of base prompts: `hub` (those of AxBench), `bundled`, or a .json or .jsonl file."""
+    response_tokens: int = 128
+    """Responses are cut to this many tokens of the base LM; without one, to this many words."""
+    base_lm: LMConfig = field(default_factory=LMConfig)
+    """Its tokens are counted and it answers the shared negatives; name `none` does without."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    counts: CountsConfig = field(default_factory=CountsConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
+
+    def __post_init__(self) -> None:
+        at_least(0, "", self, "seed")
+        at_least(1, "", self, "limit", "invent", "response_tokens")
+        if self.base_lm.name == NO_LM:
+            self._without_lm()
+
+    def _without_lm(self) -> None:
+        if self.teacher.kind == "local":
+            raise ConfigError(
+                "teacher.kind 'local' is the base LM, but base_lm.name is 'none'; name one"
+            )
+        if self.counts.pool_negatives:
+            raise ConfigError(
+                "base_lm.name 'none' leaves nobody to answer the shared negatives; name a base LM, "
+                "or set counts.pool_negatives 0"
+            )
+
+    def check_source(self) -> None:
+        """See that there is one source of concepts.
+
+        Raises:
+            ConfigError: if there is none, or two.
+        """
+        if (self.concepts is None) == (self.theme is None):
+            raise ConfigError(
+                f"concepts {self.concepts!r} and theme {self.theme!r}: give one of them, a list "
+                "of concepts or a theme to invent them for"
+            )
+        if self.theme is not None and not self.theme.strip():
+            raise ConfigError("theme is empty; say what the concepts should be about")

@@ -1,0 +1,157 @@
+"""A build from beginning to end: `build(config)`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from hypersteer.concepts import Concept
+from hypersteer.config.synthesis import NO_LM, SynthesisConfig
+from hypersteer.endpoint.replies import Usage
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.load import load_lm
+from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
+from hypersteer.synthesis.estimate import Estimate, estimate
+from hypersteer.synthesis.folder import BuildFolder
+from hypersteer.synthesis.hard import write_hard_negatives
+from hypersteer.synthesis.invention import STAGE as INVENTED
+from hypersteer.synthesis.invention import invent
+from hypersteer.synthesis.pools import GENRES, Pool, check_pool, load_pool
+from hypersteer.synthesis.progress import Bars
+from hypersteer.synthesis.prompts import TEMPLATE_VERSION
+from hypersteer.synthesis.report import make_report
+from hypersteer.synthesis.sources import Wanted, read_concepts
+from hypersteer.synthesis.stages import (
+    Means,
+    answer_pool,
+    find_genres,
+    negative_tasks,
+    positive_tasks,
+    write_stage,
+)
+from hypersteer.synthesis.teacher import endpoint_config, open_teacher
+from hypersteer.synthesis.texts import cutter
+
+Confirm = Callable[[Estimate], bool]
+
+
+class BuildResult(NamedTuple):
+    """A finished build.
+
+    Attributes:
+        folder: the dataset, which `load_concepts` reads.
+        report: what was kept and dropped, as in `report.json`.
+        usage: what this run asked, earlier ones not included.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    usage: Usage
+
+
+def build(
+    config: SynthesisConfig,
+    *,
+    confirm: Confirm | None = None,
+    lm: BaseLM | None = None,
+    console: Console | None = None,
+) -> BuildResult | None:
+    """Make a dataset in AxBench's format, or go on with one.
+
+    Every finished part stays in the folder, and every reply of an endpoint in the cache, so the
+    same call goes on where an earlier one was cut off, and nothing is asked twice.
+
+    Args:
+        config: the settings.
+        confirm: shown the estimate; nothing is asked unless it agrees.
+        lm: the base LM where it is loaded already.
+        console: where progress is shown; by default stderr.
+
+    Returns:
+        What was made, or None if `confirm` declined.
+
+    Raises:
+        ConfigError: if a setting is wrong, or the folder holds another build.
+        DataError: if concepts or instructions are missing, malformed or too few, or the folder
+            cannot be written, or no usable response came.
+        ModelError: if the base LM cannot be loaded.
+        EndpointError: if the teacher can answer nothing.
+    """
+    wanted, pool, folder = _inputs(config)
+    if confirm is not None and not confirm(estimate(config, folder, wanted, pool)):
+        return None
+    folder.start()
+    if lm is None and config.base_lm.name != NO_LM:
+        settings = config.base_lm
+        lm = load_lm(
+            settings.name,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+        )
+    teacher = open_teacher(config, lm)
+    bars = Bars(console or Console(stderr=True), teacher)
+    means = Means(config, folder, pool, teacher, cutter(lm, config.response_tokens), bars)
+    try:
+        concepts = _write(means, wanted, lm)
+    finally:
+        folder.keep_usage(teacher.usage)
+    report = make_report(
+        folder, concepts, teacher=teacher.name, seed=config.seed, pool=config.instructions
+    )
+    write_report(folder, report)
+    base_lm = f"{lm.name} ({lm.fingerprint})" if lm is not None else ""
+    write_dataset(folder, concepts, Authors(teacher.name, base_lm, config.seed))
+    return BuildResult(folder.path, report, teacher.usage)
+
+
+def _inputs(config: SynthesisConfig) -> tuple[list[Wanted] | None, Pool, BuildFolder]:
+    """All that can be wrong is found here, before anything is asked."""
+    config.check_source()
+    if config.teacher.kind == "endpoint":
+        endpoint_config(config)
+    wanted: list[Wanted] | None = None
+    if config.concepts is not None:
+        wanted = read_concepts(config.concepts, seed=config.seed, limit=config.limit)
+    pool = load_pool(config.instructions, config.seed)
+    folder = BuildFolder(config, _content(wanted, pool))
+    if wanted is None and (invented := folder.part(INVENTED, "invented")):
+        wanted = [Wanted(text) for text in invented]
+    check_pool(pool, config.counts, _possible_genres(wanted))
+    return wanted, pool, folder
+
+
+def _content(wanted: Sequence[Wanted] | None, pool: Pool) -> dict[str, Any]:
+    """What the run reads, so that a folder begun with something else is told apart."""
+    halves = [[*key, [one.text for one in half]] for key, half in pool.halves.items()]
+    listed = None if wanted is None else [list(one) for one in wanted]
+    return {
+        "list of concepts": listed,
+        "pool of instructions": halves,
+        "version of the teacher's prompts": TEMPLATE_VERSION,
+    }
+
+
+def _possible_genres(wanted: Sequence[Wanted] | None) -> set[str]:
+    """The genres that concepts have, or all where one has yet to be asked for."""
+    known = {one.genre for one in wanted or [Wanted("")]}
+    return set(GENRES) if None in known else {genre for genre in known if genre is not None}
+
+
+def _write(means: Means, wanted: Sequence[Wanted] | None, lm: BaseLM | None) -> list[Concept]:
+    """All stages in order; the concepts with their genres."""
+    config, counts = means.config, means.config.counts
+    if wanted is None:
+        theme = config.theme or ""
+        wanted = invent(means.teacher, means.folder, means.bars, theme, config.invent)
+    concepts = find_genres(means, wanted)
+    if lm is not None and counts.pool_negatives:
+        answer_pool(means, lm, config.teacher.batch_size)
+    positives = counts.train_positives + counts.test_positives
+    write_stage(means, "positives", concepts, positive_tasks, positives)
+    if counts.test_negatives:
+        write_stage(means, "negatives", concepts, negative_tasks, counts.test_negatives)
+    if counts.hard_negatives:
+        write_hard_negatives(means, concepts)
+    return concepts

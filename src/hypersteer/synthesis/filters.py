@@ -1,0 +1,149 @@
+"""Which responses are dropped, and why."""
+
+import re
+from collections.abc import Iterable
+
+from hypersteer.config.synthesis import FilterConfig
+from hypersteer.synthesis.texts import Shingles, jaccard, shingles, stems, words
+
+NO_REPLY = "no reply"
+EMPTY = "empty"
+TOO_SHORT = "too short"
+REFUSAL = "refusal"
+PROMPT = "repeats the prompt"
+LOOPING = "looping text"
+ECHO = "echoes the concept"
+NAMES_IT = "names the concept"
+NO_WORD = "lacks the word"
+DUPLICATE = "near-duplicate"
+REASONS = (
+    NO_REPLY,
+    EMPTY,
+    TOO_SHORT,
+    REFUSAL,
+    PROMPT,
+    LOOPING,
+    ECHO,
+    NAMES_IT,
+    NO_WORD,
+    DUPLICATE,
+)
+"""Every reason, in the order in which they are looked for."""
+
+LONGEST_UNIT = 12
+"""Words of the longest passage whose repetition is looked for."""
+REPEATS = 4
+"""A passage that stands so often in a row, over `LOOP_WORDS` in all, is a loop."""
+LOOP_WORDS = 8
+MIN_VARIETY = 0.5
+"""Share of distinct four-word runs below which a text of `VARIETY_WORDS` goes round in circles."""
+VARIETY_WORDS = 24
+PROMPT_SHARE = 0.5
+PROMPT_WORDS = 5
+OWN_STEMS = 3
+"""A response with fewer words of its own than this merely echoes the concept."""
+NAMING_WORDS = 2
+_NOT = (
+    r"(?:can(?:no|['\u2019])t|won['\u2019]t|will not|am (?:unable|not able)"
+    r"|['\u2019]m (?:un|not )able)"
+)
+_DOING = (
+    "help|assist|provide|comply|fulfil|answer|respond|create|write|generate|do that|discuss|"
+    "continue|engage"
+)
+_REFUSAL = re.compile(
+    rf"^\W*(?:(?:i['\u2019]m|i am|we are)?\s*(?:\w+ )?(?:sorry|afraid|apologi[sz]e)\b"
+    rf".{{0,80}}?{_NOT}"
+    rf"|(?:unfortunately|sorry|apologies)\W.{{0,40}}?\bi\s?{_NOT}"
+    rf"|i\s?{_NOT}(?: to)?(?: \w+){{0,2}}? (?:{_DOING})"
+    r"|.{0,60}?\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def why_dropped(
+    text: str,
+    *,
+    concept: str,
+    instruction: str,
+    positive: bool,
+    word: str,
+    earlier: Iterable[Shingles],
+    config: FilterConfig,
+) -> str | None:
+    """The first reason to drop a response, or None.
+
+    Args:
+        text: the response, cleaned and cut.
+        concept: the concept that it should show, or keep away from.
+        instruction: what it answers.
+        positive: whether it should show the concept.
+        word: a word that it must contain; may be empty.
+        earlier: shingles of the responses of this kind that are kept.
+        config: the limits.
+    """
+    found = words(text)
+    checks = {
+        EMPTY: not text.strip(),
+        TOO_SHORT: len(found) < config.min_words,
+        REFUSAL: bool(_REFUSAL.match(text)),
+        PROMPT: _repeats(found, text, instruction),
+        LOOPING: loops(found),
+        ECHO: positive and _echoes(text, concept, config.max_echo),
+        NAMES_IT: not positive and _names(found, concept),
+        NO_WORD: bool(word) and not _has(found, word),
+    }
+    for reason, drop in checks.items():
+        if drop:
+            return reason
+    mine = shingles(text)
+    near = any(jaccard(mine, other) >= config.max_overlap for other in earlier)
+    return DUPLICATE if near else None
+
+
+def loops(found: list[str]) -> bool:
+    """Whether words repeat one passage in a row, or the same few runs over and over."""
+    for unit in range(1, LONGEST_UNIT + 1):
+        enough = max(REPEATS * unit, LOOP_WORDS) - unit
+        run = 0
+        for before, now in zip(found, found[unit:], strict=False):
+            run = run + 1 if before == now else 0
+            if run >= enough:
+                return True
+    runs = list(zip(*(found[i:] for i in range(4)), strict=False))
+    return len(found) >= VARIETY_WORDS and len(set(runs)) < MIN_VARIETY * len(runs)
+
+
+def _repeats(found: list[str], text: str, instruction: str) -> bool:
+    """Whether a response begins with the whole instruction, or is mostly made of it."""
+    asked = words(instruction)
+    if len(asked) < PROMPT_WORDS:
+        return False
+    mine = shingles(text)
+    shared = len(mine & shingles(instruction))
+    return found[: len(asked)] == asked or shared > PROMPT_SHARE * len(mine)
+
+
+def _echoes(text: str, concept: str, limit: float) -> bool:
+    """Whether a response is little more than the concept's own words."""
+    named, mine = set(stems(concept)), stems(text)
+    if not named & set(mine):
+        return False
+    echoed = sum(stem in named for stem in mine)
+    return echoed >= limit * len(mine) or len(set(mine) - named) < OWN_STEMS
+
+
+def _names(found: list[str], concept: str) -> bool:
+    """Whether the concept stands in the text word by word."""
+    named = words(concept)
+    starts = range(len(found) - len(named) + 1)
+    return len(named) >= NAMING_WORDS and any(found[i : i + len(named)] == named for i in starts)
+
+
+def _has(found: list[str], word: str) -> bool:
+    """Whether a word is there, in any form that begins like it."""
+    wanted = words(word)
+    if len(wanted) != 1:
+        return all(part in found for part in wanted)
+    stem = wanted[0][: max(3, len(wanted[0]) - 2)]
+    return any(one.startswith(stem) for one in found)

@@ -1,0 +1,149 @@
+"""The folder of a build: every finished part is kept, whole or not at all, and never redone."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hypersteer.config import to_dict
+from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.endpoint.replies import Usage
+from hypersteer.errors import ConfigError, DataError, one_line
+
+PARTS = "build"
+"""Sub-folder with what is needed to go on; the dataset does not need it."""
+FREE = {
+    "": ("out", "concepts", "instructions"),
+    "base_lm": ("device",),
+    "teacher": (
+        "base_url",
+        "api_key_env",
+        "max_tokens",
+        "token_limit",
+        "timeout_s",
+        "concurrency",
+        "retries",
+        "backoff_s",
+        "input_price",
+        "output_price",
+        "batch_size",
+    ),
+}
+"""Settings, by table, that may change in a folder; of lists and pools the content counts."""
+
+
+class BuildFolder:
+    """Parts of a build on disk, one small file per stage and concept.
+
+    Args:
+        config: the settings.
+        content: what the run reads, by name; a folder begun with other content is refused.
+
+    Raises:
+        ConfigError: if the folder holds another build, or other files.
+    """
+
+    def __init__(self, config: SynthesisConfig, content: Mapping[str, Any]) -> None:
+        self.path = Path(config.out).expanduser()
+        self._parts = self.path / PARTS
+        self._run = uuid.uuid4().hex
+        hashes = {name: _hash(value) for name, value in content.items()}
+        self._described = to_dict(config) | {"content": hashes}
+        self._check()
+
+    def start(self) -> None:
+        """Make the folder and keep the settings.
+
+        Raises:
+            DataError: if it cannot be written.
+        """
+        self._write("settings.json", self._described)
+
+    def part(self, stage: str, name: object) -> Any:
+        """What a stage has kept under a name, or None where it is not there yet."""
+        path = self._parts / stage / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+
+    def keep(self, stage: str, name: object, content: Any) -> None:
+        """Keep a part of a stage.
+
+        Raises:
+            DataError: if it cannot be written.
+        """
+        self._write(f"{stage}/{name}.json", content)
+
+    def has(self, stage: str, name: object) -> bool:
+        """Whether a part is there."""
+        return (self._parts / stage / f"{name}.json").is_file()
+
+    def keep_usage(self, usage: Usage) -> None:
+        """Keep what this run has asked so far."""
+        if usage.calls or usage.cache_hits:
+            self._write(f"usage/{self._run}.json", asdict(usage))
+
+    def usage(self) -> Usage:
+        """What all runs in this folder asked together."""
+        files = sorted((self._parts / "usage").glob("*.json"))
+        runs = [self.part("usage", file.stem) for file in files]
+        names = [name for name in Usage.__dataclass_fields__ if name != "cost"]
+        costs = [run["cost"] for run in runs if run["cost"] is not None]
+        sums = {name: sum(run[name] for run in runs) for name in names}
+        return Usage(**sums, cost=sum(costs) if costs else None)
+
+    def _write(self, name: str, content: Any) -> None:
+        path = self._parts / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            temporary.write_text(f"{text}\n", encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise DataError(
+                f"cannot write to '{self.path}': {one_line(error)}; choose another out"
+            ) from error
+
+    def _check(self) -> None:
+        kept_file = self._parts / "settings.json"
+        if not kept_file.is_file():
+            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+                raise ConfigError(
+                    f"'{self.path}' holds no build of concept data but other files; choose another "
+                    "out"
+                )
+            return
+        try:
+            kept = json.loads(kept_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read '{kept_file}': {one_line(error)}") from error
+        for key in _differing(kept, self._described):
+            raise ConfigError(
+                f"'{self.path}' holds a build with another {key}; choose another out, or delete "
+                "that folder"
+            )
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _differing(kept: dict[str, Any], wanted: dict[str, Any], table: str = "") -> list[str]:
+    """The settings that differ and may not."""
+    found = []
+    for key, value in wanted.items():
+        if key in FREE.get(table, ()):
+            continue
+        if isinstance(value, dict) and isinstance(kept.get(key), dict):
+            prefix = "" if key == "content" else f"{key}."
+            found += [f"{prefix}{inner}" for inner in _differing(kept[key], value, key)]
+        elif kept.get(key) != value:
+            found.append(key)
+    return found

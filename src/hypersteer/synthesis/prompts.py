@@ -1,0 +1,118 @@
+"""What the teacher is asked, in our own words. Every request is one user message."""
+
+from collections.abc import Sequence
+
+TEMPLATE_VERSION = 1
+"""Raise it with every change of wording: it is part of every row's provenance."""
+WORDS_PER_TOKEN = 0.7
+"""A teacher is asked for so many words for each token that is kept, so that few are cut."""
+
+Message = list[dict[str, str]]
+
+
+def ask_concepts(theme: str, count: int, known: Sequence[str]) -> Message:
+    """Invent concepts for a theme, other than those known."""
+    what = (
+        "A concept is a short phrase (3 to 12 words) that says how a text can be steered: a "
+        "subject that it brings up, a voice, a tone, a format, a habit of style. Make them as "
+        "different from each other as the theme allows, and concrete enough that a reader can "
+        "tell whether a text shows them."
+    )
+    parts = [f"Invent {count} concepts for this theme: {theme}", what]
+    if known:
+        listed = "\n".join(f"- {text}" for text in known)
+        parts.append(f"These are taken, so give none that means the same:\n{listed}")
+    parts.append("Write one concept on each line and nothing else: no numbers, no remarks.")
+    return _user(*parts)
+
+
+def ask_genre(concept: str) -> Message:
+    """Which genre of instructions goes with a concept."""
+    return _user(
+        f"Concept: {concept}",
+        "In which kind of text does this concept mostly appear?\n"
+        "text - ordinary prose of any kind\n"
+        "code - programs and what is said about programming\n"
+        "math - formulas, calculations and mathematical problems",
+        "Answer with one word: text, code or math. If it is none of them or unclear, say text.",
+    )
+
+
+def ask_positive(instruction: str, concept: str, limit: int) -> Message:
+    """A response that shows a concept."""
+    return _user(
+        "Respond to the instruction below, and let the concept show throughout the response.",
+        f"Concept: {concept}",
+        f"Instruction: {instruction}",
+        "The response takes up what the instruction asks. The concept is plain to see from the "
+        "first sentence to the last, also where it does not fit: then bring it in by an example, "
+        "an image, a detail or the way of speaking. Show it instead of naming it: neither repeat "
+        "the words that describe the concept nor say that there is one. "
+        f"Write at most {limit} words, and nothing but the response.",
+    )
+
+
+def ask_negative(instruction: str, concept: str, limit: int) -> Message:
+    """A response that keeps away from a concept."""
+    return _user(
+        "Respond to the instruction below as you would to any user, with one exception: nothing "
+        "in the response may show, mention or bring to mind the concept.",
+        f"Concept to keep away from: {concept}",
+        f"Instruction: {instruction}",
+        "Do not speak of the exception. "
+        f"Write at most {limit} words, and nothing but the response.",
+    )
+
+
+def ask_related_words(concept: str, count: int) -> Message:
+    """First step of hard negatives: everyday words that belong to a concept."""
+    return _user(
+        f"Concept: {concept}",
+        f"List up to {count} common English words that are typical of texts with this concept. "
+        "Prefer words that also have a quite different meaning. Write one word on each line and "
+        "nothing else. If the concept is too broad or too technical to have such words, write "
+        "only: none",
+    )
+
+
+def ask_other_meaning(word: str, concept: str) -> Message:
+    """Second step: a meaning of such a word that has nothing to do with the concept."""
+    return _user(
+        f"The word '{word}' is typical of texts about: {concept}",
+        "Give one other established meaning of the word that has nothing to do with that. Answer "
+        "with the meaning alone, in one short sentence. If there is none, write only: none",
+    )
+
+
+def ask_distinct(word: str, meaning: str, concept: str) -> Message:
+    """Third step: whether that meaning really lies outside the concept."""
+    return _user(
+        f"Concept: {concept}",
+        f"Word: {word}\nMeaning: {meaning}",
+        "Is the word, used with this meaning, entirely unrelated to the concept, so that a text "
+        "with it would not count as showing the concept? Answer with one word: yes or no.",
+    )
+
+
+def ask_hard_negative(
+    instruction: str, concept: str, word: str, meaning: str, limit: int
+) -> Message:
+    """Fourth step: a response with the word in its other meaning, away from the concept."""
+    return _user(
+        f"Respond to the instruction below, and use the word '{word}' in the response with this "
+        f"meaning: {meaning}",
+        f"Instruction: {instruction}",
+        "Apart from that word, nothing in the response may show, mention or bring to mind this "
+        f"concept: {concept}",
+        "Bring the word in even where it does not fit. "
+        f"Write at most {limit} words, and nothing but the response.",
+    )
+
+
+def word_limit(response_tokens: int, *, by_words: bool) -> int:
+    """How many words the teacher may write for a limit in tokens, or in words."""
+    return response_tokens if by_words else max(1, round(WORDS_PER_TOKEN * response_tokens))
+
+
+def _user(*paragraphs: str) -> Message:
+    return [{"role": "user", "content": "\n\n".join(paragraphs)}]

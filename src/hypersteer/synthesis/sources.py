@@ -1,0 +1,125 @@
+"""Where the concepts come from: a text file, JSON lines, or an export of SAE features."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hypersteer.errors import ConfigError, DataError, nearest, one_line
+from hypersteer.synthesis.pools import GENRES
+
+SUFFIXES = (".txt", ".jsonl", ".json")
+FEATURE = "https://www.neuronpedia.org/{model}/{layer}/{index}"
+
+
+class Wanted(NamedTuple):
+    """A concept as a list gives it; the genre may have to be asked for."""
+
+    text: str
+    genre: str | None = None
+    kind: str = ""
+    ref: str = ""
+
+
+def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> list[Wanted]:
+    """Reads a list of concepts.
+
+    Args:
+        path: `.txt`: one concept a line, blank lines and those that start with `#` skipped.
+            `.jsonl`: objects with `concept`, and maybe `genre`, `kind`, `ref`. `.json`: a list of
+            objects with `description`, `modelId`, `layer` and `index`, as Neuronpedia exports the
+            features of an SAE; the first description of a feature counts, and the list is shuffled.
+        seed: of the shuffle.
+        limit: keep this many at most.
+
+    Returns:
+        The concepts; of texts that differ in case or spacing only, the first.
+
+    Raises:
+        ConfigError: the file's name has another ending.
+        DataError: the file is missing, malformed or holds no concepts.
+    """
+    file = Path(path).expanduser()
+    if file.suffix not in SUFFIXES:
+        raise ConfigError(
+            f"concepts '{path}' ends in none of {', '.join(SUFFIXES)}; give a list of concepts"
+        )
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the concepts '{path}': {one_line(error)}") from error
+    if file.suffix == ".txt":
+        lines = (line.strip() for line in text.splitlines())
+        found = [Wanted(line) for line in lines if line and not line.startswith("#")]
+    elif file.suffix == ".jsonl":
+        numbered = enumerate(text.split("\n"), start=1)
+        found = [_from_line(line, f"{path}, line {n}") for n, line in numbered if line.strip()]
+    else:
+        found = _features(text, path)
+        order = np.random.default_rng([seed, 7]).permutation(len(found))
+        found = [found[i] for i in order]
+    distinct = _distinct(found)[:limit]
+    if not distinct:
+        raise DataError(f"'{path}' holds no concepts; give at least one")
+    return distinct
+
+
+def _distinct(found: Iterable[Wanted]) -> list[Wanted]:
+    """The first of all that read the same."""
+    first: dict[str, Wanted] = {}
+    for wanted in found:
+        first.setdefault(" ".join(wanted.text.casefold().split()), wanted)
+    return list(first.values())
+
+
+def _from_line(line: str, where: str) -> Wanted:
+    """One line of JSON."""
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON: {one_line(error)}") from error
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is not a JSON object; expected one with 'concept'")
+    for key in ("concept", "kind", "ref"):
+        if not isinstance(entry.get(key) or "", str):
+            raise DataError(f"{where}: {key} is {entry[key]!r}; expected text")
+    text, genre = (entry.get("concept") or "").strip(), entry.get("genre")
+    if not text:
+        raise DataError(f"{where}: concept is {entry.get('concept')!r}; expected text")
+    if genre is not None and genre not in GENRES:
+        raise DataError(f"{where}: unknown genre {genre!r}{nearest(str(genre), GENRES)}")
+    return Wanted(text, genre, entry.get("kind") or "", entry.get("ref") or "")
+
+
+def _features(text: str, path: str) -> list[Wanted]:
+    """The first description of every feature of an export, in its order."""
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"'{path}' is not JSON: {one_line(error)}") from error
+    if not isinstance(entries, list):
+        raise DataError(f"'{path}' is not a list of features; export one, or give .jsonl or .txt")
+    features: dict[tuple[str, ...], Wanted] = {}
+    for number, entry in enumerate(entries):
+        key, description = _feature(entry, f"'{path}', feature {number}")
+        if description:
+            ref = FEATURE.format(model=key[0], layer=key[1], index=key[2])
+            features.setdefault(key, Wanted(description, None, "feature", ref))
+    return list(features.values())
+
+
+def _feature(entry: Any, where: str) -> tuple[tuple[str, ...], str]:
+    """Model, layer and index of a feature, and its description."""
+    names = ("modelId", "layer", "index")
+    if not isinstance(entry, dict) or not {*names, "description"} <= entry.keys():
+        raise DataError(f"{where} lacks one of description, {', '.join(names)}")
+    values = [str(entry[name]) for name in names]
+    description = entry["description"]
+    if not isinstance(description, str) or not values[2].isdecimal():
+        raise DataError(
+            f"{where}: expected a text as description and a number as index, not "
+            f"{one_line(repr(description), 60)} and {entry['index']!r}"
+        )
+    return tuple(values), description.strip()

@@ -1,0 +1,208 @@
+"""The stages of a build that write rows, each kept on disk concept by concept."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from hypersteer.concepts import Concept
+from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.generate import Decoding, generate_ids
+from hypersteer.synthesis.folder import BuildFolder
+from hypersteer.synthesis.pools import GENRES, Instruction, Pool, Split, negative_shares
+from hypersteer.synthesis.progress import Bars
+from hypersteer.synthesis.prompts import ask_genre, ask_negative, ask_positive, word_limit
+from hypersteer.synthesis.replies import read_genre
+from hypersteer.synthesis.sources import Wanted
+from hypersteer.synthesis.teacher import Ask, Reply, Teacher
+from hypersteer.synthesis.texts import Cut
+from hypersteer.synthesis.writing import Group, Task, Writer, Written
+
+SENTINEL = "EEEEE"
+"""What AxBench has for the concept of a shared negative."""
+POOL_LENGTH = 1.5
+"""Shared negatives may be so much longer than responses, as AxBench has it."""
+TRAIN_PROMPTS, TEST_PROMPTS, NEGATIVE_PROMPTS, POOL_PROMPTS = range(1, 5)
+"""What instructions are drawn for: part of the seed of each draw."""
+ROW_STAGES = ("positives", "negatives", "hard negatives")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Means:
+    """What every stage works with."""
+
+    config: SynthesisConfig
+    folder: BuildFolder
+    pool: Pool
+    teacher: Teacher
+    cut: Callable[[str], Cut]
+    bars: Bars
+
+    @property
+    def words(self) -> int:
+        """How many words the teacher may write."""
+        by_words = self.config.base_lm.name == "none"
+        return word_limit(self.config.response_tokens, by_words=by_words)
+
+    def chunks(
+        self, stage: str, concepts: Sequence[Concept], each: int
+    ) -> Generator[list[Concept]]:
+        """The concepts that a stage has not done, as many at once as are worth it.
+
+        Args:
+            stage: its name in the folder.
+            concepts: all of them.
+            each: requests per concept, about.
+        """
+        left = [concept for concept in concepts if not self.folder.has(stage, concept.id)]
+        size = max(1, self.teacher.at_once // max(1, each))
+        for start in range(0, len(left), size):
+            yield left[start : start + size]
+            self.folder.keep_usage(self.teacher.usage)
+
+
+class Found(NamedTuple):
+    """A genre as the folder keeps it, and how many questions it took."""
+
+    genre: str
+    read: bool
+
+
+def find_genres(means: Means, wanted: Sequence[Wanted]) -> list[Concept]:
+    """Number the concepts, and ask for the genre of those that have none.
+
+    A reply that names no genre, or several, means text, as in AxBench.
+    """
+    unknown = [Concept(id=i, text=one.text) for i, one in enumerate(wanted) if one.genre is None]
+    left = sum(not means.folder.has("genre", concept.id) for concept in unknown)
+    with means.bars.stage("genres", left) as bar:
+        for chunk in means.chunks("genre", unknown, 1):
+            asks = [Ask(ask_genre(concept.text), decide=True) for concept in chunk]
+            replies = means.teacher.complete(asks, bar.advance)
+            for concept, reply in zip(chunk, replies, strict=True):
+                genre = read_genre(reply.text) if isinstance(reply, Reply) else None
+                found = Found(genre or "text", genre is not None)
+                means.folder.keep("genre", concept.id, found._asdict())
+    asked = {concept.id: means.folder.part("genre", concept.id)["genre"] for concept in unknown}
+    return [
+        Concept(id=i, text=one.text, genre=one.genre or asked[i], kind=one.kind, ref=one.ref)
+        for i, one in enumerate(wanted)
+    ]
+
+
+def answer_pool(means: Means, lm: BaseLM, batch_size: int) -> None:
+    """Shared negatives: the base LM's own greedy answers, per genre, in batches."""
+    count = means.config.counts.pool_negatives
+    left = [genre for genre in GENRES if not means.folder.has("pool", genre)]
+    limit = int(POOL_LENGTH * means.config.response_tokens)
+    with means.bars.stage(f"shared negatives of {lm.name}", len(left) * count) as bar:
+        for genre in left:
+            drawn = means.pool.draw("train", genre, count, means.config.seed, POOL_PROMPTS)
+            rows: list[Written] = []
+            for start in range(0, len(drawn), batch_size):
+                batch = drawn[start : start + batch_size]
+                rows += _answers(lm, batch, limit)
+                bar.advance(len(batch))
+            dropped = [one._asdict() for one in drawn if one.text not in _asked(rows)]
+            content = {"wanted": count, "rows": list(map(asdict, rows)), "dropped": dropped}
+            means.folder.keep("pool", genre, content)
+
+
+def _asked(rows: Sequence[Written]) -> set[str]:
+    return {row.instruction for row in rows}
+
+
+def _answers(lm: BaseLM, batch: Sequence[Instruction], limit: int) -> list[Written]:
+    """What the base LM says by itself, without answers that are empty."""
+    prompts = [lm.chat.prompt(one.text) for one in batch]
+    answers = generate_ids(lm, prompts, [], Decoding(max_new_tokens=limit))
+    texts = [lm.chat.decode(ids).strip() for ids in answers]
+    return [
+        Written(
+            split="train",
+            instruction=one.text,
+            response=text,
+            genre=one.genre,
+            source=one.source,
+            output_concept=SENTINEL,
+            complete=len(ids) < limit,
+            sample=0,
+        )
+        for one, ids, text in zip(batch, answers, texts, strict=True)
+        if text
+    ]
+
+
+def positive_tasks(means: Means, concept: Concept) -> list[Task]:
+    """The positives of a concept, of both splits, on instructions of its genre."""
+    counts, seed = means.config.counts, means.config.seed
+    plan: list[tuple[Split, int, int]] = [
+        ("train", counts.train_positives, TRAIN_PROMPTS),
+        ("test", counts.test_positives, TEST_PROMPTS),
+    ]
+    return [
+        Task(
+            split,
+            instruction,
+            ask_positive(instruction.text, concept.text, means.words),
+            concept.text,
+            "positive",
+        )
+        for split, count, purpose in plan
+        for instruction in means.pool.draw(split, concept.genre, count, seed, concept.id, purpose)
+    ]
+
+
+def negative_tasks(means: Means, concept: Concept) -> list[Task]:
+    """The test negatives of a concept, mostly on instructions of genre text."""
+    seeds = (means.config.seed, concept.id, NEGATIVE_PROMPTS)
+    shares = negative_shares(means.config.counts.test_negatives)
+    return [
+        Task(
+            "test",
+            instruction,
+            ask_negative(instruction.text, concept.text, means.words),
+            concept.text,
+            "negative",
+        )
+        for genre, count in shares.items()
+        for instruction in means.pool.draw("test", genre, count, *seeds)
+    ]
+
+
+def write_stage(
+    means: Means,
+    stage: str,
+    concepts: Sequence[Concept],
+    tasks: Callable[[Means, Concept], list[Task]],
+    each: int,
+) -> None:
+    """Write the rows of a stage for every concept that does not have them yet.
+
+    Args:
+        means: what to work with.
+        stage: its name.
+        concepts: all concepts.
+        tasks: what there is to write for one.
+        each: how many that are.
+    """
+    writer = Writer(means.teacher, means.cut, means.config.filters)
+    left = sum(not means.folder.has(stage, concept.id) for concept in concepts)
+    with means.bars.stage(stage, left * each) as bar:
+        for chunk in means.chunks(stage, concepts, each):
+            groups = [Group.of(tasks(means, concept)) for concept in chunk]
+            writer.write(groups, bar.advance, bar.grow)
+            for concept, group in zip(chunk, groups, strict=True):
+                keep_group(means.folder, stage, concept, group)
+
+
+def keep_group(
+    folder: BuildFolder, stage: str, concept: Concept, group: Group, **notes: object
+) -> None:
+    """Keep what was written for a concept, what was dropped, and notes of the stage."""
+    content = {
+        "wanted": len(group.tasks),
+        "rows": [asdict(row) for row in group.rows],
+        "dropped": [one._asdict() for one in group.dropped],
+    }
+    folder.keep(stage, concept.id, content | notes)

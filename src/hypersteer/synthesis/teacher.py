@@ -1,0 +1,229 @@
+"""Who writes the data: a model behind an endpoint, or the base LM itself."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import NamedTuple, Protocol
+
+from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.endpoint.endpoint import Endpoint
+from hypersteer.endpoint.replies import Failed, Messages, Reply, Usage
+from hypersteer.endpoint.settings import EndpointConfig
+from hypersteer.errors import SteeringError
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.generate import Decoding, generate_ids
+
+Done = Callable[[int], object]
+DECISION_TOKENS = 64
+"""A local teacher decides in at most so many."""
+SLACK_TOKENS = 16
+"""A local teacher writes so many more than are kept, which shows that a response was cut."""
+CALLS_AT_ONCE = 64
+"""Requests per connection in one call: enough that its end, when few are left, hardly counts."""
+
+
+class Ask(NamedTuple):
+    """One request to a teacher.
+
+    Attributes:
+        messages: the chat messages.
+        sample: another number asks the same messages anew.
+        decide: whether a short, greedy answer is wanted and no writing.
+    """
+
+    messages: Messages
+    sample: int = 0
+    decide: bool = False
+
+
+class Teacher(Protocol):
+    """Answers requests; made by `open_teacher`, or anything that has these.
+
+    Attributes:
+        name: which model it is, for the provenance of rows.
+        at_once: how many requests are worth giving in one call.
+    """
+
+    name: str
+    at_once: int
+
+    @property
+    def usage(self) -> Usage:
+        """What was asked of it so far."""
+        ...
+
+    def complete(self, requests: Sequence[Ask], done: Done) -> list[Reply | Failed]:
+        """Answer every request, in their order.
+
+        Args:
+            requests: what to answer.
+            done: told how many more are finished.
+
+        Raises:
+            EndpointError: if nothing can be answered.
+        """
+        ...
+
+
+class EndpointTeacher:
+    """A model behind a server. Replies are kept on disk as they come.
+
+    Args:
+        writing: how to ask for responses.
+    """
+
+    def __init__(self, writing: EndpointConfig) -> None:
+        deciding = EndpointConfig(
+            **{f.name: getattr(writing, f.name) for f in fields(writing)} | {"temperature": 0.0}
+        )
+        self._endpoints = {False: Endpoint(writing), True: Endpoint(deciding)}
+        self.name = writing.model
+        self.at_once = CALLS_AT_ONCE * writing.concurrency
+
+    @property
+    def usage(self) -> Usage:
+        """What was asked so far."""
+        both = [endpoint.usage for endpoint in self._endpoints.values()]
+        names = [f.name for f in fields(Usage) if f.name != "cost"]
+        sums = {name: sum(getattr(one, name) for one in both) for name in names}
+        costs = [one.cost for one in both if one.cost is not None]
+        return Usage(**sums, cost=sum(costs) if costs else None)
+
+    def complete(self, requests: Sequence[Ask], done: Done) -> list[Reply | Failed]:
+        """Answer every request, decisions at temperature 0."""
+        results: dict[int, Reply | Failed] = {}
+        for decide, endpoint in self._endpoints.items():
+            mine = [i for i, ask in enumerate(requests) if ask.decide == decide]
+            replies = endpoint.complete(
+                [requests[i].messages for i in mine],
+                samples=[requests[i].sample for i in mine],
+                done=done,
+            )
+            results.update(zip(mine, replies, strict=True))
+        return [results[i] for i in range(len(requests))]
+
+
+class LocalTeacher:
+    """The base LM as its own teacher; a request's seed follows from it, whatever is beside it.
+
+    Args:
+        lm: the base LM.
+        temperature: of responses.
+        max_tokens: most tokens of a response.
+        batch_size: requests generated together.
+        seed: all sampling follows from it.
+    """
+
+    def __init__(
+        self, lm: BaseLM, *, temperature: float, max_tokens: int, batch_size: int, seed: int
+    ) -> None:
+        self._lm = lm
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._seed = seed
+        self._calls = self._read = self._written = self._failures = 0
+        self.name = f"{lm.name} ({lm.fingerprint})"
+        self.at_once = batch_size
+
+    @property
+    def usage(self) -> Usage:
+        """What was generated so far; it costs nothing."""
+        return Usage(
+            calls=self._calls,
+            failures=self._failures,
+            input_tokens=self._read,
+            output_tokens=self._written,
+        )
+
+    def complete(self, requests: Sequence[Ask], done: Done) -> list[Reply | Failed]:
+        """Answer every request; one that does not fit the context window fails alone."""
+        results: list[Reply | Failed] = [Failed("not asked")] * len(requests)
+        for decide in (False, True):
+            mine = [i for i, ask in enumerate(requests) if ask.decide == decide]
+            # Requests of like length share a batch, which saves padding.
+            mine.sort(key=lambda i: (len(str(requests[i].messages)), i))
+            for start in range(0, len(mine), self.at_once):
+                batch = mine[start : start + self.at_once]
+                replies = self._answer([requests[i] for i in batch], decide=decide)
+                for i, reply in zip(batch, replies, strict=True):
+                    results[i] = reply
+                done(len(batch))
+        return results
+
+    def _answer(self, asks: Sequence[Ask], *, decide: bool) -> list[Reply | Failed]:
+        limit = DECISION_TOKENS if decide else self._max_tokens
+        results: list[Reply | Failed] = []
+        prompts, seeds = [], []
+        for ask in asks:
+            prompt = self._lm.chat.prompt([dict(message) for message in ask.messages])
+            try:
+                self._lm.check_length(len(prompt.ids) + limit, "a request to the teacher")
+            except SteeringError as error:
+                results.append(Failed(str(error)))
+                continue
+            results.append(Reply("", len(prompt.ids)))
+            prompts.append(prompt)
+            seeds.append(self._seed_of(ask))
+        if prompts:
+            temperature = 0.0 if decide else self._temperature
+            decoding = Decoding(max_new_tokens=limit, temperature=temperature, seed=tuple(seeds))
+            written = iter(generate_ids(self._lm, prompts, [], decoding))
+            results = [
+                r if isinstance(r, Failed) else self._reply(r, next(written)) for r in results
+            ]
+        self._calls += len(asks)
+        self._failures += sum(isinstance(result, Failed) for result in results)
+        return results
+
+    def _reply(self, asked: Reply, ids: list[int]) -> Reply:
+        self._read += asked.input_tokens
+        self._written += len(ids)
+        return Reply(self._lm.chat.decode(ids), asked.input_tokens, len(ids))
+
+    def _seed_of(self, ask: Ask) -> int:
+        what = json.dumps([self._seed, ask.sample, [dict(message) for message in ask.messages]])
+        return int.from_bytes(hashlib.sha256(what.encode()).digest()[:4]) >> 1
+
+
+def open_teacher(config: SynthesisConfig, lm: BaseLM | None) -> Teacher:
+    """The teacher that the settings name; nothing is asked yet.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+    wanted = config.teacher
+    if wanted.kind == "local":
+        assert lm is not None, "checked with the settings"
+        return LocalTeacher(
+            lm,
+            temperature=wanted.temperature,
+            max_tokens=config.response_tokens + SLACK_TOKENS,
+            batch_size=wanted.batch_size,
+            seed=config.seed,
+        )
+    return EndpointTeacher(endpoint_config(config))
+
+
+def endpoint_config(config: SynthesisConfig) -> EndpointConfig:
+    """How the endpoint is reached and asked.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+    wanted = config.teacher
+    return EndpointConfig(
+        model=wanted.model,
+        base_url=wanted.base_url,
+        api_key_env=wanted.api_key_env,
+        temperature=wanted.temperature,
+        max_tokens=wanted.max_tokens,
+        token_limit=wanted.token_limit,
+        seed=config.seed if wanted.send_seed else None,
+        timeout_s=wanted.timeout_s,
+        concurrency=wanted.concurrency,
+        retries=wanted.retries,
+        backoff_s=wanted.backoff_s,
+        input_price=wanted.input_price,
+        output_price=wanted.output_price,
+    )
