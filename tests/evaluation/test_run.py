@@ -201,3 +201,14 @@ def test_answers_of_other_hyperparameters_are_refused(config, judge):
     run.evaluate(config)
     with pytest.raises(ConfigError, match="answers of 'random' with other settings"):
         run.evaluate(dataclasses.replace(config, settings={"random": {"seed": 5}}))
+
+
+def test_data_without_a_test_split_are_told_and_evaluated(config, judge, world, tmp_path, capsys):
+    for name in ("metadata.jsonl", "train_data.jsonl"):
+        (tmp_path / name).write_bytes((world.data / name).read_bytes())
+    data = dataclasses.replace(config.data, source=(str(tmp_path),))
+    out = str(tmp_path / "results")
+    config = dataclasses.replace(config, out=out, data=data, methods=("prompting", "diffmean"))
+    assert rows_of(run.evaluate(config))
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"detection is left out: {tmp_path} has no test split" in told

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from hypersteer.baselines.method import Detector
 from hypersteer.config import EvaluateConfig
 from hypersteer.data.sources import ConceptData, load_concepts
-from hypersteer.errors import DataError
 from hypersteer.evaluation.answers import Prepared
 from hypersteer.evaluation.detection import Detection, TextScores, detect
 from hypersteer.evaluation.folder import ResultsFolder
@@ -22,7 +21,7 @@ def detection_figures(
     prepared: Mapping[str, Prepared],
     done: Callable[[int], object],
 ) -> dict[Place, Detection]:
-    """Figures of every detector on the held-in concepts; none where data have no such split.
+    """Figures of every detector on the held-in concepts that have negatives.
 
     Args:
         config: the evaluation's settings.
@@ -30,11 +29,11 @@ def detection_figures(
         plan: the concepts.
         prepared: all methods, of which some detect.
         done: told after every method.
+
+    Raises:
+        DataError: if the data have no `test` split.
     """
-    try:
-        data = load_concepts(config.data.source, split="test")
-    except DataError:
-        return {}
+    data = load_concepts(config.data.source, split="test")
     concepts = [c for c in plan.concepts("held_in") if len(data.rows(c.id, "negative"))]
     texts = {c.id: {kind: data.rows(c.id, kind).tolist() for kind in KINDS} for c in concepts}
     figures: dict[Place, Detection] = {}

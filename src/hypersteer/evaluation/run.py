@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hypersteer.baselines.method import Method
 from hypersteer.config import EvaluateConfig, to_dict
 from hypersteer.edits import Site
-from hypersteer.errors import SteeringError
+from hypersteer.errors import DataError, SteeringError
 from hypersteer.evaluation.answers import Prepared, answer, batches
 from hypersteer.evaluation.detecting import detection_figures
 from hypersteer.evaluation.detection import Detection
@@ -207,8 +207,12 @@ class _Evaluation:
     def _detection(self, prepared: dict[str, Prepared]) -> dict[Place, Detection]:
         if not self.config.protocol.detection:
             return {}
-        with self._bar("detection", len(prepared)) as advance:
-            return detection_figures(self.config, self.folder, self.plan, prepared, advance)
+        try:
+            with self._bar("detection", len(prepared)) as advance:
+                return detection_figures(self.config, self.folder, self.plan, prepared, advance)
+        except DataError as error:
+            self.console.print(f"detection is left out: {error}", markup=False, soft_wrap=True)
+            return {}
 
     def _about(self) -> dict[str, str]:
         protocol, dtype = self.config.protocol, str(self.lm.dtype).removeprefix("torch.")
