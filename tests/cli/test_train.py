@@ -58,7 +58,7 @@ def test_settings_file_is_checked(fails, tmp_path, settings):
         (["--base-lm.name", "smollm2-135m-instrct"], "did you mean 'smollm2-135m-instruct'?"),
         (["--base-lm.name", "LM", "--data.source", "bundeld"], "'bundeld'"),
         (["--base-lm.name", "LM", "--site.layer", "9"], "layers 0..4"),
-        (["--base-lm.name", "LM", "--data.held-out-concepts", "3", "99"], "concept 99"),
+        (["--base-lm.name", "LM", "--data.held-out-concepts", "3", "999"], "concept 999"),
     ],
 )
 def test_bad_settings(fails, tmp_path, tiny_lm, settings, options, told):

@@ -216,14 +216,11 @@ class _Evaluation:
 
     def _about(self) -> dict[str, str]:
         protocol, dtype = self.config.protocol, str(self.lm.dtype).removeprefix("torch.")
-        held_in, held_out = (len(self.plan.concepts(held)) for held in ("held_in", "held_out"))
         return {
             "base LM": f"{self.lm.name} ({self.lm.fingerprint}), {dtype} on {self.lm.device}",
             "judge": self.judge.name,
             "data": self.plan.data.name,
-            "concepts": f"{held_in} held in, {held_out} held out",
-            "instructions": f"{protocol.prompts} per concept, from {protocol.instructions}",
-            "strengths": ", ".join(f"{strength:g}" for strength in protocol.strengths),
+            "instructions": protocol.instructions,
             "decoding": f"{protocol.max_new_tokens} new tokens, temperature "
             f"{protocol.temperature:g}, top_p {protocol.top_p:g}, seed {self.config.seed}",
             "site of baselines": str(self.site),
