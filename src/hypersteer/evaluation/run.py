@@ -229,15 +229,22 @@ class _Evaluation:
 
     @contextmanager
     def _bar(self, text: str, total: int) -> Iterator[Callable[[float], None]]:
-        """A progress bar; where there is no terminal, a line when it is full."""
+        """A progress bar; where there is no terminal, a line at every quarter."""
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
         left = [TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True)]
         live = self.console.is_terminal
         with Progress(*columns, *left, console=self.console, disable=not live) as bar:
-            task = bar.add_task(text, total=total)
-            yield lambda count: bar.advance(task, count)
-        if total and not live:
-            self.console.print(f"{text}: {total} done", markup=False, highlight=False)
+            task, told = bar.add_task(text, total=total), 0
+
+            def advance(count: float) -> None:
+                nonlocal told
+                bar.advance(task, count)
+                quarter = int(4 * bar.tasks[task].completed / total + 1e-9) if total else 0
+                if quarter > told and not live:
+                    self.console.print(f"{text}: {25 * quarter} %", markup=False, highlight=False)
+                told = quarter
+
+            yield advance
 
 
 def _starts(batch: Sequence[list[Question]], each: int) -> list[int]:

