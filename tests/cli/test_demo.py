@@ -1,6 +1,6 @@
 """`hypersteer demo` with a tiny base LM and two steps."""
 
-from hypersteer.cli.demo import SHOWN, demo_config
+from hypersteer.cli.demo import BUNDLED, LEARNT, SHOWN, demo_config
 from hypersteer.data.sources import load_concepts
 
 
@@ -25,11 +25,13 @@ def test_trains_shows_and_next_time_only_shows(run, fails, tmp_path, tiny_lm):
 
 def test_shows_unseen_prompts_and_one_held_out_steering_prompt():
     data = load_concepts("bundled")
-    held_out = {concept.text: concept.held_out for concept in data.concepts}
+    assert len(data.concepts) == BUNDLED
+    ids = {concept.text: concept.id for concept in data.concepts}
     seen = set(data.prompts(range(len(data))))
     assert not seen & {prompt for prompt, _ in SHOWN}
-    assert demo_config().data.held_out_concepts == "marked"
-    assert [held_out[steering] for _, steering in SHOWN] == [False, False, False, True]
+    held_out = demo_config().data.held_out_concepts
+    assert set(held_out) | set(LEARNT) == set(ids.values())
+    assert [ids[steering] in held_out for _, steering in SHOWN] == [False, False, False, True]
 
 
 def test_bad_input(run, fails, tmp_path):

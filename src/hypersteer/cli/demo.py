@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from hypersteer.steering import Steerer
 
 STEPS = 80
+BUNDLED = 248
+"""Bundled concepts, numbered from 0."""
+LEARNT = tuple(id_ for id_ in range(28) if id_ not in (3, 13, 18, 23))
+"""Bundled concepts that the demo learns: few enough that 80 steps show something."""
 STRENGTH = 1.4
 DECODING = {"max_new_tokens": 60, "temperature": 0.7, "top_p": 0.9, "seed": 1}
 SHOWN = (
@@ -88,6 +92,7 @@ def demo_config(
         hypernet=HypernetConfig(variant="cross-attention", blocks=4),
         data=DataConfig(
             source=("bundled",),
+            held_out_concepts=tuple(id_ for id_ in range(BUNDLED) if id_ not in LEARNT),
             held_in_prompts=1,
             max_validation_rows=40,
             max_response_tokens=96,
