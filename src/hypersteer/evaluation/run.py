@@ -22,7 +22,7 @@ from hypersteer.evaluation.judging import judge_rows, make_judge
 from hypersteer.evaluation.methods import check_split, make_methods, recipe
 from hypersteer.evaluation.plan import Plan, Question, make_plan
 from hypersteer.evaluation.report import write_report
-from hypersteer.evaluation.rows import UNSTEERED, Held, Judged
+from hypersteer.evaluation.rows import UNSTEERED, Held, Judged, Row
 from hypersteer.evaluation.selection import Key, select
 from hypersteer.evaluation.summary import HELD, Findings, Place
 from hypersteer.judges.judge import Judge
@@ -157,18 +157,20 @@ class _Evaluation:
 
     def _judge(self, name: str) -> list[Judged]:
         """All answers of a method, judged."""
-        judged: list[Judged] = []
-        parts = [(part[0].held, part[0].concept.id) for part in self._parts(name)]
-        answers = {key: self.folder.answers(name, *key) or [] for key in parts}
-        with self._bar(f"{name}: judging", sum(map(len, answers.values()))) as advance:
-            for key, rows in answers.items():
-                before = self.folder.judged(self.judge.name, name, *key)
-                if before is None or any(row.error for row in before):
-                    before = judge_rows(self.judge, rows, before)
-                    self.folder.keep_judged(self.judge.name, before)
-                judged += before
+        kept: list[list[Judged]] = []
+        left: list[tuple[int, list[Row]]] = []
+        for part in self._parts(name):
+            key = (name, part[0].held, part[0].concept.id)
+            before = self.folder.judged(self.judge.name, *key) or []
+            if not before or any(row.error for row in before):
+                left.append((len(kept), self.folder.answers(*key) or []))
+            kept.append(before)
+        with self._bar(f"{name}: judging", sum(len(rows) for _, rows in left)) as advance:
+            for place, rows in left:
+                kept[place] = judge_rows(self.judge, rows, kept[place])
+                self.folder.keep_judged(self.judge.name, kept[place])
                 advance(len(rows))
-        return judged
+        return [row for rows in kept for row in rows]
 
     def _gaps(self, prepared: dict[str, Prepared], rows: Sequence[Judged]) -> dict[Place, float]:
         """Mean concept gap of every method on each held set, at the chosen strengths."""
