@@ -1,5 +1,6 @@
 """The likelihood judge against plain loops over tokens, planted weights, and clear texts."""
 
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -86,6 +87,8 @@ class ByHand:
 
     def __init__(self, lm, background):
         self.lm, self.background = lm, background
+        # A model that was asked for hidden states keeps transformers' own hooks.
+        self.model = copy.deepcopy(lm.model)
         self.opening = [lm.tokenizer.bos_token_id, *self.ids(OPENING)]
         self.question = self.ids(QUESTION)
         read = [self.states(self.ids(text)) for text in background.texts]
@@ -103,7 +106,7 @@ class ByHand:
 
     def run(self, ids):
         with torch.no_grad():
-            return self.lm.model(torch.tensor([ids]), output_hidden_states=True)
+            return self.model(torch.tensor([ids]), output_hidden_states=True)
 
     def states(self, ids):
         hidden = self.run([*self.opening, *ids]).hidden_states
