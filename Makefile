@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 
 .PHONY: demo test check install lint types clean
 
-demo: install  ## train a small hypernetwork on bundled data and show what it does (about 5 minutes)
+demo: install  ## train a small hypernetwork on bundled data and show what it does (about 3 minutes)
 	$(BIN)/hypersteer demo
 
 test: install  ## all tests (under 10 minutes on 2 cores)

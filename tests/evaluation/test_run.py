@@ -196,6 +196,12 @@ def test_a_checkpoint_trained_on_what_is_held_out_is_refused(config, judge):
         run.evaluate(dataclasses.replace(config, seed=43))
 
 
+def test_a_checkpoint_that_never_saw_what_is_held_in_is_refused(config, judge):
+    data = dataclasses.replace(config.data, held_out_concepts=1)
+    with pytest.raises(SteeringError, match=r"'hypernet' never saw .* held in here"):
+        run.evaluate(dataclasses.replace(config, data=data))
+
+
 def test_answers_of_other_hyperparameters_are_refused(config, judge):
     config = dataclasses.replace(config, methods=("prompting", "random"))
     run.evaluate(config)

@@ -21,7 +21,7 @@ class Evaluate:
 
     Examples:
       hypersteer evaluate experiments/table1_cpu.toml
-      hypersteer evaluate --methods prompting diffmean runs/demo --protocol.prompts 4
+      hypersteer evaluate --methods prompting diffmean runs/bundled --protocol.prompts 4
       hypersteer evaluate settings.toml --judge.kind llm --judge.model gpt-4o-mini
     """
 

@@ -38,7 +38,7 @@ class DataConfig:
     """Folders, `axbench:concept10/2b/l20`, `hub:owner/name`, or `bundled`; several are joined."""
     held_out_concepts: int | tuple[int, ...] | Literal["marked"] = "marked"
     """How many concepts are never trained on, which ids, or those that the data mark (else 4)."""
-    held_in_prompts: int = 6
+    held_in_prompts: int = 1
     """Base prompts of each training concept kept back for validation."""
     max_concepts: int | None = None
     """Use this many concepts at most."""

@@ -94,17 +94,23 @@ def _make(name: str, settings: dict[str, Any]) -> Method:
     return method
 
 
-def check_split(methods: dict[str, Method], held_out: Sequence[str]) -> None:
-    """Refuse checkpoints that were trained on concepts held out here.
+def check_split(
+    methods: dict[str, Method], held_in: Sequence[str], held_out: Sequence[str]
+) -> None:
+    """Refuse checkpoints that were trained on other concepts than those held in here.
 
     Raises:
         SteeringError: naming the checkpoint and the concept.
     """
     for name, method in methods.items():
-        if isinstance(method, Hypersteer):
-            seen = sorted(set(method.card.concepts) & set(held_out))
-            if seen:
-                raise SteeringError(
-                    f"'{name}' was trained on '{seen[0]}', which is held out here; use its own "
-                    "data.source, data.held_out_concepts and seed"
-                )
+        if not isinstance(method, Hypersteer):
+            continue
+        learnt = set(method.card.concepts)
+        wrong = [("was trained on", text, "out") for text in held_out if text in learnt]
+        wrong += [("never saw", text, "in") for text in held_in if text not in learnt]
+        if wrong:
+            did, text, where = wrong[0]
+            raise SteeringError(
+                f"'{name}' {did} '{text}', which is held {where} here; use the data.source, "
+                "data.held_out_concepts, data.max_concepts and seed that it was trained with"
+            )

@@ -62,7 +62,8 @@ def evaluate(config: EvaluateConfig, lm: BaseLM | None = None) -> EvaluateResult
     folder = ResultsFolder(config)
     methods = make_methods(config)
     plan = make_plan(config)
-    check_split(methods, [concept.text for concept in plan.concepts("held_out")])
+    held_in, held_out = ([c.text for c in plan.concepts(held)] for held in ("held_in", "held_out"))
+    check_split(methods, held_in, held_out)
     lm = lm or load_lm(
         config.base_lm.name,
         device=config.base_lm.device,
