@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hypersteer.config import DataConfig
 from hypersteer.data.sources import load_concepts
-from hypersteer.data.splits import split_rows
+from hypersteer.data.splits import split_as, split_rows
 from hypersteer.errors import ConfigError
 
 N_CONCEPTS, N_ROWS = 6, 12
@@ -157,16 +157,8 @@ def test_real_concept10(axbench_shared, monkeypatch):
 
 
 def test_the_default_settings_fit_the_bundled_data():
-    wanted, data = DataConfig(), load_concepts("bundled")
-    split = split_rows(
-        data,
-        held_out_concepts=wanted.held_out_concepts,
-        held_in_prompts=wanted.held_in_prompts,
-        max_concepts=wanted.max_concepts,
-        max_examples_per_concept=wanted.max_examples_per_concept,
-        max_held_out_rows=wanted.max_held_out_rows,
-        seed=42,
-    )
+    data = load_concepts("bundled")
+    split = split_as(data, DataConfig(), seed=42)
     marked = {concept.id for concept in data.concepts if concept.held_out}
     assert set(split.held_out_concepts) == marked
     assert len(split.train_concepts) == len(data.concepts) - len(marked)

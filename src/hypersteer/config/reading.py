@@ -4,6 +4,7 @@ import dataclasses
 import json
 import tomllib
 import types
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -110,6 +111,31 @@ def _name(hint: Any) -> str:
 def to_dict(config: Any) -> dict[str, Any]:
     """The settings as nested dictionaries of JSON types; `from_dict` reads them back."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differing(
+    kept: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    free: Mapping[str, Collection[str]],
+    table: str = "",
+) -> list[str]:
+    """The settings, by dotted name, in which two resolved configurations differ and may not.
+
+    Args:
+        kept: what a folder was begun with, from `to_dict`.
+        wanted: what is wanted of it now.
+        free: settings that may differ, by the table they are in; `""` is the top.
+        table: the table that is compared.
+    """
+    found = []
+    for key, value in wanted.items():
+        if key in free.get(table, ()):
+            continue
+        if isinstance(value, dict) and isinstance(kept.get(key), dict):
+            found += [f"{key}.{inner}" for inner in differing(kept[key], value, free, key)]
+        elif kept.get(key) != value:
+            found.append(key)
+    return found
 
 
 def at_least(least: int, table: str, config: Any, *names: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from hypersteer.concepts import rank_ids
+from hypersteer.config import DataConfig
 from hypersteer.data.sources import ConceptData
 from hypersteer.errors import ConfigError
 
@@ -92,6 +93,23 @@ def split_rows(
         held_out=_joined(held_out),
         train_concepts=tuple(train_ids),
         held_out_concepts=tuple(held_out_ids),
+    )
+
+
+def split_as(data: ConceptData, config: DataConfig, seed: int) -> Split:
+    """The split that a run's settings describe, the same for training and for evaluation.
+
+    Raises:
+        ConfigError: as `split_rows` does.
+    """
+    return split_rows(
+        data,
+        held_out_concepts=config.held_out_concepts,
+        held_in_prompts=config.held_in_prompts,
+        max_concepts=config.max_concepts,
+        max_examples_per_concept=config.max_examples_per_concept,
+        max_held_out_rows=config.max_held_out_rows,
+        seed=seed,
     )
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -191,11 +191,8 @@ class Endpoint:
         return Failed(f"{trouble.error}{tried}")
 
     def _count(self, more: Usage) -> None:
-        names = [f.name for f in fields(Usage) if f.name != "cost"]
         with self._lock:
-            old = self._usage
-            sums = {name: getattr(old, name) + getattr(more, name) for name in names}
-            self._usage = Usage(**sums)
+            self._usage += more
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -67,6 +67,18 @@ class Usage:
     output_tokens: int = 0
     cost: float | None = None
 
+    def __add__(self, other: "Usage") -> "Usage":
+        costs = [cost for cost in (self.cost, other.cost) if cost is not None]
+        return Usage(
+            calls=self.calls + other.calls,
+            retries=self.retries + other.retries,
+            cache_hits=self.cache_hits + other.cache_hits,
+            failures=self.failures + other.failures,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost=sum(costs) if costs else None,
+        )
+
 
 def read_reply(body: str, max_tokens: int) -> Reply | Trouble:
     """Read the body of a chat completion.

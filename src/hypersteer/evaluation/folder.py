@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from hypersteer.baselines.method import Cost, Learned
 from hypersteer.checkpoint import save_tensors
-from hypersteer.config import EvaluateConfig, from_dict, to_dict
+from hypersteer.config import EvaluateConfig, differing, from_dict, to_dict
 from hypersteer.errors import ConfigError, SteeringError, one_line
 from hypersteer.evaluation.rows import Held, Judged, Row, from_table, to_table
 
@@ -144,7 +144,7 @@ class ResultsFolder:
             kept = json.loads(self._settings.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{self._settings}': {one_line(error)}") from error
-        for key in _differing(kept, wanted):
+        for key in differing(kept, wanted, FREE):
             raise ConfigError(
                 f"'{self.path}' holds an evaluation with another {key}; choose another out, or "
                 "delete that folder"
@@ -154,19 +154,6 @@ class ResultsFolder:
 def slug(name: str) -> str:
     """A file name for any name."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
-
-
-def _differing(kept: dict[str, Any], wanted: dict[str, Any], table: str = "") -> list[str]:
-    """The settings that differ and may not."""
-    found = []
-    for key, value in wanted.items():
-        if key in FREE.get(table, ()):
-            continue
-        if isinstance(value, dict) and isinstance(kept.get(key), dict):
-            found += [f"{key}.{inner}" for inner in _differing(kept[key], value, key)]
-        elif kept.get(key) != value:
-            found.append(key)
-    return found
 
 
 def _rows(path: Path, kind: type) -> Any:

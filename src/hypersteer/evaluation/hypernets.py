@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.baselines.vectors import block_parameters
 from hypersteer.checkpoint import Card, find_checkpoint, generator_hash, read_card
 from hypersteer.edits import Site
 from hypersteer.lm.base import BaseLM
@@ -86,9 +87,9 @@ def _training_flops(
     ]
     tokens = sum(lengths) / len(lengths)
     read = sum(len(lm.chat.text(c.concept.text)) for c in concepts) / len(concepts) + 1
-    per_block = sum(p.numel() for p in lm.blocks.parameters()) / lm.depth
-    below = per_block * (card.site.layer + 1)
-    above = per_block * (lm.depth - card.site.layer - 1) + lm.embeddings.weight.numel()
+    first = card.site.layer + 1
+    below = block_parameters(lm, 0, first)
+    above = block_parameters(lm, first, lm.depth) + lm.embeddings.weight.numel()
     optim, copies = card.training["optim"], 2 if card.training["loss"]["contrast"] else 1
     row = (
         FORWARD * below * tokens

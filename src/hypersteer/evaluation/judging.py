@@ -1,6 +1,6 @@
 """Judging answers: by whom, and which rows still lack a judgement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from hypersteer.config import JudgeConfig
@@ -24,24 +24,18 @@ def make_judge(config: JudgeConfig, lm: BaseLM) -> Judge:
     return LikelihoodJudge.from_config(config, lm)
 
 
-def judge_rows(
-    judge: Judge,
-    rows: Sequence[Row],
-    before: Sequence[Judged] | None,
-    done: Callable[[int], object] | None = None,
-) -> list[Judged]:
+def judge_rows(judge: Judge, rows: Sequence[Row], before: Sequence[Judged]) -> list[Judged]:
     """Judge the rows that have no judgement yet; those that failed before are tried again.
 
     Args:
         judge: who judges.
         rows: answers.
-        before: the same rows as they were judged before, if they were.
-        done: told how many more rows are finished.
+        before: the same rows as they were judged before; empty if they were not.
     """
-    found = {_key(row): row for row in before or () if not row.error}
+    found = {_key(row): row for row in before if not row.error}
     open_rows = [row for row in rows if _key(row) not in found]
     answers = [Answer(row.concept, row.instruction, row.response) for row in open_rows]
-    judgements = judge.judge(answers, done) if answers else []
+    judgements = judge.judge(answers) if answers else []
     for row, judgement in zip(open_rows, judgements, strict=True):
         found[_key(row)] = _judged(row, judgement)
     return [found[_key(row)] for row in rows]

@@ -16,7 +16,7 @@ from hypersteer.baselines.method import ConceptExamples
 from hypersteer.concepts import Concept, rank_ids
 from hypersteer.config import EvaluateConfig
 from hypersteer.data.sources import NEGATIVE_POOL, ConceptData, load_concepts
-from hypersteer.data.splits import Split, split_rows
+from hypersteer.data.splits import Split, split_as
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.evaluation.rows import Held
 
@@ -87,15 +87,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     """
     pool = load_instructions(config.protocol.instructions)
     data, wanted = load_concepts(config.data.source), config.data
-    split = split_rows(
-        data,
-        held_out_concepts=wanted.held_out_concepts,
-        held_in_prompts=wanted.held_in_prompts,
-        max_concepts=wanted.max_concepts,
-        max_examples_per_concept=wanted.max_examples_per_concept,
-        max_held_out_rows=wanted.max_held_out_rows,
-        seed=config.seed,
-    )
+    split = split_as(data, wanted, config.seed)
     protocol = config.protocol
     chosen: list[tuple[Held, list[int]]] = [
         ("held_in", _some(split.train_concepts, protocol.held_in_concepts, config.seed)),

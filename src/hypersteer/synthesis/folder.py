@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hypersteer.config import to_dict
+from hypersteer.config import differing, to_dict
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
@@ -92,11 +92,7 @@ class BuildFolder:
     def usage(self) -> Usage:
         """What all runs in this folder asked together."""
         files = sorted((self._parts / "usage").glob("*.json"))
-        runs = [self.part("usage", file.stem) for file in files]
-        names = [name for name in Usage.__dataclass_fields__ if name != "cost"]
-        costs = [run["cost"] for run in runs if run["cost"] is not None]
-        sums = {name: sum(run[name] for run in runs) for name in names}
-        return Usage(**sums, cost=sum(costs) if costs else None)
+        return sum((Usage(**self.part("usage", file.stem)) for file in files), Usage())
 
     def _write(self, name: str, content: Any) -> None:
         path = self._parts / name
@@ -124,26 +120,13 @@ class BuildFolder:
             kept = json.loads(kept_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{kept_file}': {one_line(error)}") from error
-        for key in _differing(kept, self._described):
+        for key in differing(kept, self._described, FREE):
+            name = key.removeprefix("content.")
             raise ConfigError(
-                f"'{self.path}' holds a build with another {key}; choose another out, or delete "
+                f"'{self.path}' holds a build with another {name}; choose another out, or delete "
                 "that folder"
             )
 
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-def _differing(kept: dict[str, Any], wanted: dict[str, Any], table: str = "") -> list[str]:
-    """The settings that differ and may not."""
-    found = []
-    for key, value in wanted.items():
-        if key in FREE.get(table, ()):
-            continue
-        if isinstance(value, dict) and isinstance(kept.get(key), dict):
-            prefix = "" if key == "content" else f"{key}."
-            found += [f"{prefix}{inner}" for inner in _differing(kept[key], value, key)]
-        elif kept.get(key) != value:
-            found.append(key)
-    return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from hypersteer.config import TrainConfig
 from hypersteer.data.batches import Tokenised, TrainingBatches, ValidationRow, validation_rows
 from hypersteer.data.sources import ConceptData, load_concepts
-from hypersteer.data.splits import split_rows
+from hypersteer.data.splits import split_as
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import load_lm, pick_device
@@ -95,15 +95,7 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
     """
     wanted, seed = config.data, config.seed
     data = load_concepts(list(wanted.source))
-    split = split_rows(
-        data,
-        held_out_concepts=wanted.held_out_concepts,
-        held_in_prompts=wanted.held_in_prompts,
-        max_concepts=wanted.max_concepts,
-        max_examples_per_concept=wanted.max_examples_per_concept,
-        max_held_out_rows=wanted.max_held_out_rows,
-        seed=seed,
-    )
+    split = split_as(data, wanted, seed)
     tokens = Tokenised(data, lm.chat, wanted.max_prompt_tokens, wanted.max_response_tokens)
     lm.check_length(
         wanted.max_prompt_tokens + wanted.max_response_tokens,
