@@ -17,7 +17,7 @@ from hypersteer.lm.chat import Prompt, PromptIds, Spans, collate
 from hypersteer.lm.generate import Decoding, decode, generate_ids, join_pieces
 from hypersteer.lm.load import load_lm
 from hypersteer.lm.requests import Request, as_request, edit_writers
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.lm.writers import VectorWriter, Writer
 
 Steer = str | Edit | None
 """A steering prompt, an edit, or None for the unsteered model."""
@@ -169,7 +169,7 @@ class Steerer:
         batch = collate(prompts, pad_id=self.lm.chat.pad_id).to(self.lm.device)
         return self._write(steering, prompts, self.lm.states(batch, self.card.site), batch.spans)
 
-    def writers(self, request: Request, scope: Scope | None = None) -> list[VectorWriter]:
+    def writers(self, request: Request, scope: Scope | None = None) -> list[Writer]:
         """What is written into the base LM to serve a request: one writer per site at most.
 
         Fixed edits are there already; those of steering prompts are made inside the prefill.

@@ -17,7 +17,7 @@ from hypersteer.data.examples import Example
 from hypersteer.edits import Site
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Prompt
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.lm.writers import Writer
 
 Done = Callable[[float], object]
 
@@ -84,7 +84,7 @@ class Steering(NamedTuple):
 
     lm: BaseLM
     prompts: Sequence[Prompt]
-    writers: list[VectorWriter]
+    writers: list[Writer]
 
 
 class Method(Protocol):

@@ -14,7 +14,7 @@ from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
 from hypersteer.lm.hooks import forked
 from hypersteer.lm.packing import pack, packed_products
 from hypersteer.lm.sampling import Sampler
-from hypersteer.lm.writers import VectorWriter, written
+from hypersteer.lm.writers import Writer, written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Decoding:
 def decode(
     lm: BaseLM,
     prompts: Sequence[PromptIds],
-    writers: Sequence[VectorWriter],
+    writers: Sequence[Writer],
     decoding: Decoding,
     strengths: Sequence[float] | None = None,
 ) -> Generator[dict[int, int]]:
@@ -110,7 +110,7 @@ def decode(
 def generate_ids(
     lm: BaseLM,
     prompts: Sequence[PromptIds],
-    writers: Sequence[VectorWriter],
+    writers: Sequence[Writer],
     decoding: Decoding,
     strengths: Sequence[float] | None = None,
 ) -> list[list[int]]:
@@ -148,7 +148,7 @@ class _State:
         self,
         lm: BaseLM,
         prompts: Sequence[PromptIds],
-        writers: Sequence[VectorWriter],
+        writers: Sequence[Writer],
         copies: int,
     ) -> None:
         self._lm = lm

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, TokenBatch, collate
-from hypersteer.lm.writers import VectorWriter, written
+from hypersteer.lm.writers import Writer, written
 
 CHUNK = 32
 """Tokens whose float32 softmax is held at a time; small, so that it stays in cache."""
@@ -74,7 +74,7 @@ def response_token_losses(
     lm: BaseLM,
     prompts: Sequence[PromptIds],
     responses: Sequence[Sequence[int]],
-    writers: Sequence[VectorWriter] = (),
+    writers: Sequence[Writer] = (),
 ) -> list[Float[Tensor, " T"]]:
     """Cross-entropy of every response token, in nats, row by row, under fixed edits if given.
 

@@ -9,7 +9,7 @@ from hypersteer.edits import Edit, Scope, Site, VectorEdit, check_strength
 from hypersteer.errors import CheckpointError, SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Prompt, PromptIds
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.lm.writers import VectorWriter, Writer
 
 
 class Request(NamedTuple):
@@ -58,7 +58,7 @@ def as_request(
 
 def edit_writers(
     lm: BaseLM, edits: Sequence[Edit | None], strengths: Sequence[float]
-) -> list[VectorWriter]:
+) -> list[Writer]:
     """Writers for fixed edits, one for each site that occurs; rows without an edit get zeros.
 
     Raises:
@@ -72,7 +72,7 @@ def edit_writers(
             check_edit(lm, edit)
             site = lm.site(edit.site.layer, edit.site.kind)
             by_site.setdefault(site, {})[row] = edit
-    writers = []
+    writers: list[Writer] = []
     for site, members in by_site.items():
         vectors = torch.zeros(len(edits), lm.width)
         for row, edit in members.items():

@@ -1,7 +1,11 @@
-"""What is written into the hidden states of a running batch: one vector per row at a site."""
+"""What is written into the hidden states of a running batch at a site.
+
+`VectorWriter` adds one vector per row; `DeltaWriter` adds what depends on the state it is added to.
+"""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +17,39 @@ from hypersteer.lm.hooks import at_sites
 
 MakeVectors = Callable[[Tensor, Spans], Tensor]
 """Hidden states [B, T, D] at the site and their spans -> vectors [B, D], strength included."""
+
+
+Delta = Callable[[Tensor, Tensor], Tensor]
+"""Hidden states [B, T, D] and the row numbers [B] they belong to -> what is added at strength 1."""
+
+
+class Writer(Protocol):
+    """Writes at one site, into the rows it was made for, as a generation runs.
+
+    Attributes:
+        site: where it writes.
+    """
+
+    site: Site
+
+    def at(self, strengths: Sequence[float]) -> "Writer":
+        """This writer for `len(strengths)` copies of its rows, each copy at its own strength.
+
+        Row r of copy c is row `c * B + r`, as `hypersteer.lm.hooks.forked` has it.
+        """
+        ...
+
+    def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
+        ...
+
+    def step(self, hidden: Tensor) -> Tensor:
+        """Write into the states [B, 1, D] of response tokens after the prefill."""
+        ...
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Forget all rows but these, in this order; called when rows have finished."""
+        ...
 
 
 def add_vectors(
@@ -50,10 +87,7 @@ class VectorWriter:
         self._step: Tensor | None = None
 
     def at(self, strengths: Sequence[float]) -> "VectorWriter":
-        """This writer for `len(strengths)` copies of its rows, each copy at its own strength.
-
-        Row r of copy c is row `c * B + r`, as `hypersteer.lm.hooks.forked` has it.
-        """
+        """The same for copies of its rows; see `Writer.at`."""
         rows = len(self._scopes) // len(self._strengths)
         return VectorWriter(self.site, self._source, self._scopes[:rows], strengths)
 
@@ -87,9 +121,62 @@ class VectorWriter:
             self.vectors = self.vectors[rows]
 
 
+class DeltaWriter:
+    """Adds `strength * delta(h)` to every state h of each row's scope, at one site.
+
+    Args:
+        site: where it writes.
+        delta: what is added at strength 1.
+        scopes: tokens to touch, one per row.
+        strengths: one for each copy of the rows, see `Writer.at`.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        delta: Delta,
+        scopes: Sequence[Scope],
+        strengths: Sequence[float] = (1.0,),
+    ) -> None:
+        self.site = site
+        self._delta = delta
+        self._given = tuple(scopes)
+        self._copies = len(strengths)
+        self._rows = torch.arange(len(scopes)).repeat(self._copies)
+        self._strengths = torch.tensor(strengths).repeat_interleave(len(scopes))
+        self._touched = torch.tensor([scope in ("all", "response") for scope in scopes])
+
+    def at(self, strengths: Sequence[float]) -> "DeltaWriter":
+        """The same for copies of its rows; see `Writer.at`."""
+        return DeltaWriter(self.site, self._delta, self._given, strengths)
+
+    def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """Write into the states [B, T, D] of whole rows."""
+        mask = scope_mask(self._given, spans).repeat(self._copies, 1).to(hidden.device)
+        # Below a residual site the rows are still shared; a sub-layer's own block has them all.
+        whole = hidden.repeat(self._copies, 1, 1) if len(hidden) < len(mask) else hidden
+        return self._add(whole, mask)
+
+    def step(self, hidden: Tensor) -> Tensor:
+        """Write into the states [B, 1, D] of response tokens."""
+        return self._add(hidden, self._touched[self._rows, None].to(hidden.device))
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Forget all rows but these."""
+        self._rows, self._strengths = self._rows[rows], self._strengths[rows]
+
+    def _add(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        delta = self._delta(hidden, self._rows.to(hidden.device)).to(hidden.dtype)
+        factors = mask * self._strengths.to(hidden.device)[:, None]
+        # Where nothing is added the state stays as it is, bit for bit, whatever delta says.
+        return torch.where(
+            factors[..., None] == 0, hidden, hidden + factors[..., None].to(hidden.dtype) * delta
+        )
+
+
 @contextmanager
 def written(
-    blocks: nn.ModuleList, writers: Sequence[VectorWriter], spans: Spans | None
+    blocks: nn.ModuleList, writers: Sequence[Writer], spans: Spans | None
 ) -> Generator[None]:
     """Let the writers act on the forward passes in the context.
 
@@ -99,7 +186,7 @@ def written(
         spans: what each token is, or None where all are response tokens after the prefill.
     """
 
-    def act(writer: VectorWriter) -> Callable[[Tensor], Tensor]:
+    def act(writer: Writer) -> Callable[[Tensor], Tensor]:
         if spans is None:
             return writer.step
         return lambda hidden: writer.prefill(hidden, spans)
