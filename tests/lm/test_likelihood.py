@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from hypersteer.lm import likelihood
-from hypersteer.lm.likelihood import CHUNK, row_means, token_cross_entropy
+from hypersteer.lm.likelihood import CHUNK, row_means, token_cross_entropy, token_divergence
 
 LENGTHS = [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
 VOCAB = 97
@@ -97,3 +97,24 @@ def test_row_means_by_hand():
 def test_row_means_of_unsorted_rows():
     values = torch.tensor([1.0, 10.0, 3.0, 30.0])
     assert row_means(values, torch.tensor([1, 0, 1, 0]), 2).tolist() == [20.0, 2.0]
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+def test_token_divergence_equals_torch(count):
+    logits, _, weights = random_logits(count)
+    teacher = random_logits(count, seed=1)[0].detach()
+    teacher[:, 5:9] = -torch.inf  # impossible tokens
+    ours = token_divergence(logits, teacher)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), logits)
+
+    exact = logits.detach().double().requires_grad_()
+    wanted = teacher.double().softmax(-1)
+    theirs = F.kl_div(exact.log_softmax(-1), wanted, reduction="none").sum(-1)
+    (expected,) = torch.autograd.grad((theirs * weights.double()).sum(), exact)
+    torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_token_divergence_from_itself_is_zero():
+    logits = random_logits(7)[0].detach()
+    torch.testing.assert_close(token_divergence(logits, logits), torch.zeros(7), atol=1e-6, rtol=0)

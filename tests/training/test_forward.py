@@ -5,11 +5,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+import tiny
 from hypersteer.config import HypernetConfig
 from hypersteer.edits import Site
 from hypersteer.hypernet.network import new_hypernet, write_vectors
 from hypersteer.lm.chat import collate
-from hypersteer.training.forward import Steered, plain_losses, steered_losses
+from hypersteer.lm.guided import guided_logits
+from hypersteer.training.forward import Steered, plain_losses, steered_losses, teacher_logits
 
 DEFAULT_SITE = Site(1)
 VARIANTS = ["cross-attention", "in-context", "no-context"]
@@ -234,3 +236,38 @@ def test_losses_do_not_depend_on_neighbours(lm):
     whole = steered_losses(setup, prompts, responses, [right])[0]
     turned = steered_losses(setup, prompts[::-1], responses[::-1], [right[::-1]])[0]
     torch.testing.assert_close(turned.flip(0), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.7])
+def test_distillation_comes_close_to_the_prompted_model(guidance):
+    """Divergence by hand: every row alone, prompted and unprompted, against its steered logits."""
+    lm = tiny.lm_of("llama")
+    setup = make_setup(lm)
+    prompts, responses, right, _ = tokens(lm)
+    prompted = [lm.chat.prompt(f"{text}, and now {prompt}") for prompt, _, text, _ in ROWS]
+    teacher = teacher_logits(lm, prompted, prompts, responses, guidance)
+    ours = steered_losses(setup, prompts, responses, [right], teacher)[0]
+
+    def logits(prompt, response):
+        ids = torch.tensor([[*prompt.ids, *response]])
+        with torch.no_grad():
+            return lm.model(ids).logits[0, len(prompt.ids) - 1 : -1]
+
+    for row, (own, prompt, response) in enumerate(zip(prompted, prompts, responses, strict=True)):
+        wanted = logits(own, response)
+        if guidance:
+            wanted = guided_logits(wanted, logits(prompt, response), guidance)
+        wanted = wanted.double().softmax(-1)
+        steered = steered_logits(setup, prompt, response, right[row]).double().log_softmax(-1)
+        terms = torch.where(wanted > 0, wanted * (wanted.log() - steered), 0.0)
+        torch.testing.assert_close(ours[row].double(), terms.sum(-1).mean(), atol=1e-4, rtol=1e-4)
+
+
+def steered_logits(setup, prompt, response, steering):
+    """Logits of one row's response tokens under its vector, added by a hand-placed hook."""
+    kept = []
+    head = setup.lm.model.lm_head.register_forward_hook(lambda _m, _a, out: kept.append(out))
+    with torch.no_grad():
+        alone(setup, prompt, response, steering)
+    head.remove()
+    return kept[-1][0, len(prompt.ids) - 1 : -1]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import DisallowNone, Positional, arg
 
-from hypersteer.cli import concepts_build
+from hypersteer.cli import concepts_build, concepts_distil
 from hypersteer.cli.options import Flag, parse
 from hypersteer.errors import ConfigError
 
@@ -24,7 +24,8 @@ class Concepts:
       hypersteer concepts axbench:concept10/2b/l20 --examples 2
       hypersteer concepts runs/demo
 
-    To make a dataset from a list of concepts: hypersteer concepts build --help
+    To make a dataset from a list of concepts: hypersteer concepts build --help, or with the base
+    LM as its own teacher: hypersteer concepts distil --help
     """
 
     source: Annotated[str, Positional, arg(metavar="[SOURCE]")] = "bundled"
@@ -43,6 +44,9 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     if argv[:1] == ["build"]:
         concepts_build.main(argv[1:])
+        return
+    if argv[:1] == ["distil"]:
+        concepts_distil.main(argv[1:])
         return
     args = parse(Concepts, argv, "concepts")
     for name, value, least in (("limit", args.limit, 1), ("examples", args.examples, 0)):

@@ -25,6 +25,10 @@ class HypernetConfig:
     """Attention heads of each cross-attention module; by default as many as the base LM has."""
     head_width: int | None = None
     """Hidden width of the MLP head; by default the width of the base LM."""
+    prior: Literal["none", "activation"] = "none"
+    """What vectors start from: nothing, or the base LM's own state of the steering prompt."""
+    style: bool = False
+    """Learn what all training answers share in a vector of its own, which is not used later."""
 
     def __post_init__(self) -> None:
         at_least(1, "hypernet.", self, "blocks", "cross_heads", "head_width")
@@ -35,7 +39,7 @@ class DataConfig:
     """What to learn from."""
 
     source: tuple[str, ...] = ("bundled",)
-    """Folders, `axbench:concept10/2b/l20`, `hub:owner/name`, or `bundled`; several are joined."""
+    """Folders, `axbench:concept10/2b/l20`, `hub:owner/name`, `bundled`, `bundled:wide`; joined."""
     held_out_concepts: int | tuple[int, ...] | Literal["marked"] = "marked"
     """How many concepts are never trained on, which ids, or those that the data mark (else 4)."""
     held_in_prompts: int = 1
@@ -66,8 +70,13 @@ class DataConfig:
 class LossConfig:
     """What is minimised."""
 
-    objective: Literal["language-modelling", "reconstruction"] = "language-modelling"
-    """Cross-entropy of the response under the edit, or distance to given target vectors."""
+    objective: Literal["language-modelling", "distillation", "reconstruction"] = (
+        "language-modelling"
+    )
+    """Cross-entropy of the response under the edit, divergence from the prompted base LM on the
+    response, or distance to given target vectors."""
+    guidance: float = 0.0
+    """For distillation: how far the prompted base LM is pushed from the unprompted one."""
     targets: str | None = None
     """For reconstruction: a safetensors file with one vector per concept id, `vectors` [N, D]."""
     contrast: float = 0.0
@@ -80,6 +89,13 @@ class LossConfig:
             raise ConfigError(
                 f"loss.contrast {self.contrast} must be 0 or more and loss.contrast_beta "
                 f"{self.contrast_beta} above 0, both finite"
+            )
+        if not 0 <= self.guidance < math.inf:
+            raise ConfigError(f"loss.guidance {self.guidance} is not 0 or more")
+        if self.guidance and self.objective != "distillation":
+            raise ConfigError(
+                f"loss.guidance {self.guidance} with loss.objective '{self.objective}': only "
+                "distillation has a teacher to guide"
             )
         if (self.objective == "reconstruction") != (self.targets is not None):
             raise ConfigError(

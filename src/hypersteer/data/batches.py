@@ -19,13 +19,17 @@ BUCKET = 16
 
 
 class Row(NamedTuple):
-    """A tokenised example with the steering prompt it shows, and one that it does not."""
+    """A tokenised example with the steering prompt it shows, and one that it does not.
+
+    `prompted` is its prompt with the steering prompt put into the user turn.
+    """
 
     prompt: PromptIds
     response: list[int]
     steering: list[int]
     wrong: list[int]
     concept_id: int
+    prompted: PromptIds
 
 
 class Tokenised:
@@ -59,6 +63,7 @@ class Tokenised:
             steering=self.steering(example.concept_id),
             wrong=self.steering(wrong_concept),
             concept_id=example.concept_id,
+            prompted=self.prompted(index, example.concept_id),
         )
 
     def prompted(self, index: int, concept_id: int) -> PromptIds:
@@ -146,10 +151,9 @@ class TrainingBatches:
 
 
 class ValidationRow(NamedTuple):
-    """A validation row, and its prompt with either steering prompt put into the user turn."""
+    """A validation row, and its prompt with the wrong steering prompt put into the user turn."""
 
     row: Row
-    prompted: PromptIds
     wrongly_prompted: PromptIds
 
 
@@ -172,8 +176,7 @@ def validation_rows(
         wrong = int(random.choice(others)) if others else own
         row = tokens.row(int(index), wrong)
         if row is not None:
-            right, other = (tokens.prompted(int(index), c) for c in (own, wrong))
-            kept.append(ValidationRow(row, right, other))
+            kept.append(ValidationRow(row, tokens.prompted(int(index), wrong)))
     return kept
 
 

@@ -10,7 +10,7 @@ from hypersteer.errors import DataError, nearest, one_line
 
 AXBENCH_VARIABLE = "HYPERSTEER_AXBENCH"
 FORMS = (
-    "expected a folder of AxBench data, 'bundled', 'axbench:concept10/2b/l20', "
+    "expected a folder of AxBench data, 'bundled', 'bundled:wide', 'axbench:concept10/2b/l20', "
     "or 'hub:owner/name[/sub/folder]'"
 )
 # Per split, where its files may lie: (folder, stem) in AxBench's git, bare, and Hub layouts.
@@ -18,6 +18,8 @@ LAYOUTS = {
     "train": (("generate", "train_data"), ("", "train_data"), ("train", "data")),
     "test": (("inference", "latent_eval_data"), ("", "latent_eval_data"), ("test", "data")),
 }
+BUNDLED = {"bundled": "bundled", "bundled:wide": "wide"}
+"""Sources that ship with the package, and their folders."""
 METADATA_FOLDERS = ("generate", "", "train", "test")
 
 
@@ -70,8 +72,8 @@ def _rotated(folder: Path, stem: str) -> tuple[Path, ...]:
 def _folder(source: str) -> Path:
     """The folder that a source names."""
     scheme, _, rest = source.partition(":")
-    if source == "bundled":
-        return _bundled_folder()
+    if source in BUNDLED:
+        return _bundled_folder(BUNDLED[source])
     if scheme == "axbench":
         return _axbench_folder(source, rest)
     if scheme == "hub":
@@ -85,9 +87,9 @@ def _folder(source: str) -> Path:
     return folder
 
 
-def _bundled_folder() -> Path:
-    """The data that ship with the package."""
-    folder = Path(str(importlib.resources.files("hypersteer.data"))) / "bundled"
+def _bundled_folder(name: str) -> Path:
+    """Data that ship with the package."""
+    folder = Path(str(importlib.resources.files("hypersteer.data"))) / name
     if not folder.is_dir():
         raise DataError(f"the bundled concept data are not in {folder}; reinstall hypersteer")
     return folder

@@ -27,16 +27,32 @@ from hypersteer.hypernet.cross_attention import (
     default_heads,
     state_scale,
 )
+from hypersteer.hypernet.prior import ActivationPrior, own_states
 from hypersteer.hypernet.trunk import build_trunk, trunk_blocks
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, Spans, collate
 from hypersteer.lm.hooks import capture
+
+STYLE_RATE = 10.0
+"""Factor on the style vector: it learns so much faster than the edits, and gets there first."""
 
 HEAD_INIT = 0.1
 """Factor on the default initialisation of the head's last layer: first edits are small."""
 
 CALIBRATION = "The quick tests of a morning: read a page, boil two eggs, and call an old friend."
 """Any ordinary text; its hidden states give the unit in which vectors are written."""
+
+USUAL = (
+    "talk like a pirate",
+    "mention the weather",
+    "references to music and songs",
+    "be cheerful and warm",
+    "use short sentences",
+    "answer as a doctor",
+    "words about money and trade",
+    "write it as a poem",
+)
+"""Steering prompts of several kinds; the mean of their states is what they have in common."""
 
 
 class Hypernet(nn.Module):
@@ -76,6 +92,9 @@ class Hypernet(nn.Module):
         with torch.no_grad():
             for parameter in self.head[-1].parameters():
                 parameter.mul_(HEAD_INIT)
+        self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
+        # Added in training only: what all answers of the training data share is not steering.
+        self.style = nn.Parameter(torch.zeros(lm.width)) if config.style else None
         self.register_buffer("scale", torch.tensor(scale))
         self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
         self.to(lm.device)
@@ -86,6 +105,7 @@ class Hypernet(nn.Module):
         mask: Bool[Tensor, "R C"],
         states: Float[Tensor, "R T D"] | None = None,
         readable: Bool[Tensor, "R T"] | None = None,
+        own: Float[Tensor, "R D"] | None = None,
     ) -> Float[Tensor, "R D"]:
         """Steering vectors.
 
@@ -94,6 +114,7 @@ class Hypernet(nn.Module):
             mask: which of them are real.
             states: the base LM's hidden states at the site (cross-attention variant only).
             readable: which states may be read: those of the base prompt.
+            own: the base LM's states of the steering prompts (with the activation prior only).
         """
         inputs: dict = {"inputs_embeds": embeds.float(), "attention_mask": mask.long()}
         if self._takes_positions:
@@ -108,18 +129,46 @@ class Hypernet(nn.Module):
                     )
             hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
-        return (self.head(last) * self.scale).float()
+        if self.prior is None:
+            vectors = self.head(last)
+        else:
+            assert own is not None
+            guess, beside = self.prior(own)
+            vectors = guess + self.head(last + beside)
+        if self.style is not None and self.training:
+            vectors = vectors + STYLE_RATE * self.style
+        return (vectors * self.scale).float()
 
 
-def new_hypernet(lm: BaseLM, config: HypernetConfig, site: Site, seed: int) -> Hypernet:
+def new_hypernet(
+    lm: BaseLM, config: HypernetConfig, site: Site, seed: int, texts: Sequence[str] = USUAL
+) -> Hypernet:
     """An untrained hypernetwork; the same seed gives the same weights.
+
+    Args:
+        lm: the base LM.
+        config: variant and sizes.
+        site: where it reads and writes.
+        seed: of its random weights.
+        texts: steering prompts whose mean state the activation prior takes as its centre.
 
     Raises:
         ConfigError: if the sizes do not fit the base LM.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Hypernet(lm, config, site, scale=_site_scale(lm, site))
+        hypernet = Hypernet(lm, config, site, scale=_site_scale(lm, site))
+    if hypernet.prior is not None:
+        centre = own_states(lm, site, [lm.chat.text(text) for text in texts]).mean(0)
+        hypernet.prior.centre.copy_(centre)
+    return hypernet
+
+
+def read_steering(
+    lm: BaseLM, config: HypernetConfig, site: Site, steering: Sequence[Sequence[int]]
+) -> Float[Tensor, "R D"] | None:
+    """What `write_vectors` wants as `own`: None without the activation prior."""
+    return own_states(lm, site, steering) if config.prior == "activation" else None
 
 
 def write_vectors(
@@ -130,6 +179,7 @@ def write_vectors(
     prompts: Sequence[PromptIds],
     hidden: Float[Tensor, "B T D"] | None = None,
     spans: Spans | None = None,
+    own: Float[Tensor, "R D"] | None = None,
 ) -> Float[Tensor, "R D"]:
     """Run a hypernetwork on R steering prompts for B base prompts, in one pass.
 
@@ -141,6 +191,7 @@ def write_vectors(
         prompts: B base prompts.
         hidden: the base LM's states at the site; only the cross-attention variant needs them.
         spans: what each base token is; needed with `hidden`.
+        own: what `read_steering` gives for these steering prompts.
     """
     copies = len(steering) // len(prompts)
     if config.variant == "in-context":
@@ -154,14 +205,14 @@ def write_vectors(
     read = read.to(lm.device)
     embeds = lm.embed(read.ids)
     if config.variant != "cross-attention":
-        return network(embeds, read.spans.real)
+        return network(embeds, read.spans.real, own=own)
     assert hidden is not None
     assert spans is not None
     # Response tokens and outer padding are cut off before anything is computed on them.
     columns = spans.prompt.any(0).nonzero().squeeze(1)
     window = slice(int(columns[0]), int(columns[-1]) + 1)
     states = hidden[:, window].detach().repeat(copies, 1, 1)
-    return network(embeds, read.spans.real, states, spans.prompt[:, window].repeat(copies, 1))
+    return network(embeds, read.spans.real, states, spans.prompt[:, window].repeat(copies, 1), own)
 
 
 @torch.no_grad()

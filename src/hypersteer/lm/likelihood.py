@@ -42,6 +42,41 @@ class _TokenCrossEntropy(torch.autograd.Function):
         return gradient, None
 
 
+class _TokenDivergence(torch.autograd.Function):
+    """Kullback-Leibler divergence per token that keeps logits only, as above."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, teacher: Tensor) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(logits, teacher)
+        parts = []
+        for mine, theirs in zip(logits.split(CHUNK), teacher.split(CHUNK), strict=True):
+            wanted = theirs.float().log_softmax(-1)
+            # An impossible token has probability 0, which times its logarithm is 0.
+            gap = (wanted - mine.float().log_softmax(-1)).masked_fill(wanted == -torch.inf, 0.0)
+            parts.append((wanted.exp() * gap).sum(-1))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+        logits, teacher = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for start in range(0, len(logits), CHUNK):
+            part = slice(start, start + CHUNK)
+            share = logits[part].float().softmax(-1) - teacher[part].float().softmax(-1)
+            gradient[part] = share.mul_(grads[0][part, None])
+        return gradient, None
+
+
+def token_divergence(
+    logits: Float[Tensor, "N V"], teacher: Float[Tensor, "N V"]
+) -> Float[Tensor, " N"]:
+    """`KL(softmax(teacher) || softmax(logits))` for every token, float32; no gradient to `teacher`.
+
+    Logits of minus infinity in `teacher` are impossible tokens.
+    """
+    return _TokenDivergence.apply(logits, teacher.detach())  # type: ignore[return-value]
+
+
 def token_cross_entropy(
     logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
@@ -57,15 +92,26 @@ def row_means(
     return sums / torch.bincount(rows, minlength=count).clamp(min=1)
 
 
-def response_losses(lm: BaseLM, batch: TokenBatch, copies: int = 1) -> Float[Tensor, "K B"]:
-    """Mean cross-entropy of each row's response, under whatever hooks are in place.
+def response_losses(
+    lm: BaseLM,
+    batch: TokenBatch,
+    copies: int = 1,
+    teacher: Float[Tensor, "N V"] | None = None,
+) -> Float[Tensor, "K B"]:
+    """Mean loss of each row's response tokens, under whatever hooks are in place.
 
     Args:
         lm: the base LM.
         batch: B prompts with their responses, on the model's device.
         copies: K, how many times the rows leave the blocks (more than once under `forked`).
+        teacher: logits of the N response tokens to come close to; the loss is then the divergence
+            from them, and otherwise the cross-entropy of the response.
     """
-    losses, rows = _response_tokens(lm, batch, copies)
+    if teacher is None:
+        losses, rows = _response_tokens(lm, batch, copies)
+    else:
+        logits, rows = response_logits(lm, batch, copies)
+        losses = token_divergence(logits, teacher.repeat(copies, 1))
     return row_means(losses, rows, copies * len(batch.ids)).view(copies, -1)
 
 
@@ -110,9 +156,15 @@ def in_batches(
 
 def _response_tokens(lm: BaseLM, batch: TokenBatch, copies: int) -> tuple[Tensor, Tensor]:
     """Losses [N] of all response tokens, and the row [N] of each."""
+    logits, rows = response_logits(lm, batch, copies)
+    targets = batch.ids[batch.spans.response].repeat(copies)
+    return token_cross_entropy(logits, targets), rows
+
+
+def response_logits(lm: BaseLM, batch: TokenBatch, copies: int = 1) -> tuple[Tensor, Tensor]:
+    """Logits [N, V] that predict the response tokens, and the row [N] of each."""
     response = batch.spans.response
     wanted = torch.zeros_like(response)
     wanted[:, :-1] = response[:, 1:]
     logits = lm.logits(batch, wanted.repeat(copies, 1))
-    targets = batch.ids[response].repeat(copies)
-    return token_cross_entropy(logits, targets), response.repeat(copies, 1).nonzero()[:, 0]
+    return logits, response.repeat(copies, 1).nonzero()[:, 0]

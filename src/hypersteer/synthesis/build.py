@@ -124,11 +124,10 @@ def _inputs(config: SynthesisConfig) -> tuple[list[Wanted] | None, Pool, BuildFo
 
 def _content(wanted: Sequence[Wanted] | None, pool: Pool) -> dict[str, Any]:
     """What the run reads, so that a folder begun with something else is told apart."""
-    halves = [[*key, [one.text for one in half]] for key, half in pool.halves.items()]
     listed = None if wanted is None else [list(one) for one in wanted]
     return {
         "list of concepts": listed,
-        "pool of instructions": halves,
+        "pool of instructions": pool.texts(),
         "version of the teacher's prompts": TEMPLATE_VERSION,
     }
 

@@ -69,7 +69,12 @@ class Authors(NamedTuple):
     seed: int
 
 
-def write_dataset(folder: BuildFolder, concepts: Sequence[Concept], authors: Authors) -> None:
+def write_dataset(
+    folder: BuildFolder,
+    concepts: Sequence[Concept],
+    authors: Authors,
+    splits: Sequence[Split] = ("train", "test"),
+) -> None:
     """Write the dataset from the parts in a folder.
 
     Above 500 concepts the files rotate. `provenance.parquet` has one row for each row of data, with
@@ -79,7 +84,7 @@ def write_dataset(folder: BuildFolder, concepts: Sequence[Concept], authors: Aut
         DataError: if a split has no positive row, or the folder cannot be written.
     """
     try:
-        _write_splits(folder, concepts, authors)
+        _write_splits(folder, concepts, authors, splits)
         lines = (json.dumps(_metadata(concept), ensure_ascii=False) for concept in concepts)
         _replace_text(folder.path / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
     except OSError as error:
@@ -104,12 +109,14 @@ def write_report(folder: BuildFolder, report: dict[str, Any]) -> None:
         raise DataError(f"cannot write '{path}': {one_line(error)}") from error
 
 
-def _write_splits(folder: BuildFolder, concepts: Sequence[Concept], authors: Authors) -> None:
+def _write_splits(
+    folder: BuildFolder, concepts: Sequence[Concept], authors: Authors, splits: Sequence[Split]
+) -> None:
     """All data files and their provenance, under temporary names until all are there."""
     finished: list[tuple[Path, Path]] = []
     provenance = folder.path / "provenance.parquet"
     with pq.ParquetWriter(_temporary(provenance), PROVENANCE) as sources:
-        for split in STEMS:
+        for split in splits:
             position = positives = 0
             for start in range(0, len(concepts), ROTATE):
                 rows = list(_rows(folder, concepts[start : start + ROTATE], split, first=not start))

@@ -16,6 +16,10 @@ ECHO = "echoes the concept"
 NAMES_IT = "names the concept"
 NO_WORD = "lacks the word"
 DUPLICATE = "near-duplicate"
+NO_CONCEPT = "the judge sees too little of the concept"
+OFF_TASK = "the judge sees no answer to the instruction"
+NOT_FLUENT = "the judge finds it reads badly"
+SURPLUS = "good, but others are better"
 REASONS = (
     NO_REPLY,
     EMPTY,

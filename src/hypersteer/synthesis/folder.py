@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hypersteer.config import differing, to_dict
+from hypersteer.config.distillation import DistillationConfig
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
@@ -16,7 +17,7 @@ from hypersteer.errors import ConfigError, DataError, one_line
 PARTS = "build"
 """Sub-folder with what is needed to go on; the dataset does not need it."""
 FREE = {
-    "": ("out", "concepts", "instructions"),
+    "": ("out", "concepts", "instructions", "batch_size"),
     "base_lm": ("device",),
     "teacher": (
         "base_url",
@@ -46,7 +47,9 @@ class BuildFolder:
         ConfigError: if the folder holds another build, or other files.
     """
 
-    def __init__(self, config: SynthesisConfig, content: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: SynthesisConfig | DistillationConfig, content: Mapping[str, Any]
+    ) -> None:
         self.path = Path(config.out).expanduser()
         self._parts = self.path / PARTS
         self._run = uuid.uuid4().hex

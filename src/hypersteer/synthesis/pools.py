@@ -44,6 +44,10 @@ class Pool:
     name: str
     halves: Mapping[tuple[Split, str], Sequence[Instruction]]
 
+    def texts(self) -> list[list[object]]:
+        """What is in it, by split and genre, as plain JSON types."""
+        return [[*key, [one.text for one in half]] for key, half in self.halves.items()]
+
     def draw(self, split: Split, genre: str, count: int, *seeds: int) -> list[Instruction]:
         """Distinct instructions in an order that the seeds fix; a larger count draws a superset."""
         half = self.halves[split, genre]

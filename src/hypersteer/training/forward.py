@@ -8,16 +8,18 @@ above run on every copy; the vocabulary head runs on the tokens that predict the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
 from hypersteer.edits import Scope, Site
-from hypersteer.hypernet.network import write_vectors
+from hypersteer.hypernet.network import read_steering, write_vectors
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate, scope_mask
+from hypersteer.lm.guided import guided_logits
 from hypersteer.lm.hooks import at_sites, forked
-from hypersteer.lm.likelihood import response_losses
+from hypersteer.lm.likelihood import response_logits, response_losses
 from hypersteer.lm.writers import add_vectors
 
 
@@ -45,28 +47,34 @@ def steered_losses(
     prompts: Sequence[PromptIds],
     responses: Sequence[list[int]],
     steering: Sequence[Sequence[list[int]]],
+    teacher: Float[Tensor, "N V"] | None = None,
 ) -> Float[Tensor, "K B"]:
-    """Each row's mean cross-entropy on its response under each of K steering prompts.
+    """Each row's mean loss on its response under each of K steering prompts.
 
     Args:
         setup: the base LM and the hypernetwork.
         prompts: B base prompts.
         responses: B responses, as ids.
         steering: K lists of B steering prompts, as ids.
+        teacher: logits to come close to, see `teacher_logits`; by default the loss is the
+            cross-entropy of the response.
     """
     lm, site, copies = setup.lm, setup.site, len(steering)
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     mask = scope_mask([setup.scope] * len(prompts), batch.spans).repeat(copies, 1)
     flat = [ids for one in steering for ids in one]
+    own = read_steering(lm, setup.config, site, flat)
 
     def act(hidden: Tensor) -> Tensor:
         base = hidden[: len(prompts)]
-        vectors = write_vectors(setup.network, lm, setup.config, flat, prompts, base, batch.spans)
+        vectors = write_vectors(
+            setup.network, lm, setup.config, flat, prompts, base, batch.spans, own
+        )
         whole = hidden if len(hidden) == len(mask) else hidden.repeat(copies, 1, 1)
         return add_vectors(whole, vectors, mask)
 
     with forked(lm.blocks, site, len(prompts), copies), at_sites(lm.blocks, [(site, act)]):
-        return response_losses(lm, batch, copies)
+        return response_losses(lm, batch, copies, teacher)
 
 
 def plain_losses(
@@ -75,3 +83,31 @@ def plain_losses(
     """Each row's mean cross-entropy on its response without any edit."""
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     return response_losses(lm, batch, 1)[0]
+
+
+@torch.no_grad()
+def teacher_logits(
+    lm: BaseLM,
+    prompted: Sequence[PromptIds],
+    prompts: Sequence[PromptIds],
+    responses: Sequence[list[int]],
+    guidance: float,
+) -> Float[Tensor, "N V"]:
+    """Logits of the prompted base LM on all response tokens: what distillation comes close to.
+
+    Args:
+        lm: the base LM.
+        prompted: B prompts with the steering prompt in the user turn.
+        prompts: B prompts without.
+        responses: B responses, as ids.
+        guidance: how far to push the prompted model from the unprompted one; see
+            `hypersteer.lm.guided`.
+    """
+
+    def logits(given: Sequence[PromptIds]) -> Tensor:
+        batch = collate(given, responses, pad_id=lm.chat.pad_id).to(lm.device)
+        return response_logits(lm, batch)[0]
+
+    if not guidance:
+        return logits(prompted)
+    return guided_logits(logits(prompted), logits(prompts), guidance)

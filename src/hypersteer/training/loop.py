@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from hypersteer.checkpoint import Card
 from hypersteer.config import TrainConfig, to_dict
-from hypersteer.data.batches import Row, ValidationRow
+from hypersteer.data.batches import ValidationRow
 from hypersteer.edits import Site
 from hypersteer.errors import TrainingError
-from hypersteer.hypernet.network import Hypernet, new_hypernet, write_vectors
+from hypersteer.hypernet.network import Hypernet, new_hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.training import validate
-from hypersteer.training.forward import Steered, steered_losses
-from hypersteer.training.losses import contrastive, reconstruction
+from hypersteer.training.forward import Steered
+from hypersteer.training.objectives import step_losses
 from hypersteer.training.report import Reporter
 from hypersteer.training.schedule import learning_rate
 from hypersteer.training.setup import Rows, new_accelerator, prepare_rows, start_lm
@@ -43,13 +43,6 @@ class TrainResult:
     figures: dict[str, float]
 
 
-class StepLosses(NamedTuple):
-    """Loss of (a part of) a step: what is minimised, and what is shown."""
-
-    total: Tensor
-    shown: dict[str, Tensor]
-
-
 def train(config: TrainConfig, lm: BaseLM | None = None) -> TrainResult:
     """Train a hypernetwork; a run that was cut off goes on where its newest checkpoint stands.
 
@@ -69,7 +62,7 @@ def train(config: TrainConfig, lm: BaseLM | None = None) -> TrainResult:
     lm = lm or start_lm(config, accelerator)
     site = lm.site(config.site.layer, config.site.kind)
     rows = prepare_rows(config, lm, accelerator)
-    hypernet = new_hypernet(lm, config.hypernet, site, config.seed)
+    hypernet = new_hypernet(lm, config.hypernet, site, config.seed, rows.concepts)
     return _Run(config, folder, accelerator, lm, hypernet, rows, site).go()
 
 
@@ -166,7 +159,9 @@ class _Run:
         for part in range(optim.accumulation):
             rows = own[part * size : (part + 1) * size]
             with self.accelerator.autocast():
-                losses = self.losses(rows)
+                losses = step_losses(
+                    self.setup(self.network), self.config.loss, rows, self.rows.targets
+                )
             if part < optim.accumulation - 1:
                 with self.accelerator.no_sync(self.network):
                     self.accelerator.backward(losses.total / optim.accumulation)
@@ -183,34 +178,6 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(row.prompt.ids) + len(row.response) for row in batch)
         return {**values, "gradient_norm": float(norm), "learning_rate": rate}, tokens
-
-    def losses(self, rows: Sequence[Row]) -> StepLosses:
-        """The objective on some rows."""
-        loss = self.config.loss
-        if loss.objective == "reconstruction":
-            assert self.rows.targets is not None
-            written = write_vectors(
-                self.network,
-                self.lm,
-                self.config.hypernet,
-                [row.steering for row in rows],
-                [row.prompt for row in rows],
-            )
-            targets = self.rows.targets[[row.concept_id for row in rows]].to(written)
-            distance = reconstruction(written, targets)
-            return StepLosses(distance, {"loss": distance})
-        steering = [[row.steering for row in rows]]
-        if loss.contrast:
-            steering.append([row.wrong for row in rows])
-        prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
-        per_row = steered_losses(self.setup(self.network), prompts, responses, steering)
-        mean = per_row[0].mean()
-        if not loss.contrast:
-            return StepLosses(mean, {"loss": mean})
-        term = contrastive(per_row[0], per_row[1], loss.contrast_beta)
-        gap = per_row[1].mean() - mean
-        shown = {"loss": mean, "contrastive": term, "training_gap": gap}
-        return StepLosses(mean + loss.contrast * term, shown)
 
     def setup(self, network: nn.Module) -> Steered:
         """The base LM with a network that writes for it."""
@@ -232,8 +199,10 @@ class _Run:
         """Validation figures of the steered base LM, and whether they are the best so far."""
         progress, setup = self.progress, self.setup(self.hypernet)
         progress.figures = {}
+        self.hypernet.eval()
         for name, rows in self.rows.validation.items():
             progress.figures |= validate.figures(name, self._mean(validate.steered(setup), rows))
+        self.hypernet.train()
         key = self.config.best
         if key not in progress.figures:
             progress.best_step = progress.step

@@ -1,0 +1,227 @@
+"""Concept data without a teacher: the base LM, prompted with the concept, answers for itself.
+
+The paper's way where no strong teacher exists, with two additions: answers are pushed away from
+those of the unprompted base LM (`hypersteer.lm.guided`), and the likelihood judge drops those in
+which it does not see the concept, or which no longer answer.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from hypersteer.concepts import Concept
+from hypersteer.config.distillation import DistillationConfig, JudgedConfig
+from hypersteer.data.batches import prompted
+from hypersteer.data.locate import BUNDLED, locate
+from hypersteer.judges.judge import Answer, Judge, Judgement
+from hypersteer.judges.likelihood import LikelihoodJudge
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.generate import Decoding
+from hypersteer.lm.guided import guided_ids
+from hypersteer.lm.load import load_lm
+from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
+from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS, why_dropped
+from hypersteer.synthesis.folder import BuildFolder
+from hypersteer.synthesis.pools import Instruction, Pool, load_pool
+from hypersteer.synthesis.progress import Bars
+from hypersteer.synthesis.sources import read_concepts
+from hypersteer.synthesis.stages import TRAIN_PROMPTS
+from hypersteer.synthesis.texts import Shingles, shingles
+from hypersteer.synthesis.writing import SHOWN_CHARS, Dropped, Written
+
+STAGE = "positives"
+
+
+class Tried(NamedTuple):
+    """An answer that was tried for a concept."""
+
+    instruction: Instruction
+    text: str
+    complete: bool
+
+
+def distil(
+    config: DistillationConfig,
+    *,
+    lm: BaseLM | None = None,
+    judge: Judge | None = None,
+    console: Console | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Make a dataset in AxBench's format, or go on with one that was cut off.
+
+    Args:
+        config: the settings.
+        lm: the base LM where it is loaded already.
+        judge: who lets answers pass; by default the likelihood judge on the base LM.
+        console: where progress is shown; by default stderr.
+
+    Returns:
+        the folder, and what was kept and dropped, as in its `report.json`.
+
+    Raises:
+        ConfigError: if a setting is wrong, or the folder holds another dataset.
+        DataError: if concepts or instructions are missing or malformed, the folder cannot be
+            written, or no answer was good enough.
+        ModelError: if the base LM cannot be loaded.
+    """
+    concepts = _concepts(config)
+    pool = load_pool(config.instructions, config.seed)
+    listed = [asdict(concept) for concept in concepts]
+    folder = BuildFolder(config, {"list of concepts": listed, "pool of instructions": pool.texts()})
+    folder.start()
+    settings = config.base_lm
+    lm = lm or load_lm(
+        settings.name,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+    )
+    judge = judge or LikelihoodJudge(lm)
+    left = [concept for concept in concepts if not folder.has(STAGE, concept.id)]
+    at_once = max(1, config.batch_size // config.tried)
+    with Bars(console or Console(stderr=True)).stage("answers", len(left) * config.tried) as bar:
+        for start in range(0, len(left), at_once):
+            part = left[start : start + at_once]
+            tried = _answers(lm, config, pool, part)
+            for concept, answers in zip(part, tried, strict=True):
+                folder.keep(STAGE, concept.id, _sifted(config, judge, concept, answers))
+                bar.advance(config.tried)
+    report = _report(folder, concepts)
+    write_report(folder, report)
+    name = f"{lm.name} ({lm.fingerprint}), prompted, guidance {config.guidance:g}"
+    write_dataset(folder, concepts, Authors(name, "", config.seed), splits=("train",))
+    return folder.path, report
+
+
+def _concepts(config: DistillationConfig) -> list[Concept]:
+    listed = config.concepts
+    if listed in BUNDLED:
+        listed = str(locate(listed, "train").metadata)
+    wanted = read_concepts(listed, seed=config.seed, limit=config.limit)
+    return [
+        Concept(id=i, text=one.text, genre=one.genre or "text", kind=one.kind, ref=one.ref)
+        for i, one in enumerate(wanted)
+    ]
+
+
+def _answers(
+    lm: BaseLM, config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]
+) -> list[list[Tried]]:
+    """What the base LM answers under each concept, all in one batch."""
+    asked = [
+        (concept, instruction)
+        for concept in concepts
+        for instruction in pool.draw(
+            "train", concept.genre, config.tried, config.seed, concept.id, TRAIN_PROMPTS
+        )
+    ]
+    decoding = Decoding(
+        max_new_tokens=config.response_tokens,
+        temperature=config.temperature,
+        seed=tuple(config.seed + 1000 * c.id + n for n, (c, _) in enumerate(asked)),
+    )
+    found = guided_ids(
+        lm,
+        [
+            lm.chat.prompt(prompted(instruction.text, concept.text))
+            for concept, instruction in asked
+        ],
+        [lm.chat.prompt(instruction.text) for _, instruction in asked],
+        decoding,
+        config.guidance,
+    )
+    tried: dict[int, list[Tried]] = {concept.id: [] for concept in concepts}
+    for (concept, instruction), ids in zip(asked, found, strict=True):
+        whole = len(ids) < config.response_tokens
+        tried[concept.id].append(Tried(instruction, lm.chat.decode(ids).strip(), whole))
+    return [tried[concept.id] for concept in concepts]
+
+
+def _sifted(
+    config: DistillationConfig, judge: Judge, concept: Concept, tried: Sequence[Tried]
+) -> dict[str, Any]:
+    """The best answers of a concept as rows, and why each other one was dropped."""
+    dropped: list[Dropped] = []
+    passed: list[Tried] = []
+    earlier: list[Shingles] = []
+    for one in tried:
+        reason = why_dropped(
+            one.text,
+            concept=concept.text,
+            instruction=one.instruction.text,
+            positive=True,
+            word="",
+            earlier=earlier,
+            config=config.filters,
+        )
+        if reason is not None:
+            dropped.append(_dropped(one, reason))
+            continue
+        earlier.append(shingles(one.text))
+        passed.append(one)
+    answers = [Answer(concept.text, one.instruction.text, one.text) for one in passed]
+    good: list[tuple[float, Tried]] = []
+    for one, judgement in zip(passed, judge.judge(answers) if answers else [], strict=True):
+        assert isinstance(judgement, Judgement)
+        reason = _faulted(judgement, config.judged)
+        if reason is None:
+            good.append((judgement.overall, one))
+        else:
+            dropped.append(_dropped(one, reason))
+    good.sort(key=lambda scored: -scored[0])
+    dropped += [_dropped(one, SURPLUS) for _, one in good[config.kept :]]
+    rows = [_row(concept, one) for _, one in good[: config.kept]]
+    return {
+        "wanted": config.kept,
+        "rows": [asdict(row) for row in rows],
+        "dropped": [one._asdict() for one in dropped],
+        "overall": [round(score, 3) for score, _ in good[: config.kept]],
+    }
+
+
+def _faulted(judgement: Judgement, limits: JudgedConfig) -> str | None:
+    """The first score of a judgement that is too low, or None."""
+    if judgement.concept.score < limits.min_concept:
+        return NO_CONCEPT
+    if judgement.instruction.score < limits.min_instruction:
+        return OFF_TASK
+    return NOT_FLUENT if judgement.fluency.score < limits.min_fluency else None
+
+
+def _dropped(one: Tried, reason: str) -> Dropped:
+    return Dropped(one.instruction.text, 0, reason, one.text[:SHOWN_CHARS])
+
+
+def _row(concept: Concept, one: Tried) -> Written:
+    return Written(
+        split="train",
+        instruction=one.instruction.text,
+        response=one.text,
+        genre=one.instruction.genre,
+        source=one.instruction.source,
+        output_concept=concept.text,
+        complete=one.complete,
+        sample=0,
+    )
+
+
+def _report(folder: BuildFolder, concepts: Sequence[Concept]) -> dict[str, Any]:
+    """Counts over all concepts."""
+    reasons: Counter[str] = Counter()
+    rows = without = 0
+    for concept in concepts:
+        part = folder.part(STAGE, concept.id)
+        reasons.update(one["reason"] for one in part["dropped"])
+        rows += len(part["rows"])
+        without += not part["rows"]
+    return {
+        "concepts": len(concepts),
+        "concepts_without_rows": without,
+        "tried": rows + sum(reasons.values()),
+        "kept": rows,
+        "dropped": dict(reasons.most_common()),
+    }

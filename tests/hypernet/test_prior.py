@@ -1,0 +1,90 @@
+"""The activation prior: the base LM's own states, and what is made of them."""
+
+import pytest
+import torch
+
+import tiny
+from hypersteer.config import HypernetConfig
+from hypersteer.hypernet.network import STYLE_RATE, new_hypernet, read_steering, write_vectors
+from hypersteer.hypernet.prior import GAIN, own_states
+
+TEXTS = ["figs", "speak at length of yaks and owls", "jam"]
+CONFIG = HypernetConfig(variant="no-context", blocks=1, prior="activation")
+
+
+def ids_of(lm, texts=TEXTS):
+    return [lm.chat.text(text) for text in texts]
+
+
+def by_hand(lm, site, ids):
+    """The last token's state, read alone by a hook of our own."""
+    bos = lm.tokenizer.bos_token_id
+    whole = torch.tensor([[*([] if bos is None else [bos]), *ids]])
+    seen = []
+    hook = tiny.module_at(lm, site).register_forward_hook(
+        lambda _m, _a, out: seen.append(out if torch.is_tensor(out) else out[0])
+    )
+    with torch.no_grad():
+        lm.model(whole)
+    hook.remove()
+    return seen[0][0, -1]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_own_states_are_those_of_each_text_alone(lm, kind):
+    site = tiny.site_of(lm, kind)
+    texts = [*TEXTS, TEXTS[1]]
+    ours = own_states(lm, site, ids_of(lm, texts))
+    for row, ids in zip(ours, ids_of(lm, texts), strict=True):
+        torch.testing.assert_close(row, by_hand(lm, site, ids), rtol=0, atol=1e-5)
+
+
+def test_an_untrained_vector_begins_as_the_centred_state(lm):
+    """Without the head: gain times the state minus the mean of the texts, at unit mean square."""
+    site = tiny.site_of(lm)
+    net = new_hypernet(lm, CONFIG, site, seed=0, texts=TEXTS)
+    with torch.no_grad():
+        for parameter in net.head[-1].parameters():
+            parameter.zero_()
+    steering = ids_of(lm)
+    own = read_steering(lm, CONFIG, site, steering)
+    prompts = [lm.chat.prompt("Why?")] * len(TEXTS)
+    ours = write_vectors(net, lm, CONFIG, steering, prompts, own=own)
+    states = torch.stack([by_hand(lm, site, ids) for ids in steering])
+    centred = states - states.mean(0)
+    expected = GAIN * net.scale * centred / centred.pow(2).mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_both_maps_of_the_prior_learn():
+    lm = tiny.lm_of("llama")
+    site = tiny.site_of(lm)
+    net = new_hypernet(lm, CONFIG, site, seed=0)
+    steering, prompts = ids_of(lm), [lm.chat.prompt("Why?")] * len(TEXTS)
+    own = read_steering(lm, CONFIG, site, steering)
+    write_vectors(net, lm, CONFIG, steering, prompts, own=own).pow(2).sum().backward()
+    for weights in (net.prior.guess.weight, net.prior.read.weight):
+        assert weights.grad is not None
+        assert weights.grad.abs().max() > 0
+
+
+def test_without_a_prior_nothing_is_read():
+    lm = tiny.lm_of("llama")
+    plain = HypernetConfig(variant="no-context", blocks=1)
+    assert read_steering(lm, plain, tiny.site_of(lm), ids_of(lm)) is None
+    names = new_hypernet(lm, plain, tiny.site_of(lm), seed=0).state_dict()
+    assert not [name for name in names if name.startswith(("prior", "style"))]
+
+
+def test_the_style_vector_is_there_in_training_only():
+    lm = tiny.lm_of("llama")
+    config = HypernetConfig(variant="no-context", blocks=1, style=True)
+    net = new_hypernet(lm, config, tiny.site_of(lm), seed=0)
+    with torch.no_grad():
+        net.style.copy_(torch.arange(lm.width) / lm.width)
+    steering, prompts = ids_of(lm), [lm.chat.prompt("Why?")] * len(TEXTS)
+    in_training = write_vectors(net.train(), lm, config, steering, prompts)
+    in_use = write_vectors(net.eval(), lm, config, steering, prompts)
+    added = (STYLE_RATE * net.style * net.scale).expand_as(in_use)
+    torch.testing.assert_close(in_training - in_use, added, rtol=0, atol=1e-5)
+    assert added.abs().max() > 0

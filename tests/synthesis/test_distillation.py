@@ -1,0 +1,139 @@
+"""The base LM as its own teacher: what is kept, why the rest is dropped, and going on."""
+
+import json
+
+import pytest
+
+from hypersteer.config.distillation import DistillationConfig, JudgedConfig
+from hypersteer.config.synthesis import FilterConfig
+from hypersteer.data.sources import load_concepts
+from hypersteer.errors import ConfigError, DataError
+from hypersteer.judges.judge import Judgement, Rating
+from hypersteer.synthesis import distillation
+from hypersteer.synthesis.distillation import distil
+from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS
+
+CONCEPTS = ["speak of figs", "mention owls", "be blue"]
+LOOSE = FilterConfig(min_words=1, max_overlap=1.0, max_echo=1.0)
+ANY = {"min_concept": 0.0, "min_instruction": 0.0, "min_fluency": 0.0}
+
+
+class Lengths:
+    """Scores an answer by its length, so that what is kept can be worked out from the texts."""
+
+    name = "lengths"
+
+    def __init__(self, **scores):
+        self.scores = scores
+        self.seen = []
+
+    def judge(self, answers, done=None):
+        del done
+        self.seen += answers
+        found = []
+        for answer in answers:
+            scores = {"concept": 2.0, "instruction": 2.0, "fluency": 2.0} | self.scores
+            scores["concept"] = min(scores["concept"], 0.1 + len(answer.response) / 100)
+            found.append(Judgement(**{key: Rating(value, "") for key, value in scores.items()}))
+        return found
+
+
+def settings(tmp_path, **changes):
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(CONCEPTS))
+    return DistillationConfig(
+        **{
+            "out": str(tmp_path / "out"),
+            "concepts": str(listed),
+            "tried": 4,
+            "kept": 2,
+            "response_tokens": 12,
+            "temperature": 1.0,
+            "batch_size": 8,
+            "filters": LOOSE,
+            "judged": JudgedConfig(**ANY),
+        }
+        | changes
+    )
+
+
+def parts(folder):
+    return [
+        json.loads((folder / "build" / "positives" / f"{i}.json").read_text())
+        for i in range(len(CONCEPTS))
+    ]
+
+
+def test_the_best_answers_are_kept_and_the_dataset_is_readable(tmp_path, lm, silent):
+    judge = Lengths()
+    folder, report = distil(settings(tmp_path), lm=lm, judge=judge, console=silent)
+    data = load_concepts(str(folder))
+    assert [concept.text for concept in data.concepts] == CONCEPTS
+    for concept in data.concepts:
+        tried = [a for a in judge.seen if a.concept == concept.text]
+        assert len({a.instruction for a in tried}) == len(tried) > 2
+        best = sorted(tried, key=lambda a: -len(a.response))[:2]
+        kept = data.examples(data.rows(concept.id).tolist())
+        assert sorted(len(e.response) for e in kept) == sorted(len(a.response) for a in best)
+        assert {e.response for e in kept} <= {a.response for a in tried}
+    reasons = report["dropped"]
+    assert report["kept"] == 6
+    assert report["kept"] + sum(reasons.values()) == report["tried"] == 12
+    assert reasons[SURPLUS] >= 3
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ({"concept": 0.5}, NO_CONCEPT),
+        ({"instruction": 0.5}, OFF_TASK),
+        ({"fluency": 0.5}, NOT_FLUENT),
+    ],
+)
+def test_what_the_judge_finds_wanting_is_dropped(tmp_path, lm, silent, scores, reason):
+    limits = JudgedConfig(**ANY | {f"min_{next(iter(scores))}": 0.8})
+    with pytest.raises(DataError, match="no usable response"):
+        distil(settings(tmp_path, judged=limits), lm=lm, judge=Lengths(**scores), console=silent)
+    reasons = {one["reason"] for part in parts(tmp_path / "out") for one in part["dropped"]}
+    assert reason in reasons
+    assert SURPLUS not in reasons
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_data(tmp_path, lm, silent, monkeypatch):
+    elsewhere = settings(tmp_path, out=str(tmp_path / "whole"))
+    whole, _ = distil(elsewhere, lm=lm, judge=Lengths(), console=silent)
+    real, calls = distillation.guided_ids, []
+
+    def breaks(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(distillation, "guided_ids", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
+    judge = Lengths()
+    # A batch of another size, and the rest only: the answers are the same.
+    distil(settings(tmp_path, batch_size=4), lm=lm, judge=judge, console=silent)
+    assert parts(tmp_path / "out") == parts(whole)
+    assert {a.concept for a in judge.seen} == {CONCEPTS[2]}
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path, lm, silent):
+    distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
+    with pytest.raises(ConfigError, match="guidance"):
+        distil(settings(tmp_path, guidance=0.1), lm=lm, judge=Lengths(), console=silent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"kept": 9}, "kept 9 is more than tried 4"),
+        ({"guidance": -1.0}, "guidance -1.0 is not 0 or more"),
+        ({"tried": 0}, "tried"),
+    ],
+)
+def test_bad_settings_are_told(tmp_path, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        settings(tmp_path, **changes)
