@@ -324,7 +324,7 @@ def test_validation_rows_carry_both_prompted_forms(data, chat):
     tokens = Tokenised(data, chat, 1000, 1000)
     (found,) = validation_rows(tokens, data.rows(2)[:1], [2, 3], seed=0)
     prompt = data.example(int(data.rows(2)[0])).prompt
-    assert found.row.prompted == chat.prompt(prompted(prompt, "concept 2"))
+    assert found.prompted == chat.prompt(prompted(prompt, "concept 2"))
     assert found.wrongly_prompted == chat.prompt(prompted(prompt, "concept 3"))
 
 

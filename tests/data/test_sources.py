@@ -207,7 +207,7 @@ def refuses(source, message, **options):
 
 
 FORMS = (
-    "expected a folder of AxBench data, 'bundled', 'axbench:concept10/2b/l20', "
+    "expected a folder of AxBench data, 'bundled', 'bundled:wide', 'axbench:concept10/2b/l20', "
     "or 'hub:owner/name[/sub/folder]'"
 )
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hypersteer.data.examples import Example
 from hypersteer.data.sources import ConceptData
 from hypersteer.errors import DataError
 from hypersteer.lm.chat import Chat, PromptIds
@@ -21,7 +22,8 @@ BUCKET = 16
 class Row(NamedTuple):
     """A tokenised example with the steering prompt it shows, and one that it does not.
 
-    `prompted` is its prompt with the steering prompt put into the user turn.
+    `prompted` is its prompt with the steering prompt put into the user turn; None where nobody
+    wants it.
     """
 
     prompt: PromptIds
@@ -29,7 +31,7 @@ class Row(NamedTuple):
     steering: list[int]
     wrong: list[int]
     concept_id: int
-    prompted: PromptIds
+    prompted: PromptIds | None = None
 
 
 class Tokenised:
@@ -40,15 +42,25 @@ class Tokenised:
         chat: the base LM's templates.
         max_prompt_tokens: rows with longer prompts count as unusable.
         max_response_tokens: responses are cut here, and then have no end of turn.
+        prompting: whether rows carry their prompted form, which costs one more template each.
     """
 
     def __init__(
-        self, data: ConceptData, chat: Chat, max_prompt_tokens: int, max_response_tokens: int
+        self,
+        data: ConceptData,
+        chat: Chat,
+        max_prompt_tokens: int,
+        max_response_tokens: int,
+        *,
+        prompting: bool = False,
     ) -> None:
         self.data = data
         self._chat = chat
         self._max_prompt = max_prompt_tokens
         self._max_response = max_response_tokens
+        self._prompting = prompting
+        # The same few steering prompts come again and again, right and wrong.
+        self._steering = lru_cache(maxsize=None)(lambda id_: chat.text(self.text(id_)))
 
     def row(self, index: int, wrong_concept: int) -> Row | None:
         """The row, with the steering prompt of another concept beside its own; None if unusable."""
@@ -63,16 +75,19 @@ class Tokenised:
             steering=self.steering(example.concept_id),
             wrong=self.steering(wrong_concept),
             concept_id=example.concept_id,
-            prompted=self.prompted(index, example.concept_id),
+            prompted=self._prompted(example) if self._prompting else None,
         )
 
     def prompted(self, index: int, concept_id: int) -> PromptIds:
         """The row's prompt with a steering prompt put into the user turn."""
         return self._chat.prompt(prompted(self.data.example(index).prompt, self.text(concept_id)))
 
+    def _prompted(self, example: Example) -> PromptIds:
+        return self._chat.prompt(prompted(example.prompt, self.text(example.concept_id)))
+
     def steering(self, concept_id: int) -> list[int]:
         """Token ids of a concept's text."""
-        return self._chat.text(self.text(concept_id))
+        return self._steering(concept_id)
 
     def text(self, concept_id: int) -> str:
         """A concept's text, which is the steering prompt."""
@@ -138,7 +153,7 @@ class TrainingBatches:
         """The row at a position, or the next one whose prompt is short enough."""
         for offset in range(len(self._rows)):
             index = int(self._rows[(position + offset) % len(self._rows)])
-            own = self._tokens.data.example(index).concept_id
+            own = self._tokens.data.concept_id(index)
             others = self._concepts[self._concepts != own]
             wrong = int(random.choice(others)) if len(others) else own
             row = self._tokens.row(index, wrong)
@@ -151,9 +166,10 @@ class TrainingBatches:
 
 
 class ValidationRow(NamedTuple):
-    """A validation row, and its prompt with the wrong steering prompt put into the user turn."""
+    """A validation row, and its prompt with either steering prompt put into the user turn."""
 
     row: Row
+    prompted: PromptIds
     wrongly_prompted: PromptIds
 
 
@@ -171,12 +187,13 @@ def validation_rows(
     random = np.random.default_rng([seed, 2])
     kept = []
     for index in rows[np.argsort(tokens.data.lengths(rows), kind="stable")]:
-        own = tokens.data.example(int(index)).concept_id
+        own = tokens.data.concept_id(index)
         others = [concept for concept in concepts if concept != own]
         wrong = int(random.choice(others)) if others else own
         row = tokens.row(int(index), wrong)
         if row is not None:
-            kept.append(ValidationRow(row, tokens.prompted(int(index), wrong)))
+            right, other = (tokens.prompted(int(index), c) for c in (own, wrong))
+            kept.append(ValidationRow(row, right, other))
     return kept
 
 

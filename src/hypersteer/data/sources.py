@@ -1,8 +1,10 @@
 """Where concept data come from, and one view of them all."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +20,19 @@ NEGATIVE_POOL = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One source: its table, and which rows of it count, all but a second negative pool."""
+    """One source: its columns, and which rows count, all but a second negative pool.
+
+    Columns are kept by name, since a table makes a column anew for every look-up.
+    """
 
     name: str
-    table: pa.Table
+    columns: dict[str, pa.ChunkedArray]
     concepts: list[Concept]
     kept: np.ndarray
 
     def ids(self) -> np.ndarray:
         """The kept rows' concept ids, as the source numbers them."""
-        return self.table["concept_id"].to_numpy()[self.kept]
+        return self.columns["concept_id"].to_numpy()[self.kept]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,7 +51,7 @@ class ConceptData:
     name: str
     concepts: list[Concept] = field(repr=False)
     _parts: tuple[_Part, ...] = field(repr=False)
-    _offsets: np.ndarray = field(repr=False)
+    _offsets: list[int] = field(repr=False)
     _ids: np.ndarray = field(repr=False)
     _n_chars: np.ndarray = field(repr=False)
     _order: np.ndarray = field(repr=False)
@@ -60,12 +65,12 @@ class ConceptData:
         """The example at a row."""
         part, local = self._locate(row)
         return Example(
-            prompt=part.table["input"][local].as_py(),
-            response=part.table["output"][local].as_py(),
+            prompt=part.columns["input"][local].as_py(),
+            response=part.columns["output"][local].as_py(),
             concept_id=int(self._ids[row]),
-            category=part.table["category"][local].as_py(),
-            genre=part.table["concept_genre"][local].as_py(),
-            complete=part.table["complete"][local].as_py(),
+            category=part.columns["category"][local].as_py(),
+            genre=part.columns["concept_genre"][local].as_py(),
+            complete=part.columns["complete"][local].as_py(),
         )
 
     def examples(self, rows: Iterable[int | np.integer]) -> list[Example]:
@@ -75,7 +80,7 @@ class ConceptData:
     def prompts(self, rows: Iterable[int | np.integer]) -> list[str]:
         """Only the base prompts at rows, for work that goes over all of them."""
         located = (self._locate(row) for row in rows)
-        return [part.table["input"][local].as_py() for part, local in located]
+        return [part.columns["input"][local].as_py() for part, local in located]
 
     def rows(self, concept_id: int, category: str = "positive") -> np.ndarray:
         """Row numbers of a concept, ascending; id -1 stands for the shared negative pool."""
@@ -96,6 +101,10 @@ class ConceptData:
             )
         return self._by_id[id]
 
+    def concept_id(self, row: int | np.integer) -> int:
+        """The concept of a row, -1 for the negative pool, without reading its texts."""
+        return int(self._ids[row])
+
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Characters of prompt and response together, to batch rows of like length."""
         return self._n_chars[rows]
@@ -111,7 +120,7 @@ class ConceptData:
         """The source that a row comes from, and its row number there."""
         if not 0 <= row < len(self):
             raise DataError(f"{self.name} has no row {row}; rows are 0..{len(self) - 1}")
-        index = int(np.searchsorted(self._offsets, row, side="right")) - 1
+        index = bisect_right(self._offsets, row) - 1
         part = self._parts[index]
         return part, int(part.kept[row - self._offsets[index]])
 
@@ -147,15 +156,15 @@ def _join(parts: list[_Part]) -> ConceptData:
     if len(parts) > 1:
         concepts, ids = _renumbered(parts)
     all_ids = np.concatenate(ids)
-    codes = np.concatenate([_category_codes(part.table)[part.kept] for part in parts])
+    codes = np.concatenate([_category_codes(part.columns["category"])[part.kept] for part in parts])
     keys = _key(all_ids, codes)
     order = np.argsort(keys, kind="stable")
-    n_chars = [part.table["n_chars"].to_numpy()[part.kept] for part in parts]
+    n_chars = [part.columns["n_chars"].to_numpy()[part.kept] for part in parts]
     return ConceptData(
         name="+".join(part.name for part in parts),
         concepts=concepts,
         _parts=tuple(parts),
-        _offsets=np.cumsum([0, *(len(part.kept) for part in parts)])[:-1],
+        _offsets=[0, *accumulate(len(part.kept) for part in parts)][:-1],
         _ids=all_ids,
         _n_chars=np.concatenate(n_chars),
         _order=order,
@@ -184,7 +193,9 @@ def _load_part(source: str, split: str, *, drop_pool: bool) -> _Part:
     location = locate(source, split)
     table = open_table(location.files)
     ids = table["concept_id"].to_numpy()
-    positive_ids = np.unique(ids[_category_codes(table) == CATEGORIES.index("positive")])
+    positive_ids = np.unique(
+        ids[_category_codes(table["category"]) == CATEGORIES.index("positive")]
+    )
     if not len(positive_ids):
         raise DataError(f"{source} ({split}) has no positive rows, so no concept to learn from")
     if location.metadata is not None:
@@ -201,7 +212,8 @@ def _load_part(source: str, split: str, *, drop_pool: bool) -> _Part:
             f"{location.metadata or 'its positive rows'}; add the concept or drop the rows"
         )
     kept = np.flatnonzero(ids != NEGATIVE_POOL) if drop_pool else np.arange(len(ids))
-    return _Part(name=source, table=table, concepts=concepts, kept=kept)
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    return _Part(name=source, columns=columns, concepts=concepts, kept=kept)
 
 
 def _derived_concepts(table: pa.Table, source: str) -> list[Concept]:
@@ -223,9 +235,9 @@ def _derived_concepts(table: pa.Table, source: str) -> list[Concept]:
     return [concepts[id_] for id_ in sorted(concepts)]
 
 
-def _category_codes(table: pa.Table) -> np.ndarray:
+def _category_codes(categories: pa.ChunkedArray) -> np.ndarray:
     """Every row's category as an index into `CATEGORIES`."""
-    return np.concatenate([chunk.indices.to_numpy() for chunk in table["category"].chunks])
+    return np.concatenate([chunk.indices.to_numpy() for chunk in categories.chunks])
 
 
 def _key(ids: np.ndarray, codes: np.ndarray | int) -> np.ndarray:
