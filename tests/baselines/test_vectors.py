@@ -6,8 +6,13 @@ import torch
 import tiny
 from baselines.cases import Untouched, alone, concepts_of, example, hooked, states_alone
 from hypersteer.baselines import vectors
+from hypersteer.baselines.caa import Caa
 from hypersteer.baselines.diffmean import DiffMean
+from hypersteer.baselines.lat import Lat
+from hypersteer.baselines.mass_mean import MassMean
 from hypersteer.baselines.method import Asked, Detector
+from hypersteer.baselines.pca import Pca
+from hypersteer.baselines.probe import LinearProbe
 from hypersteer.baselines.random import Random
 from hypersteer.baselines.reft_r1 import ReftR1
 from hypersteer.baselines.texts import States, make_corpus
@@ -15,7 +20,16 @@ from hypersteer.concepts import Concept
 from hypersteer.errors import SteeringError
 from hypersteer.lm.likelihood import response_token_losses
 
-METHODS = [DiffMean(), Random(), ReftR1(epochs=1)]
+METHODS = [
+    DiffMean(),
+    Random(),
+    ReftR1(epochs=1),
+    Pca(),
+    Lat(),
+    LinearProbe(epochs=1),
+    MassMean(length="activation"),
+    Caa(scope="all"),
+]
 
 
 def name_of(method):
@@ -74,7 +88,8 @@ def test_detection_is_the_largest_product_after_the_prefix(lm, method):
     asked = [concepts[1].concept, concepts[0].concept]
     scores = method.detect(lm, site, learned, asked, texts)
     for number, found in zip([1, 0], scores, strict=True):
-        direction = learned.tensors["directions"][number]
+        name = "probes" if isinstance(method, MassMean) else "directions"
+        direction = learned.tensors[name][number]
         tops = [(states_alone(lm, site, text) @ direction).max() for text in texts]
         expected = torch.stack(tops)
         if isinstance(method, ReftR1):

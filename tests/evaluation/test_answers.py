@@ -7,6 +7,7 @@ import torch
 
 import tiny
 from hypersteer.baselines.method import Asked, Learned, Steering
+from hypersteer.baselines.twins import twin
 from hypersteer.concepts import Concept
 from hypersteer.config import ProtocolConfig
 from hypersteer.data.examples import Example
@@ -53,6 +54,24 @@ class Rewrite:
         return Steering(lm, [f"{one.concept.text}: {one.prompt}" for one in asked], [])
 
 
+class Retrained:
+    """Gives each concept a model of its own, and refuses two concepts in one call."""
+
+    learns, scales, adapts = True, False, True
+
+    def fit(self, lm, site, concepts, done=None):
+        raise NotImplementedError
+
+    def steer(self, lm, site, learned, asked):
+        (concept_id,) = {one.concept.id for one in asked}
+        other = twin(lm, copy_weights=True)
+        generator = torch.Generator().manual_seed(concept_id)
+        with torch.no_grad():
+            table = other.embeddings.weight
+            table.copy_(table + torch.randn(table.shape, generator=generator))
+        return Steering(other, [one.prompt for one in asked], [])
+
+
 def prepared_of(lm, method):
     return Prepared("name", method, Learned(), lm, tiny.site_of(lm))
 
@@ -97,6 +116,22 @@ def test_answers_are_those_of_the_edit_at_each_strength(lm):
         edit = VectorEdit(vector=method.vector(CONCEPTS[row.concept_id]), site=tiny.site_of(lm))
         expected = lm.generate(row.instruction, edit=edit, strength=row.strength, max_new_tokens=6)
         assert row.response == expected
+
+
+def test_models_of_their_own_answer_concept_by_concept(lm):
+    """Also where questions of the concepts alternate; rows are in the order of the questions."""
+    method, questions = Retrained(), questions_of()
+    mixed = [questions[i] for i in (0, 3, 1, 4, 5, 2)]
+    protocol = ProtocolConfig(prompts=2, max_new_tokens=6, temperature=0.0)
+    rows = answer(prepared_of(lm, method), mixed, protocol)
+    assert [(r.concept_id, r.prompt_id) for r in rows] == [
+        (q.concept.id, q.prompt_id) for q in mixed
+    ]
+    for row, question in zip(rows, mixed, strict=True):
+        asked = [Asked(question.concept, question.instruction)]
+        other = method.steer(lm, tiny.site_of(lm), Learned(), asked).lm
+        assert row.response == other.generate(question.instruction, max_new_tokens=6)
+        assert row.strength is None
 
 
 def test_likelihood_is_the_plain_models_after_the_plain_instruction(lm):

@@ -178,6 +178,11 @@ def test_a_method_may_be_added_later(config, judge):
     [
         ({"methods": ("promptin",)}, "neither a method; did you mean 'prompting'"),
         ({"methods": ("prompting",), "compare_to": "diffmean"}, "'diffmean' is not evaluated"),
+        ({"methods": ("diffmean", "ixg"), "compare_to": "ixg"}, "'ixg' only detects concepts"),
+        (
+            {"methods": ("prompting", "ig"), "protocol": ProtocolConfig(detection=False)},
+            "'ig' only detects concepts, but protocol.detection is false",
+        ),
         ({"settings": {"reft-r1": {"epochs": 1}}}, "settings.reft-r1 is for no method"),
         ({"settings": {"random": {"sed": 1}}}, "unknown key 'sed'; did you mean 'seed'"),
         ({"methods": ("prompting", "prompting")}, "names 'prompting' twice"),
@@ -218,3 +223,19 @@ def test_data_without_a_test_split_are_told_and_evaluated(config, judge, world, 
     assert rows_of(run.evaluate(config))
     told = " ".join(capsys.readouterr().err.split())
     assert f"detection is left out: {tmp_path} has no test split" in told
+
+
+def test_what_only_detects_has_no_answers(config, judge):
+    config = dataclasses.replace(config, methods=("bag-of-words", "prompting"))
+    result = run.evaluate(config)
+    assert {row.method for row in rows_of(result)} == {"unsteered", "prompting"}
+    detected = json.loads((result.folder / "detection" / "bag-of-words.json").read_text())
+    assert len(detected) == HELD_IN
+    tables = [
+        line for line in result.markdown.read_text().splitlines() if line.startswith("| bag-of-")
+    ]
+    assert len(tables) == 1
+    learned = result.folder / "learned" / "bag-of-words.safetensors"
+    before = learned.stat().st_mtime_ns
+    run.evaluate(config)
+    assert learned.stat().st_mtime_ns == before

@@ -7,7 +7,7 @@ LM is given. Hypernetworks, prompting, vectors and adapters all fit in here.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -87,17 +87,16 @@ class Steering(NamedTuple):
     writers: list[Writer]
 
 
-class Method(Protocol):
-    """Anything that can steer and be evaluated.
+@runtime_checkable
+class Learner(Protocol):
+    """Anything that can be evaluated: a `Method`, or a `Detector` that cannot steer.
 
     Attributes:
-        learns: whether it needs a concept's examples, so that it cannot steer towards a held-out
+        learns: whether it needs a concept's examples, so that it can do nothing for a held-out
             concept.
-        scales: whether its edits have a strength; if not, each prompt is answered once.
     """
 
     learns: ClassVar[bool]
-    scales: ClassVar[bool]
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -112,9 +111,39 @@ class Method(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class Method(Learner, Protocol):
+    """Anything that can steer.
+
+    Attributes:
+        scales: whether its edits have a strength; if not, each prompt is answered once.
+    """
+
+    scales: ClassVar[bool]
+
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
         """How to steer these pairs, which may be of different concepts."""
         ...
+
+
+def can_steer(learner: Learner) -> TypeGuard[Method]:
+    """Whether it is a method; what has no `steer` only detects."""
+    return hasattr(learner, "steer")
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """A method whose `Steering.lm` is another model for each concept.
+
+    Its `steer` takes pairs of one concept only. The model is a copy that nothing else holds: it is
+    gone when the `Steering` is, and the base LM stays as it is.
+
+    Attributes:
+        adapts: true.
+    """
+
+    adapts: ClassVar[bool]
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hypersteer.baselines.method import Asked, Learned, Method, Steering
+from hypersteer.baselines.method import Adapts, Asked, Learned, Learner, Steering, can_steer
 from hypersteer.config import ProtocolConfig
 from hypersteer.edits import Site
 from hypersteer.evaluation.plan import Question
@@ -24,20 +24,26 @@ class Prepared(NamedTuple):
 
     Attributes:
         name: as reports call it.
-        method: the method.
+        method: the method, or what only detects.
         learned: what it learnt.
         lm: the base LM.
         site: where baselines act.
     """
 
     name: str
-    method: Method
+    method: Learner
     learned: Learned
     lm: BaseLM
     site: Site
 
+    @property
+    def scales(self) -> bool:
+        """Whether its answers depend on a strength."""
+        return can_steer(self.method) and self.method.scales
+
     def steer(self, questions: Sequence[Question]) -> Steering:
-        """How it steers questions."""
+        """How it steers questions; not for what only detects."""
+        assert can_steer(self.method)
         asked = [Asked(question.concept, question.instruction) for question in questions]
         return self.method.steer(self.lm, self.site, self.learned, asked)
 
@@ -45,7 +51,7 @@ class Prepared(NamedTuple):
 def answer(
     prepared: Prepared, questions: Sequence[Question], protocol: ProtocolConfig
 ) -> list[Row]:
-    """Answer all questions in one batch.
+    """Answer all questions in one batch, or concept by concept where each has its own model.
 
     A row's sampling has its own seed, so an answer does not depend on the rows beside it. All
     strengths of a question share the seed, the edit, and the prefill below the site.
@@ -58,9 +64,24 @@ def answer(
     Returns:
         one row per question and strength, in the order of the questions.
     """
+    if not isinstance(prepared.method, Adapts):
+        return _answer_together(prepared, questions, protocol)
+    rows: dict[int, list[Row]] = {}
+    for concept_id in dict.fromkeys(question.concept.id for question in questions):
+        places = [i for i, question in enumerate(questions) if question.concept.id == concept_id]
+        found = _answer_together(prepared, [questions[i] for i in places], protocol)
+        each = len(found) // len(places)
+        rows |= {place: found[n * each : (n + 1) * each] for n, place in enumerate(places)}
+    return [row for place in range(len(questions)) for row in rows[place]]
+
+
+def _answer_together(
+    prepared: Prepared, questions: Sequence[Question], protocol: ProtocolConfig
+) -> list[Row]:
+    """What `answer` does, with one model for all questions."""
     steering = prepared.steer(questions)
     prompts = [steering.lm.chat.prompt(prompt) for prompt in steering.prompts]
-    strengths = list(protocol.strengths) if prepared.method.scales else None
+    strengths = list(protocol.strengths) if prepared.scales else None
     copies = len(strengths or [None])
     decoding = Decoding(
         max_new_tokens=protocol.max_new_tokens,

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Method, Steering
+from hypersteer.baselines.method import (
+    Asked,
+    ConceptExamples,
+    Done,
+    Learned,
+    Learner,
+    Steering,
+    can_steer,
+)
 from hypersteer.config import EvaluateConfig, from_dict
 from hypersteer.edits import Site
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest
@@ -18,8 +26,24 @@ METHODS = {
     "prompting": "hypersteer.baselines.prompting:Prompting",
     "prompting-rewritten": "hypersteer.baselines.prompting:RewrittenPrompting",
     "reft-r1": "hypersteer.baselines.reft_r1:ReftR1",
+    "loreft": "hypersteer.baselines.loreft:Loreft",
+    "lora": "hypersteer.baselines.lora:Lora",
+    "sft": "hypersteer.baselines.finetuning:FineTuning",
+    "ssv": "hypersteer.baselines.ssv:Ssv",
     "diffmean": "hypersteer.baselines.diffmean:DiffMean",
+    "pca": "hypersteer.baselines.pca:Pca",
+    "lat": "hypersteer.baselines.lat:Lat",
+    "probe": "hypersteer.baselines.probe:LinearProbe",
+    "mass-mean": "hypersteer.baselines.mass_mean:MassMean",
+    "caa": "hypersteer.baselines.caa:Caa",
+    "actadd": "hypersteer.baselines.actadd:ActAdd",
+    "iti": "hypersteer.baselines.iti:Iti",
+    "ig": "hypersteer.baselines.gradients:IntegratedGradients",
+    "ixg": "hypersteer.baselines.gradients:InputXGradient",
+    "bag-of-words": "hypersteer.baselines.bag_of_words:BagOfWords",
     "random": "hypersteer.baselines.random:Random",
+    "sae": "hypersteer.baselines.sae:Sae",
+    "sae-a": "hypersteer.baselines.sae:SaeA",
 }
 """Where each method is; adding one is a file in `hypersteer.baselines` and a line here."""
 
@@ -44,14 +68,15 @@ class Unsteered:
         return Steering(lm, [one.prompt for one in asked], [])
 
 
-def make_methods(config: EvaluateConfig) -> dict[str, Method]:
+def make_methods(config: EvaluateConfig) -> dict[str, Learner]:
     """The methods of an evaluation by the names that reports use, `unsteered` first.
 
     Raises:
-        ConfigError: for an unknown method or setting, or two methods of one name.
+        ConfigError: for an unknown method or setting, two methods of one name, or a method that
+            only detects where it is to be compared with or nothing is detected.
         CheckpointError: for a folder that is no checkpoint.
     """
-    methods: dict[str, Method] = {UNSTEERED: Unsteered()}
+    methods: dict[str, Learner] = {UNSTEERED: Unsteered()}
     for name in config.methods:
         label = name if name in METHODS else checkpoint_label(name)
         if label in methods:
@@ -63,10 +88,24 @@ def make_methods(config: EvaluateConfig) -> dict[str, Method]:
     if config.compare_to not in methods:
         known = nearest(config.compare_to, methods)
         raise ConfigError(f"compare_to '{config.compare_to}' is not evaluated{known}")
+    _check_detectors(config, [name for name in methods if not can_steer(methods[name])])
     return methods
 
 
-def recipe(method: Method) -> dict[str, Any]:
+def _check_detectors(config: EvaluateConfig, names: Sequence[str]) -> None:
+    """Refuse methods that only detect where they would have nothing to do."""
+    if config.compare_to in names:
+        raise ConfigError(
+            f"compare_to '{config.compare_to}' only detects concepts; compare with one that steers"
+        )
+    if names and not config.protocol.detection:
+        raise ConfigError(
+            f"'{names[0]}' only detects concepts, but protocol.detection is false; set it to true, "
+            "or leave the method out"
+        )
+
+
+def recipe(method: Learner) -> dict[str, Any]:
     """What makes a method what it is: answers of another recipe are answers of another method."""
     if isinstance(method, Hypersteer):
         return method.recipe()
@@ -77,7 +116,7 @@ def recipe(method: Method) -> dict[str, Any]:
     }
 
 
-def _make(name: str, settings: dict[str, Any]) -> Method:
+def _make(name: str, settings: dict[str, Any]) -> Learner:
     if name in METHODS:
         module, kind = METHODS[name].split(":")
         return from_dict(
@@ -95,7 +134,7 @@ def _make(name: str, settings: dict[str, Any]) -> Method:
 
 
 def check_split(
-    methods: dict[str, Method], held_in: Sequence[str], held_out: Sequence[str]
+    methods: dict[str, Learner], held_in: Sequence[str], held_out: Sequence[str]
 ) -> None:
     """Refuse checkpoints that were trained on other concepts than those held in here.
 

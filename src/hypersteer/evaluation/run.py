@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hypersteer.baselines.method import Method
+from hypersteer.baselines.method import Learner, can_steer
 from hypersteer.config import EvaluateConfig, to_dict
 from hypersteer.edits import Site
 from hypersteer.errors import DataError, SteeringError
@@ -83,7 +83,7 @@ class _Evaluation:
         self,
         config: EvaluateConfig,
         folder: ResultsFolder,
-        methods: dict[str, Method],
+        methods: dict[str, Learner],
         plan: Plan,
         lm: BaseLM,
         judge: Judge,
@@ -99,15 +99,16 @@ class _Evaluation:
         rows: list[Judged] = []
         for name in self.methods:
             prepared[name] = self._prepare(name)
-            self._answer(prepared[name])
-            rows += self._judge(name)
+            if can_steer(self.methods[name]):
+                self._answer(prepared[name])
+                rows += self._judge(name)
         if not any(row.overall is not None for row in rows):
             raise SteeringError(f"no answer could be judged: {rows[0].error}")
         findings = Findings(
             rows=rows,
             config=to_dict(self.config),
             compare_to=self.config.compare_to,
-            methods=tuple(self.methods),
+            methods=tuple(name for name in self.methods if can_steer(self.methods[name])),
             about=self._about(),
             costs={name: method.learned.cost for name, method in prepared.items()},
             gaps=self._gaps(prepared, rows),
@@ -146,7 +147,7 @@ class _Evaluation:
             for part in self._parts(name)
             if self.folder.answers(name, part[0].held, part[0].concept.id) is None
         ]
-        each = len(protocol.strengths) if prepared.method.scales else 1
+        each = len(protocol.strengths) if prepared.scales else 1
         total = each * sum(map(len, parts))
         with self._bar(f"{name}: answers", total) as advance:
             for batch in batches(parts, each, protocol.batch_size):

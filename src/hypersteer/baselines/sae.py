@@ -1,0 +1,273 @@
+"""SAE and SAE-A: steer along a feature of a sparse autoencoder, chosen by its label or by AUROC.
+
+Source: AxBench (arXiv 2501.17148), section 4; clamping after Templeton et al., 2024 (Scaling
+Monosemanticity). See `hypersteer.baselines.features` for what is done with a feature.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypersteer.baselines import features, vectors
+from hypersteer.baselines.dictionaries import Dictionary, find_dictionary, read_dictionary
+from hypersteer.baselines.features import Mode, Picked
+from hypersteer.baselines.labels import Labels, likest, read_labels
+from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.baselines.texts import Corpus, States, check_limits, make_corpus, need_rows
+from hypersteer.concepts import Concept
+from hypersteer.data.examples import Example
+from hypersteer.edits import Site
+from hypersteer.errors import ConfigError, DataError
+from hypersteer.lm.base import BaseLM
+
+BESIDE = "labels.jsonl"
+"""Labels that lie beside a dictionary's weights are found by this name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sae:
+    """The feature whose label is likest to the concept; no example is needed.
+
+    A concept whose `ref` is the Neuronpedia address of a feature of this very dictionary gets that
+    feature, as all AxBench concepts do with their GemmaScope dictionary. For any other the labels
+    are compared with its text (`hypersteer.baselines.labels.likest`): no more than a likeness of
+    words, so it is as good as the labels are.
+
+    Deviation from AxBench: the maximum activation is the label file's (`maxActApprox`), which is
+    Neuronpedia's where labels are; without one it is measured on all rows that `fit` is given.
+
+    Attributes:
+        dictionary: a GemmaScope `params.npz`, a `.safetensors` file, or a SAELens folder.
+        labels: a Neuronpedia export; by default `labels.jsonl` beside the dictionary, if there.
+        neuronpedia: the dictionary's name in concepts' `ref`, such as
+            `gemma-2-2b/10-gemmascope-res-16k`; by default what its `cfg.json` says.
+        mode: `add`, `clamp` or `min_clamp`.
+        batch_tokens: most tokens of a forward pass, padding included.
+    """
+
+    learns: ClassVar[bool] = False
+    scales: ClassVar[bool] = True
+
+    dictionary: str = ""
+    labels: str = ""
+    neuronpedia: str = ""
+    mode: Mode = "add"
+    batch_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        check_limits(self.batch_tokens, 0)
+        features.check_settings(self.dictionary, self.mode)
+        if self.labels and not Path(self.labels).expanduser().is_file():
+            raise ConfigError(f"no labels at '{self.labels}'; give a Neuronpedia export")
+
+    def fit(
+        self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
+    ) -> Learned:
+        """Choose a feature for each concept; nothing runs if the labels tell maximum activations.
+
+        Raises:
+            ConfigError: if the dictionary is not for this base LM and site, or there are no labels.
+            DataError: if files are damaged, or an activation can be neither read nor measured.
+        """
+        del done
+        started = time.perf_counter()
+        dictionary = read_dictionary(self.dictionary)
+        dictionary.check(lm, site)
+        labels = self._labels()
+        picked = self._pick(lm, dictionary, labels, [entry.concept for entry in concepts])
+        given = [labels.highest.get(one.feature, 0.0) for one in picked]
+        activations, flops = torch.tensor(given), 0.0
+        unknown = [number for number, highest in enumerate(given) if highest <= 0]
+        if unknown:
+            wanted = [picked[number].feature for number in unknown]
+            activations[unknown], flops = self._measured(lm, site, dictionary, wanted, concepts)
+        return features.keep(
+            concepts, dictionary, picked, activations, flops=flops, started=started
+        )
+
+    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
+        """Add to the states of prompt and response, or clamp the feature there."""
+        return features.steer(self.dictionary, self.mode, lm, site, learned, asked)
+
+    def detect(
+        self,
+        lm: BaseLM,
+        site: Site,
+        learned: Learned,
+        concepts: Sequence[Concept],
+        texts: Sequence[Example],
+    ) -> Float[Tensor, "K N"]:
+        """The feature's largest activation over prompt and response."""
+        return features.detect(self.dictionary, lm, site, learned, concepts, texts)
+
+    def _labels(self) -> Labels:
+        """The labels, of which there may be none."""
+        path = self.labels or find_dictionary(self.dictionary).weights.with_name(BESIDE)
+        if not self.labels and not Path(path).is_file():
+            return Labels([], {})
+        return read_labels(path)
+
+    def _pick(
+        self, lm: BaseLM, dictionary: Dictionary, labels: Labels, concepts: Sequence[Concept]
+    ) -> list[Picked]:
+        """A feature for each concept."""
+        name = self.neuronpedia or dictionary.neuronpedia
+        named = [feature_of(concept.ref, name) for concept in concepts]
+        others = [c for c, feature in zip(concepts, named, strict=True) if feature is None]
+        if others and not labels.texts:
+            raise ConfigError(
+                f"concept {others[0].id} ('{others[0].text}') names no feature of the dictionary, "
+                "and there are no labels: set `labels` to a Neuronpedia export (index and "
+                "description), or `neuronpedia` to the dictionary's name in the concepts' ref"
+            )
+        texts = [concept.text for concept in others]
+        places, likeness = likest(lm, texts, labels) if others else ([], [])
+        found = iter(zip(places, likeness, strict=True))
+        picked = []
+        for feature in named:
+            if feature is None:
+                place, how_like = next(found)
+                feature, text = labels.texts[place]
+                note = {"by": "label", "label": text, "likeness": round(how_like, 4)}
+            else:
+                note = {"by": "ref"}
+            if feature >= dictionary.size:
+                raise ConfigError(
+                    f"feature {feature} is not among the {dictionary.size} of '{self.dictionary}'; "
+                    "its labels or `neuronpedia` belong to another dictionary"
+                )
+            picked.append(Picked(feature, {"feature": feature, **note}))
+        return picked
+
+    def _measured(
+        self,
+        lm: BaseLM,
+        site: Site,
+        dictionary: Dictionary,
+        wanted: list[int],
+        concepts: Sequence[ConceptExamples],
+    ) -> tuple[Tensor, float]:
+        """Maximum activations of the features on all rows, and the operations it took."""
+        texts = make_corpus(lm, concepts).texts
+        if not texts:
+            raise DataError(
+                f"the labels tell no maximum activation (maxActApprox) of feature {wanted[0]}, and "
+                "there are no rows to measure it on; give labels that do"
+            )
+        states = States(
+            lm, site, texts, [1] * len(texts), batch_tokens=self.batch_tokens, cache_bytes=0
+        )
+        every = list(range(len(texts)))
+        encode = dictionary.reader(wanted, lm.device)
+        highest = features.pooled(states, every, encode).amax(0)
+        decoder = dictionary.decoder[wanted]
+        highest = features.or_norms(highest, states, [every] * len(wanted), decoder)
+        return highest, vectors.reading_flops(lm, site, states.tokens_run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaeA:
+    """The feature whose largest activation tells rows with the concept from those without best.
+
+    Best is by AUROC, over all features; of several that are equally good, the one whose mean
+    contributions to a state differ most. The states are read once, for all concepts.
+
+    Deviation from AxBench: chat prefix and padding never count.
+
+    Attributes:
+        dictionary: a GemmaScope `params.npz`, a `.safetensors` file, or a SAELens folder.
+        mode: `add`, `clamp` or `min_clamp`.
+        batch_tokens: most tokens of a forward pass, padding included.
+        cache_bytes: most bytes of hidden states kept for texts that several concepts share.
+    """
+
+    learns: ClassVar[bool] = True
+    scales: ClassVar[bool] = True
+
+    dictionary: str = ""
+    mode: Mode = "add"
+    batch_tokens: int = 4096
+    cache_bytes: int = 2 * 2**30
+
+    def __post_init__(self) -> None:
+        check_limits(self.batch_tokens, self.cache_bytes)
+        features.check_settings(self.dictionary, self.mode)
+
+    def fit(
+        self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
+    ) -> Learned:
+        """Choose a feature for each concept.
+
+        Raises:
+            ConfigError: if the dictionary is not for this base LM and site.
+            DataError: if a concept has no positive or no negative rows.
+        """
+        started = time.perf_counter()
+        dictionary = read_dictionary(self.dictionary)
+        dictionary.check(lm, site)
+        corpus = make_corpus(lm, concepts)
+        need_rows(corpus, concepts, method="SAE-A", negatives=True)
+        states = self._states(lm, site, corpus)
+        encode, norms = dictionary.to(lm.device).latents, dictionary.decoder.norm(dim=-1)
+        # Negatives are shared, so what they show is kept from one concept to the next.
+        lacking = lru_cache(maxsize=4)(lambda numbers: features.pooled(states, numbers, encode))
+        picked, highest = [], torch.zeros(len(concepts))
+        for number, positives in enumerate(corpus.positives):
+            shows = features.pooled(states, positives, encode)
+            lacks = lacking(tuple(corpus.negatives[number]))
+            feature, score = features.best(shows, lacks, norms)
+            picked.append(Picked(feature, {"feature": feature, "by": "auroc", "auroc": score}))
+            highest[number] = torch.cat([shows, lacks])[:, feature].max()
+            if done is not None:
+                done(1 / len(concepts))
+        decoder = dictionary.decoder[[one.feature for one in picked]]
+        highest = features.or_norms(highest, states, corpus.rows, decoder)
+        encoding = 2.0 * dictionary.decoder.numel() * sum(text.size for text in corpus.texts)
+        flops = vectors.reading_flops(lm, site, states.tokens_run) + encoding
+        return features.keep(concepts, dictionary, picked, highest, flops=flops, started=started)
+
+    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
+        """Add to the states of prompt and response, or clamp the feature there."""
+        return features.steer(self.dictionary, self.mode, lm, site, learned, asked)
+
+    def detect(
+        self,
+        lm: BaseLM,
+        site: Site,
+        learned: Learned,
+        concepts: Sequence[Concept],
+        texts: Sequence[Example],
+    ) -> Float[Tensor, "K N"]:
+        """The feature's largest activation over prompt and response."""
+        return features.detect(self.dictionary, lm, site, learned, concepts, texts)
+
+    def _states(self, lm: BaseLM, site: Site, corpus: Corpus) -> States:
+        """States of the corpus; a text is read once for each concept, and once for each pool."""
+        pools = {tuple(numbers) for numbers in corpus.negatives}
+        uses = np.bincount(
+            [number for numbers in [*corpus.positives, *pools] for number in numbers],
+            minlength=len(corpus.texts),
+        )
+        return States(
+            lm,
+            site,
+            corpus.texts,
+            uses.tolist(),
+            batch_tokens=self.batch_tokens,
+            cache_bytes=self.cache_bytes,
+        )
+
+
+def feature_of(ref: str, neuronpedia: str) -> int | None:
+    """The feature that a Neuronpedia address names, if it is one of this very dictionary."""
+    match = re.search(rf"(?:^|/){re.escape(neuronpedia)}/(\d+)/?$", ref) if neuronpedia else None
+    return int(match[1]) if match else None
