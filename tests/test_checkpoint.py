@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 import tiny
 from hypersteer import checkpoint, steering
 from hypersteer.checkpoint import (
+    FILES,
     Card,
+    export,
     find_checkpoint,
     generator_hash,
     publish,
@@ -412,3 +414,32 @@ def test_publishing_makes_a_loadable_folder(tiny_llama, tmp_path, monkeypatch, l
     assert (tmp_path / "one/model.safetensors").read_bytes() == before
     shutil.rmtree(tmp_path / "two")  # pruned later
     assert steering.load(run, lm=tiny_llama).card.step == 2
+
+
+# --- giving away --------------------------------------------------------------------------------
+
+
+def test_an_exported_checkpoint_is_half_the_size_and_steers_alike(tiny_llama, tmp_path):
+    hypernet, card = make(tiny_llama, tmp_path / "made")
+    (tmp_path / "made" / "trainer").mkdir()
+    target = export(tmp_path / "made", tmp_path / "given", "## Scores\n\nconcept 1.5 of 2")
+    assert {file.name for file in target.iterdir()} == set(FILES)
+    assert not list(tmp_path.glob("tmp*"))
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("made", "given")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert "concept 1.5 of 2" in (target / "README.md").read_text()
+
+    loaded = read_hypernet(target, read_card(target), tiny_llama)
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
+    ours, theirs = vectors(tiny_llama, loaded, card), vectors(tiny_llama, hypernet, card)
+    assert 0 < (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_export_replaces_an_older_one_and_refuses_what_is_no_checkpoint(tiny_llama, tmp_path):
+    make(tiny_llama, tmp_path / "first")
+    make(tiny_llama, tmp_path / "second", step=99)
+    export(tmp_path / "first", tmp_path / "given")
+    export(tmp_path / "second", tmp_path / "given")
+    assert read_card(tmp_path / "given").step == 99
+    refused(lambda: export(tmp_path / "none", tmp_path / "given"), "none")
+    assert read_card(tmp_path / "given").step == 99

@@ -7,9 +7,11 @@ only, `trainer/` (see `hypersteer.training.state`).
 
 import dataclasses
 import hashlib
+import importlib.resources
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +31,8 @@ from hypersteer.lm.base import BaseLM
 
 FORMAT = "hypersteer-checkpoint-1"
 FILES = ("config.json", "model.safetensors", "README.md")
+BUNDLED = "bundled"
+"""Names the checkpoint that ships with the package, for SmolLM2-135M-Instruct."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +107,42 @@ def publish(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def export(source: Path, target: Path, about: str = "") -> Path:
+    """Write a checkpoint as it is given away: weights in bfloat16, and nothing for resuming.
+
+    Half the size; an edit differs from the float32 one by some 0.3 % of its length.
+
+    Args:
+        source: a checkpoint.
+        target: folder to make, or to replace file by file.
+        about: Markdown that the model card has before its list of concepts.
+
+    Raises:
+        CheckpointError: if the source is none.
+        OSError: if the target cannot be written.
+    """
+    card = read_card(find_checkpoint(source))
+    weights = _read_weights(source / "model.safetensors")
+    with tempfile.TemporaryDirectory(dir=target.parent) as made:
+        folder = Path(made)
+        shutil.copyfile(source / "config.json", folder / "config.json")
+        (folder / "README.md").write_text(_model_card(card, about), encoding="utf-8")
+        small = {name: value.to(torch.bfloat16) for name, value in weights.items()}
+        save_tensors(small, folder / "model.safetensors")
+        target.mkdir(exist_ok=True)
+        for name in FILES:
+            (folder / name).replace(target / name)
+    return target
+
+
 def find_checkpoint(name: str | Path) -> Path:
-    """Folder of a checkpoint given as a local folder or a Hub id.
+    """Folder of a checkpoint given as a local folder or a Hub id, or of the bundled one.
 
     Raises:
         CheckpointError: if there is none.
     """
+    if name == BUNDLED:
+        return Path(str(importlib.resources.files("hypersteer.data"))) / "pretrained"
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
@@ -188,8 +222,17 @@ def load_weights(hypernet: Hypernet, path: Path) -> None:
         CheckpointError: if the file is missing, corrupt, or does not fit.
     """
     try:
-        hypernet.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
+        hypernet.load_state_dict(_read_weights(path))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights '{path}' are damaged or foreign: {one_line(error)}"
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"the weights '{path}' are damaged or foreign: {one_line(error)}"
         ) from error
@@ -201,7 +244,7 @@ def generator_hash(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _model_card(card: Card) -> str:
+def _model_card(card: Card, about: str = "") -> str:
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.metrics.items())
     shown = "\n".join(f"- {text}" for text in card.concepts[:40])
     more = len(card.concepts) - 40
@@ -229,7 +272,7 @@ print(steerer.generate("Tell me about your day.", steer="talk like a pirate"))
 {figures}
 
 A gap is the loss with another row's steering prompt minus the loss with the right one.
-
+{about and f"{chr(10)}{about.strip()}{chr(10)}"}
 ## Trained on
 
 {shown}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -163,7 +163,6 @@ class VectorEdit:
         Raises:
             SteeringError: if the file cannot be written.
         """
-        path = Path(path)
         header = {
             "format": FORMAT,
             "kind": self.kind,
@@ -174,15 +173,7 @@ class VectorEdit:
             "steering_prompt": self.steering_prompt,
             "generator": self.generator,
         }
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"vector": self.vector.contiguous()}, temporary, {"edit": json.dumps(header)})
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise SteeringError(f"cannot write the edit to '{path}': {one_line(error)}") from error
-        return path
+        return write_value(Path(path), {"vector": self.vector}, header, "edit")
 
 
 Edit = VectorEdit
@@ -196,16 +187,7 @@ def load_edit(path: str | Path) -> Edit:
         CheckpointError: if the file is missing, corrupt, or not an edit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no edit at '{path}'; give a .safetensors file written by save()")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("edit", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"'{path}' is not a readable edit: {one_line(error)}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise CheckpointError(f"'{path}' is a safetensors file but not a {FORMAT} edit")
+    header, tensors = read_value(path, FORMAT, "edit")
     try:
         return VectorEdit(
             vector=tensors["vector"],
@@ -219,3 +201,46 @@ def load_edit(path: str | Path) -> Edit:
         raise CheckpointError(f"the edit '{path}' lacks {error}; it is damaged") from error
     except SteeringError as error:
         raise CheckpointError(f"the edit '{path}' is damaged: {error}") from error
+
+
+def write_value(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], what: str) -> Path:
+    """Write tensors and a JSON header to one safetensors file, through a temporary name.
+
+    Args:
+        path: the file; missing folders are made.
+        tensors: what it holds.
+        header: JSON values with a `format`, kept in the file's metadata under `what`.
+        what: what the file is, such as `edit`.
+
+    Raises:
+        SteeringError: if the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(held, temporary, {what: json.dumps(header)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise SteeringError(f"cannot write the {what} to '{path}': {one_line(error)}") from error
+    return path
+
+
+def read_value(path: Path, wanted: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the header and tensors of a file that `write_value` wrote.
+
+    Raises:
+        CheckpointError: if the file is missing, corrupt, or of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no {what} at '{path}'; give a .safetensors file written by save()")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get(what, "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"'{path}' is not a readable {what}: {one_line(error)}") from error
+    if not isinstance(header, dict) or header.get("format") != wanted:
+        raise CheckpointError(f"'{path}' is a safetensors file but not a {wanted} {what}")
+    return header, tensors

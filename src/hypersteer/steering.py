@@ -2,29 +2,38 @@
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hypersteer.checkpoint import Card, find_checkpoint, generator_hash, read_card, read_hypernet
+from hypersteer.checkpoint import (
+    BUNDLED,
+    Card,
+    find_checkpoint,
+    generator_hash,
+    read_card,
+    read_hypernet,
+)
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.edits import Edit, Scope, VectorEdit, check_scope
+from hypersteer.edits import Edit, Scope, Site, VectorEdit, check_scope
 from hypersteer.errors import SteeringError
-from hypersteer.hypernet.network import Hypernet, write_vectors
+from hypersteer.gates.decisions import Decisions
+from hypersteer.gates.rules import Rules
+from hypersteer.hypernet.network import Hypernet, read_steering, write_vectors
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Prompt, PromptIds, Spans, collate
 from hypersteer.lm.generate import Decoding, decode, generate_ids, join_pieces
 from hypersteer.lm.load import load_lm
-from hypersteer.lm.requests import Request, as_request, edit_writers
+from hypersteer.lm.requests import Request, as_request, edit_site, edit_writers, steer_writers
 from hypersteer.lm.writers import VectorWriter, Writer
 
-Steer = str | Edit | None
-"""A steering prompt, an edit, or None for the unsteered model."""
+Steer = str | Edit | Rules | None
+"""A steering prompt, an edit, rules over either, or None for the unsteered model."""
 
 
 def load(
-    name: str | Path,
+    name: str | Path = BUNDLED,
     *,
     lm: BaseLM | None = None,
     device: str | None = None,
@@ -33,7 +42,8 @@ def load(
     """Load a checkpoint and, unless one is given, the base LM it was trained for.
 
     Args:
-        name: folder that a training run wrote to, or the Hub id of a checkpoint.
+        name: folder that a training run wrote to, or the Hub id of a checkpoint; by default the
+            one that ships with the package, for SmolLM2-135M-Instruct.
         lm: a loaded base LM to share.
         device: where to load the base LM; by default the best device there is.
         dtype: of the base LM; by default float32 on a CPU, bfloat16 elsewhere.
@@ -71,16 +81,18 @@ class Steerer:
         steer: Steer | Sequence[Steer] = None,
         strength: float | Sequence[float] = 1.0,
         scope: Scope | None = None,
+        decisions: Decisions | None = None,
         **decoding: Any,
     ) -> str | list[str]:
         """Answer prompts, each steered in its own way, in one batch.
 
         Args:
             prompts: a prompt (text, or a list of chat messages), or a list of prompts.
-            steer: a steering prompt, an edit, or None; one for all, or one per prompt.
+            steer: a steering prompt, an edit, rules, or None; one for all, or one per prompt.
             strength: multiplies the edit; 0 is the unsteered model, negative steers away. One for
                 all, or one per prompt.
             scope: tokens touched by steering prompts' edits; by default as in training.
+            decisions: filled with what the rules decided, row by row.
             decoding: `max_new_tokens` (128), `temperature` (0, greedy), `top_p` (1), `seed` (0).
 
         Returns:
@@ -91,7 +103,7 @@ class Steerer:
         """
         settings = Decoding(**decoding)
         request = as_request(self.lm, prompts, steer, strength)
-        writers = self.writers(request, scope)
+        writers = self.writers(request, scope, decisions)
         rows = generate_ids(self.lm, request.prompts, writers, settings)
         texts = [self.lm.chat.decode(ids) for ids in rows]
         return texts[0] if request.single else texts
@@ -103,6 +115,7 @@ class Steerer:
         steer: Steer = None,
         strength: float = 1.0,
         scope: Scope | None = None,
+        decisions: Decisions | None = None,
         **decoding: Any,
     ) -> Generator[str]:
         """Answer one prompt piece by piece; the pieces join to what `generate` returns.
@@ -111,7 +124,7 @@ class Steerer:
         """
         settings = Decoding(**decoding)
         request = as_request(self.lm, [prompt], steer, strength)
-        writers = self.writers(request, scope)
+        writers = self.writers(request, scope, decisions)
         return join_pieces(self.lm, decode(self.lm, request.prompts, writers, settings))
 
     def edit(
@@ -163,24 +176,39 @@ class Steerer:
     @torch.no_grad()
     def _vectors(self, texts: Sequence[str], prompts: Sequence[PromptIds]) -> Tensor:
         """Vectors [B, D] for pairs of steering prompt and base prompt."""
-        steering = self._steering_ids(texts)
+        steering = self._steering(texts)
         if self.card.hypernet.variant != "cross-attention":
             return self._write(steering, prompts)
         batch = collate(prompts, pad_id=self.lm.chat.pad_id).to(self.lm.device)
         return self._write(steering, prompts, self.lm.states(batch, self.card.site), batch.spans)
 
-    def writers(self, request: Request, scope: Scope | None = None) -> list[Writer]:
-        """What is written into the base LM to serve a request: one writer per site at most.
+    def writers(
+        self, request: Request, scope: Scope | None = None, decisions: Decisions | None = None
+    ) -> list[Writer]:
+        """What is written into the base LM to serve a request.
 
         Fixed edits are there already; those of steering prompts are made inside the prefill.
 
         Args:
             request: the request as rows.
             scope: tokens touched by steering prompts' edits; by default as in training.
+            decisions: filled, as the writers are used, with what the rules decide.
 
         Raises:
-            SteeringError: for an empty steering prompt, or an edit that is not for this base LM.
+            SteeringError: for an empty steering prompt, or an edit or a condition that is not for
+                this base LM.
         """
+
+        def plain(steer: list[Any]) -> list[Writer]:
+            return self._plain_writers(request._replace(steer=steer), scope)
+
+        def site_of(edit: str | Edit) -> Site:
+            return self.card.site if isinstance(edit, str) else edit_site(self.lm, edit)
+
+        return steer_writers(self.lm, request.steer, plain, site_of, decisions)
+
+    def _plain_writers(self, request: Request, scope: Scope | None) -> list[Writer]:
+        """Writers of rows without rules: one per site of fixed edits, one for steering prompts."""
         written = [
             row
             for row, steer in enumerate(request.steer)
@@ -191,7 +219,7 @@ class Steerer:
         if not written:
             return writers
         texts = [request.steer[row] for row in written]
-        steering = self._steering_ids(texts)
+        steering = self._steering(texts)
         prompts = [request.prompts[row] for row in written]
         strengths = torch.tensor([request.strengths[row] for row in written])[:, None]
 
@@ -207,16 +235,24 @@ class Steerer:
 
     def _write(
         self,
-        steering: Sequence[list[int]],
+        steering: "_Steering",
         prompts: Sequence[PromptIds],
         hidden: Tensor | None = None,
         spans: Spans | None = None,
     ) -> Tensor:
-        config = self.card.hypernet
-        return write_vectors(self.hypernet, self.lm, config, steering, prompts, hidden, spans)
+        config, (ids, own) = self.card.hypernet, steering
+        return write_vectors(self.hypernet, self.lm, config, ids, prompts, hidden, spans, own)
 
-    def _steering_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def _steering(self, texts: Sequence[str]) -> "_Steering":
+        """Steering prompts as the hypernetwork reads them; the base LM may have to run for it."""
         ids = [self.lm.chat.text(text) for text in texts]
         for one in ids:
             self.lm.check_length(len(one) + 1, "the steering prompt")
-        return ids
+        return _Steering(ids, read_steering(self.lm, self.card.hypernet, self.card.site, ids))
+
+
+class _Steering(NamedTuple):
+    """Token ids of steering prompts, and the base LM's states of them where they are wanted."""
+
+    ids: list[list[int]]
+    own: Tensor | None

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import hypersteer as hs
+from hypersteer.cli import generate
+from hypersteer.cli.options import names_checkpoint
 
 PIRATE = "talk like a pirate"
 
@@ -134,3 +136,51 @@ def test_as_a_process(checkpoint):
     done = subprocess.run([*command, "--max-new-tokens", "4"], capture_output=True, check=True)
     assert done.stdout.endswith(b"\n")
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("first", "meant"),
+    [
+        ("bundled", True),
+        ("runs/demo", True),
+        ("owner/name", True),
+        ("./here", True),
+        ("Tell me about your day.", False),
+        ("Hi.", False),
+        ("Compare tea and/or coffee", False),
+        ("why " * 1000, False),
+        ("", False),
+    ],
+)
+def test_a_first_argument_is_a_checkpoint_or_a_prompt(first, meant):
+    assert names_checkpoint(first) == meant
+
+
+def test_a_folder_that_is_there_is_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not names_checkpoint("mine")
+    (tmp_path / "mine").mkdir()
+    assert names_checkpoint("mine")
+
+
+def test_without_a_checkpoint_the_first_argument_is_the_first_prompt(monkeypatch):
+    asked = []
+
+    def opened(checkpoint, loading):
+        del loading
+        asked.append(checkpoint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "open_steerer", opened)
+    seen = []
+    real = generate._questions
+    monkeypatch.setattr(generate, "_questions", lambda args: seen.append(real(args)) or seen[-1])
+    for argv in (["A?", "B?", "--steer", "be gloomy"], ["--steer", "be gloomy", "A?", "B?"]):
+        with pytest.raises(KeyboardInterrupt):
+            generate.main(argv)
+        assert asked.pop() == "bundled"
+        assert [question.prompt for question in seen.pop()] == ["A?", "B?"]
+    with pytest.raises(KeyboardInterrupt):
+        generate.main(["runs/x", "A?"])
+    assert asked.pop() == "runs/x"
+    assert [question.prompt for question in seen.pop()] == ["A?"]

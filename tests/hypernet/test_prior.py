@@ -5,7 +5,13 @@ import torch
 
 import tiny
 from hypersteer.config import HypernetConfig
-from hypersteer.hypernet.network import STYLE_RATE, new_hypernet, read_steering, write_vectors
+from hypersteer.hypernet.network import (
+    MEAN_RATE,
+    STYLE_RATE,
+    new_hypernet,
+    read_steering,
+    write_vectors,
+)
 from hypersteer.hypernet.prior import GAIN, own_states
 
 TEXTS = ["figs", "speak at length of yaks and owls", "jam"]
@@ -77,14 +83,34 @@ def test_without_a_prior_nothing_is_read():
 
 
 def test_the_style_vector_is_there_in_training_only():
+    """In training: vectors, less the mean as it now is, plus the style. In use: less the mean."""
+    lm = tiny.lm_of("llama")
+    config = HypernetConfig(variant="no-context", blocks=1, style=True)
+    net = new_hypernet(lm, config, tiny.site_of(lm), seed=0)
+    steering, prompts = ids_of(lm), [lm.chat.prompt("Why?")] * len(TEXTS)
+    raw = write_vectors(net.eval(), lm, config, steering, prompts)
+    with torch.no_grad():
+        net.style.copy_(torch.arange(lm.width) / lm.width)
+    in_training = write_vectors(net.train(), lm, config, steering, prompts)
+    mean = MEAN_RATE * raw.mean(0)
+    in_use = write_vectors(net.eval(), lm, config, steering, prompts)
+    torch.testing.assert_close(in_use, raw - mean, rtol=0, atol=1e-5)
+    added = STYLE_RATE * net.style * net.scale
+    torch.testing.assert_close(in_training, raw - mean + added, rtol=0, atol=1e-4)
+    assert mean.abs().max() > 1e-4
+
+
+def test_shared_parts_of_the_edits_fade():
+    """After many passes in training the vectors in use have mean zero, whatever the head adds."""
     lm = tiny.lm_of("llama")
     config = HypernetConfig(variant="no-context", blocks=1, style=True)
     net = new_hypernet(lm, config, tiny.site_of(lm), seed=0)
     with torch.no_grad():
-        net.style.copy_(torch.arange(lm.width) / lm.width)
+        net.head[-1].bias.add_(3.0)
     steering, prompts = ids_of(lm), [lm.chat.prompt("Why?")] * len(TEXTS)
-    in_training = write_vectors(net.train(), lm, config, steering, prompts)
-    in_use = write_vectors(net.eval(), lm, config, steering, prompts)
-    added = (STYLE_RATE * net.style * net.scale).expand_as(in_use)
-    torch.testing.assert_close(in_training - in_use, added, rtol=0, atol=1e-5)
-    assert added.abs().max() > 0
+    before = write_vectors(net.eval(), lm, config, steering, prompts).mean(0).norm()
+    for _ in range(400):
+        write_vectors(net.train(), lm, config, steering, prompts)
+    after = write_vectors(net.eval(), lm, config, steering, prompts)
+    assert after.mean(0).norm() < 1e-3 * before
+    assert after.norm() > 1e-3

@@ -84,9 +84,9 @@ def endless_ids(lm, writers, decoding):
 def test_rows_that_finish_do_not_change_the_others(lm, temperature, monkeypatch):
     """Rows leave the batch one after the other; cache, seeds and edits follow the rest."""
     kept = []
-    keep_rows = generate_module._State.keep_rows
+    keep_rows = generate_module.Running.keep_rows
     monkeypatch.setattr(
-        generate_module._State,
+        generate_module.Running,
         "keep_rows",
         lambda state, rows: (kept.append(rows), keep_rows(state, rows)),
     )

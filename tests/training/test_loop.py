@@ -365,6 +365,33 @@ def test_all_variants_train(world, lm, tmp_path, variant, contrast):
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_distillation_comes_closer_to_the_prompted_model(world, lm, tmp_path, guidance):
+    out = tmp_path / "run"
+    changes = {"loss": {"objective": "distillation", "guidance": guidance}}
+    train(settings(world, out, optim={"steps": 40}, **changes), lm)
+    losses = [line["loss"] for line in step_lines(out)]
+    assert min(losses) > 0  # a divergence
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+
+
+def test_prior_and_style_train_and_the_style_is_not_used(world, lm, tmp_path):
+    out = tmp_path / "run"
+    options = {"prior": "activation", "style": True}
+    train(settings(world, out, hypernet=options, optim={"steps": 30}, best="held_in_loss"), lm)
+    lines = step_lines(out)
+    assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5])
+    learnt = weights(out)
+    assert learnt["style"].abs().max() > 0
+    assert learnt["mean"].abs().max() > 0
+    assert learnt["prior.centre"].abs().max() > 0
+    steerer = steering.load(out, lm=lm)
+    before = steerer.edit("owls", prompt="Why?").vector
+    with torch.no_grad():
+        steerer.hypernet.style.zero_()
+    assert torch.equal(steerer.edit("owls", prompt="Why?").vector, before)
+
+
 @pytest.mark.parametrize("kind", ["attention", "mlp"])
 def test_sub_layer_sites_and_scopes_train(world, lm, tmp_path, kind):
     changes = {"site": {"layer": 2, "kind": kind, "scope": "response"}}

@@ -70,11 +70,15 @@ def without_speed(lines):
 
 @pytest.fixture(scope="module")
 def configure(world):
-    """Settings with contrast, accumulation, warm-up, decay: all that could carry state."""
+    """Settings with contrast, accumulation, warm-up, decay, prior and style: all with state."""
 
     def build(out, **changes):
         optim = {"accumulation": 2, "warmup_steps": 2, "weight_decay": 0.01}
-        return settings(world, out, **{"loss": {"contrast": 1.0}, "optim": optim, **changes})
+        hypernet = {"prior": "activation", "style": True}
+        loss = {"contrast": 1.0}
+        return settings(
+            world, out, **{"loss": loss, "hypernet": hypernet, "optim": optim, **changes}
+        )
 
     return build
 

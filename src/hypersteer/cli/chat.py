@@ -8,7 +8,15 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hypersteer.cli.options import Checkpoint, Loading, OptionalText, Sampling, open_steerer, parse
+from hypersteer.cli.options import (
+    BUNDLED,
+    Checkpoint,
+    Loading,
+    OptionalText,
+    Sampling,
+    open_steerer,
+    parse,
+)
 from hypersteer.concepts import validate_steering_prompt
 
 
@@ -24,8 +32,8 @@ class Chat:
       hypersteer chat runs/demo --strength 1.5 --temperature 0.7
     """
 
-    checkpoint: Checkpoint
-    """Folder that 'hypersteer train' wrote to, or the Hub id of a checkpoint."""
+    checkpoint: Checkpoint = BUNDLED
+    """Folder that 'hypersteer train' wrote to, or a Hub id; without one, that of the package."""
     steer: OptionalText = None
     """Steering prompt to start with; unsteered without one."""
     strength: float = 1.0

@@ -8,7 +8,7 @@ from hypersteer.edits import Edit, check_strength, load_edit
 from hypersteer.errors import SteeringError, nearest, one_line
 from hypersteer.lm.chat import Prompt
 from hypersteer.lm.requests import check_edit
-from hypersteer.steering import Steer, Steerer
+from hypersteer.steering import Steerer
 
 Messages = list[dict[str, str]]
 
@@ -29,7 +29,7 @@ class Conversation:
         steerer: Steerer,
         decoding: dict[str, Any],
         *,
-        steer: Steer = None,
+        steer: str | Edit | None = None,
         strength: float = 1.0,
         system: str = "",
     ) -> None:

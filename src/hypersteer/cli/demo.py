@@ -48,7 +48,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """Train a small hypernetwork on the bundled data, and see it steer.
+    """Train a small hypernetwork on the bundled data, and see it steer beside the shipped one.
 
     Takes some minutes on a laptop CPU. If it is cut off, the same command goes on; once it has
     finished, the same command goes straight to the answers.
@@ -143,7 +143,24 @@ def _show(steerer: "Steerer") -> None:
     from hypersteer.cli.show import Question, compare, print_answers
 
     questions = [Question(prompt, steering, STRENGTH) for prompt, steering in SHOWN]
+    found = compare(steerer, questions, DECODING)
+    shipped = _shipped(steerer)
+    if shipped is not None:
+        at_one = [question._replace(strength=1.0) for question in questions]
+        beside = compare(shipped, at_one, DECODING)
+        found = [a._replace(shipped=b.steered) for a, b in zip(found, beside, strict=True)]
     trained = steerer.card.concepts
-    for question, answers in zip(questions, compare(steerer, questions, DECODING), strict=True):
+    for question, answers in zip(questions, found, strict=True):
         known = question.steering_prompt in trained
         print_answers(question, answers, "" if known else "(NOT in training: held out)")
+
+
+def _shipped(steerer: "Steerer") -> "Steerer | None":
+    """The package's own checkpoint on the same base LM, if it is for that one."""
+    from hypersteer.checkpoint import BUNDLED as SHIPPED
+    from hypersteer.checkpoint import find_checkpoint, read_card
+    from hypersteer.steering import load
+
+    if read_card(find_checkpoint(SHIPPED)).fingerprint != steerer.lm.fingerprint:
+        return None
+    return load(SHIPPED, lm=steerer.lm)

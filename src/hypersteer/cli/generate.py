@@ -3,18 +3,21 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from hypersteer.cli.conditions_rules import describe, read_rules
 from hypersteer.cli.options import (
+    BUNDLED,
     Checkpoint,
     Flag,
     Loading,
     OptionalText,
     Sampling,
+    names_checkpoint,
     open_steerer,
     parse,
 )
@@ -22,23 +25,25 @@ from hypersteer.concepts import validate_steering_prompt
 from hypersteer.errors import ConfigError, SteeringError, one_line
 
 if TYPE_CHECKING:
-    from hypersteer.cli.show import Answers, Question
+    from hypersteer.cli.show import Question
     from hypersteer.steering import Steerer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Answer prompts, steered by words. One answer streams; several are made in batches.
+    r"""Answer prompts, steered by words. One answer streams; several are made in batches.
 
     Examples:
-      hypersteer generate runs/demo "Tell me about your day." --steer "talk like a pirate"
+      hypersteer generate "Tell me about your day." --steer "talk like a pirate"
       hypersteer generate runs/demo "Why is the sky blue?" --steer "be gloomy" --compare
       hypersteer generate runs/demo "Hi." "Bye." --steer "be gloomy" --strength 0.5 --strength 2
       hypersteer generate runs/demo --prompts-file prompts.txt --steer "be gloomy" --json
+      hypersteer generate runs/demo "My knee hurts." --rule "if health then deflect" \
+        --condition health=health.safetensors --steer "deflect=refer to a doctor"
     """
 
-    checkpoint: Checkpoint
-    """Folder that 'hypersteer train' wrote to, or the Hub id of a checkpoint."""
+    checkpoint: Checkpoint = BUNDLED
+    """Folder that 'hypersteer train' wrote to, or a Hub id; without one, that of the package."""
     prompts: Annotated[
         tuple[str, ...], Positional, arg(metavar="[PROMPT ...]", help_behavior_hint="")
     ] = ()
@@ -51,8 +56,21 @@ class Generate:
         UseAppendAction[tuple[float, ...]], arg(metavar="X", help_behavior_hint="(default: 1.0)")
     ] = ()
     """Multiplies the edit: 0 is unsteered, negative steers away. Repeat it for one per prompt."""
-    edit: OptionalText = None
-    """Steer by the edit in this .safetensors file, not by a steering prompt."""
+    edit: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="FILE", help_behavior_hint="")
+    ] = ()
+    """Steer by the edit in this .safetensors file, not by a steering prompt. Repeat likewise."""
+    rule: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="RULE", help_behavior_hint="")
+    ] = ()
+    """Steer only when a condition fires, as in "if a and not b then x"; may be repeated. Edits are
+    then named: --edit NAME=FILE, or --steer NAME=TEXT."""
+    condition: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="NAME=FILE", help_behavior_hint="")
+    ] = ()
+    """A condition for the rules: a file that 'hypersteer conditions fit' wrote."""
+    check: str = "prompt"
+    """When the rules decide: once on the prompt, at every token, or after every so many (8)."""
     save_edit: OptionalText = None
     """Write the edit for the one prompt to this .safetensors file."""
     prompts_file: OptionalText = None
@@ -70,6 +88,8 @@ class Generate:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     args = parse(Generate, argv, "generate")
+    if not names_checkpoint(args.checkpoint):
+        args = replace(args, checkpoint=BUNDLED, prompts=(args.checkpoint, *args.prompts))
     questions = _questions(args)
     decoding = args.sampling.settings()
     steerer = open_steerer(args.checkpoint, args.loading)
@@ -90,9 +110,11 @@ def _questions(args: Generate) -> list["Question"]:
         SteeringError: for options that do not go together, lists of different lengths, or values
             that cannot steer.
     """
-    if args.steer and args.edit is not None:
+    if args.steer and args.edit and not args.rule:
         raise ConfigError("--steer and --edit exclude each other; give one of them")
-    if args.compare and not args.steer and args.edit is None:
+    if args.condition and not args.rule:
+        raise ConfigError("--condition is for rules; give a --rule that says what it switches on")
+    if args.compare and not args.steer and not args.edit:
         raise ConfigError("--compare needs something to compare with: give --steer or --edit")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size} is below 1")
@@ -101,7 +123,7 @@ def _questions(args: Generate) -> list["Question"]:
         raise SteeringError("there is no prompt; give one in quotes, or a --prompts-file")
     if any(not prompt.strip() for prompt in prompts):
         raise SteeringError("a prompt is empty; give some text")
-    if args.save_edit is not None and (len(prompts) != 1 or not args.steer):
+    if args.save_edit is not None and (len(prompts) != 1 or not args.steer or args.rule):
         raise ConfigError(
             f"--save-edit writes the edit of one --steer for one prompt, not for {len(prompts)} "
             f"prompts and {len(args.steer)} steering prompts"
@@ -111,8 +133,13 @@ def _questions(args: Generate) -> list["Question"]:
     from hypersteer.cli.show import Question
     from hypersteer.edits import check_strength, load_edit
 
-    edits = [None] if args.edit is None else [load_edit(args.edit)]
-    steers = _each(texts or edits, len(prompts), "--steer")
+    if args.rule:
+        steers: list[Any] = [
+            read_rules(args.rule, args.condition, args.edit, args.steer, args.check)
+        ]
+    else:
+        steers = texts or [load_edit(path) for path in args.edit] or [None]
+    steers = _each(steers, len(prompts), "--steer" if texts else "--edit")
     strengths = [check_strength(strength) for strength in args.strength or (1.0,)]
     strengths = _each(strengths, len(prompts), "--strength")
     return [Question(*row) for row in zip(prompts, steers, strengths, strict=True)]
@@ -150,24 +177,39 @@ def _save_edit(steerer: "Steerer", text: str, question: "Question", path: str) -
 
 
 def _stream(steerer: "Steerer", question: "Question", decoding: dict[str, Any]) -> None:
+    from hypersteer.cli.show import notice
+    from hypersteer.gates.decisions import Decisions
+
     prompt, steer, strength = question
-    for piece in steerer.stream(prompt, steer=steer, strength=strength, **decoding):
+    log = Decisions()
+    for piece in steerer.stream(prompt, steer=steer, strength=strength, decisions=log, **decoding):
         print(piece, end="", flush=True)
     print()
+    if log.rows[0]:
+        notice(describe(log.rows[0]))
 
 
 def _answer(
     steerer: "Steerer", questions: Sequence["Question"], decoding: dict[str, Any], args: Generate
 ) -> None:
     """Print the steered answers, batch by batch."""
+    from hypersteer.cli.show import notice
+    from hypersteer.gates.decisions import Decisions
+
     for batch, options in _batches(questions, decoding, args.batch_size):
         prompts, steers, strengths = map(list, zip(*batch, strict=True))
-        texts = steerer.generate(prompts, steer=steers, strength=strengths, **options)
-        for question, text in zip(batch, texts, strict=True):
+        log = Decisions()
+        texts = steerer.generate(
+            prompts, steer=steers, strength=strengths, decisions=log, **options
+        )
+        for question, text, checks in zip(batch, texts, log.rows, strict=True):
             if args.json:
-                _print_json(question, text)
-            else:
-                print(f"> {question.text}\n{text.strip()}\n", flush=True)
+                decided = [check.as_dict() for check in checks]
+                _print_json(question, text, {"decisions": decided} if checks else {})
+                continue
+            print(f"> {question.text}\n{text.strip()}\n", flush=True)
+            if checks:
+                notice(describe(checks))
 
 
 def _compare(
@@ -179,7 +221,8 @@ def _compare(
     for batch, options in _batches(questions, decoding, max(1, args.batch_size // 3)):
         for question, answers in zip(batch, compare(steerer, batch, options), strict=True):
             if args.json:
-                _print_json(question, answers.steered, answers)
+                others = {"unsteered": answers.unsteered, "prompted": answers.prompted}
+                _print_json(question, answers.steered, others)
             else:
                 print_answers(question, answers)
 
@@ -193,13 +236,11 @@ def _batches(
         yield questions[start : start + size], options
 
 
-def _print_json(question: "Question", text: str, answers: "Answers | None" = None) -> None:
+def _print_json(question: "Question", text: str, more: dict[str, Any]) -> None:
     line = {
         "prompt": question.prompt,
         "steer": question.steering_prompt,
         "strength": question.strength,
         "text": text,
     }
-    if answers is not None:
-        line |= {"unsteered": answers.unsteered, "prompted": answers.prompted}
-    print(json.dumps(line, ensure_ascii=False), flush=True)
+    print(json.dumps(line | more, ensure_ascii=False), flush=True)

@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "Compare methods: answers at every strength, judged, with one report.",
     "generate": "Answer prompts, steered by words.",
     "chat": "Talk to a steered model in the terminal.",
+    "conditions": "Fit, test and show conditions, which decide when an edit acts.",
     "concepts": "List concepts of data or of a checkpoint; `concepts build` makes data.",
 }
 """Every command with its one line of help; the command NAME lives in `hypersteer.cli.NAME`."""

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -17,14 +18,19 @@ from hypersteer.errors import ConfigError
 if TYPE_CHECKING:
     from hypersteer.steering import Steerer
 
+MAX_PATH = 1024
+"""A text of more characters is no path, and asking the file system about it is an error."""
 T = TypeVar("T")
 
 OptionalText = Annotated[str | None, tyro.conf.DisallowNone, arg(help_behavior_hint="")]
 """An option with a text value, whose help text says what happens without it."""
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg(help_behavior_hint="")]
 """An option that is off unless it is given."""
-Checkpoint = Annotated[str, tyro.conf.Positional, arg(metavar="CHECKPOINT")]
-"""The first argument of commands that use a checkpoint."""
+BUNDLED = "bundled"
+Checkpoint = Annotated[
+    str, tyro.conf.Positional, arg(metavar="[CHECKPOINT]", help_behavior_hint="")
+]
+"""The first argument of commands that use a checkpoint; without one, that of the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,16 @@ class Sampling:
         found = {name: getattr(self, name) for name in self.__slots__}
         Decoding(**found)
         return found
+
+
+def names_checkpoint(text: str) -> bool:
+    """Whether a first argument means a checkpoint and no prompt: a folder, or like a path or id.
+
+    A path or an id has no space in it, and a slash.
+    """
+    if text == BUNDLED or (0 < len(text) < MAX_PATH and Path(text).expanduser().is_dir()):
+        return True
+    return "/" in text and not any(character.isspace() for character in text)
 
 
 def open_steerer(checkpoint: str, loading: Loading) -> "Steerer":

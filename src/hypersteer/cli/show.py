@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hypersteer.data.batches import prompted
-from hypersteer.edits import VectorEdit
 from hypersteer.lm.chat import Prompt
 from hypersteer.steering import Steer, Steerer
 
@@ -30,16 +29,18 @@ class Question(NamedTuple):
 
     @property
     def steering_prompt(self) -> str | None:
-        """The words that steer; of an edit those that it was made from."""
-        return self.steer.steering_prompt if isinstance(self.steer, VectorEdit) else self.steer
+        """The words that steer; of an edit those that it was made from, of rules their text."""
+        steer = self.steer
+        return steer if steer is None or isinstance(steer, str) else steer.steering_prompt
 
 
 class Answers(NamedTuple):
-    """Answers to one question."""
+    """Answers to one question; `shipped` is that of the package's own checkpoint, where asked."""
 
     unsteered: str
     prompted: str | None
     steered: str
+    shipped: str | None = None
 
 
 def with_words(prompt: Prompt, words: str) -> Prompt:
@@ -70,7 +71,7 @@ def compare(
             rows.append((with_words(question.prompt, question.steer), None, 0.0, seed))
         rows.append((question.prompt, question.steer, question.strength, seed))
     prompts, steers, strengths, seeds = zip(*rows, strict=True)
-    options = {**decoding, "seed": tuple(seeds)}
+    options: dict[str, Any] = {**decoding, "seed": tuple(seeds)}
     texts = iter(
         steerer.generate(list(prompts), steer=list(steers), strength=list(strengths), **options)
     )

@@ -36,6 +36,9 @@ from hypersteer.lm.hooks import capture
 STYLE_RATE = 10.0
 """Factor on the style vector: it learns so much faster than the edits, and gets there first."""
 
+MEAN_RATE = 0.02
+"""How fast the running mean of the vectors follows them: over some 50 steps."""
+
 HEAD_INIT = 0.1
 """Factor on the default initialisation of the head's last layer: first edits are small."""
 
@@ -93,8 +96,11 @@ class Hypernet(nn.Module):
             for parameter in self.head[-1].parameters():
                 parameter.mul_(HEAD_INIT)
         self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
-        # Added in training only: what all answers of the training data share is not steering.
+        # What all answers of the training data share is not steering: a vector of its own learns
+        # it, is there in training only, and the edits are kept at mean zero.
         self.style = nn.Parameter(torch.zeros(lm.width)) if config.style else None
+        if config.style:
+            self.register_buffer("mean", torch.zeros(lm.width))
         self.register_buffer("scale", torch.tensor(scale))
         self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
         self.to(lm.device)
@@ -135,9 +141,17 @@ class Hypernet(nn.Module):
             assert own is not None
             guess, beside = self.prior(own)
             vectors = guess + self.head(last + beside)
-        if self.style is not None and self.training:
-            vectors = vectors + STYLE_RATE * self.style
+        if self.style is not None:
+            vectors = self._without_style(vectors, self.style)
         return (vectors * self.scale).float()
+
+    def _without_style(self, vectors: Tensor, style: Tensor) -> Tensor:
+        """Vectors less their running mean; in training, with the style vector in its place."""
+        if not self.training:
+            return vectors - self.mean
+        with torch.no_grad():
+            self.mean.lerp_(vectors.detach().float().mean(0), MEAN_RATE)
+        return vectors - self.mean + STYLE_RATE * style
 
 
 def new_hypernet(

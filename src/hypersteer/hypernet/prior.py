@@ -18,7 +18,7 @@ from hypersteer.edits import Site
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate
 
-GAIN = 0.3
+GAIN = 0.4
 """Size of the first guess in units of the site's typical state: visible, but not overpowering."""
 
 TOGETHER = 64

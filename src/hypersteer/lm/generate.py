@@ -14,7 +14,7 @@ from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
 from hypersteer.lm.hooks import forked
 from hypersteer.lm.packing import pack, packed_products
 from hypersteer.lm.sampling import Sampler
-from hypersteer.lm.writers import Writer, written
+from hypersteer.lm.writers import Writer, gates_of, written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def decode(
     sampler = decoding.sampler(rows)
     if strengths is not None:
         writers = [writer.at(strengths) for writer in writers]
-    state = _State(lm, prompts, writers, copies)
+    state = Running(lm, prompts, writers, copies)
     for step in range(decoding.max_new_tokens):
         chosen = sampler(state.advance())
         tokens = chosen.tolist()
@@ -141,7 +141,7 @@ def join_pieces(lm: BaseLM, tokens: Generator[dict[int, int]]) -> Generator[str]
         yield text[len(sent) :]
 
 
-class _State:
+class Running:
     """The running batch: cache, attention mask, positions, and which rows are in it."""
 
     def __init__(
@@ -154,6 +154,7 @@ class _State:
         self._lm = lm
         self._writers = writers
         self._copies = copies
+        self._gates = gates_of(writers)
         batch = collate(prompts, pad_id=lm.chat.pad_id, side="left").to(lm.device)
         self._next: TokenBatch = batch
         self._mask = batch.spans.real.long()
@@ -169,6 +170,10 @@ class _State:
         """Run the tokens not yet run; logits [B, V] of the last one."""
         with ExitStack() as stack:
             stack.enter_context(packed_products(self._packed))
+            if self._spans is not None:
+                for gate in self._gates:
+                    gate.start(self._copies, self.finished)
+                    gate.look_ahead(self._next)
             if self._spans is not None and self._copies > 1:
                 site = min(writer.site for writer in self._writers)
                 rows = len(self._mask)
@@ -208,5 +213,5 @@ class _State:
         self._next = TokenBatch(self._next.ids[index], self._next.spans)
         self._mask, self._positions = self._mask[index], self._positions[index]
         self.rows = [self.rows[row] for row in rows]
-        for writer in self._writers:
-            writer.keep_rows(rows)
+        for held in (*self._gates, *self._writers):
+            held.keep_rows(rows)

@@ -1,15 +1,18 @@
 """What callers ask for, brought into rows: prompts, what steers each, and how strongly."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from hypersteer.edits import Edit, Scope, Site, VectorEdit, check_strength
 from hypersteer.errors import CheckpointError, SteeringError
+from hypersteer.gates.decisions import Decisions
+from hypersteer.gates.rules import Rules
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Prompt, PromptIds
-from hypersteer.lm.writers import VectorWriter, Writer
+from hypersteer.lm.gate import Gate
+from hypersteer.lm.writers import GatedWriter, VectorWriter, Writer
 
 
 class Request(NamedTuple):
@@ -17,7 +20,7 @@ class Request(NamedTuple):
 
     Attributes:
         prompts: B tokenised prompts.
-        steer: what steers each row: a steering prompt, an edit, or None.
+        steer: what steers each row: a steering prompt, an edit, rules, or None.
         strengths: strength of each row.
         single: whether the caller gave one prompt, not a list, and wants one answer.
     """
@@ -69,9 +72,7 @@ def edit_writers(
     by_site: dict[Site, dict[int, Edit]] = {}
     for row, edit in enumerate(edits):
         if edit is not None:
-            check_edit(lm, edit)
-            site = lm.site(edit.site.layer, edit.site.kind)
-            by_site.setdefault(site, {})[row] = edit
+            by_site.setdefault(edit_site(lm, edit), {})[row] = edit
     writers: list[Writer] = []
     for site, members in by_site.items():
         vectors = torch.zeros(len(edits), lm.width)
@@ -82,6 +83,49 @@ def edit_writers(
         ]
         writers.append(VectorWriter(site, vectors.to(lm.device), scopes))
     return writers
+
+
+def steer_writers(
+    lm: BaseLM,
+    steer: Sequence[Any],
+    plain: Callable[[list[Any]], list[Writer]],
+    site_of: Callable[[str | Edit], Site],
+    decisions: Decisions | None = None,
+) -> list[Writer]:
+    """Writers for rows that may be steered by rules: those of their edits, each behind its gate.
+
+    Args:
+        lm: the base LM.
+        steer: what steers each row: a steering prompt, an edit, rules, or None.
+        plain: writers for rows with one steering prompt or edit each, or None.
+        site_of: where an edit of the rules acts.
+        decisions: filled, as the generation runs, with what the gates decide.
+
+    Raises:
+        SteeringError: for anything in the rules that cannot be done with this base LM.
+    """
+    if decisions is not None:
+        decisions.restart(len(steer))
+    gated = [one if isinstance(one, Rules) else None for one in steer]
+    if all(one is None for one in gated):
+        return plain(list(steer))
+    gate = Gate(lm, gated, site_of, decisions)
+    members: dict[Site, list[tuple[int, Writer]]] = {}
+    for slot in range(gate.slots):
+        edits = [_edit_at(one, slot) for one in steer]
+        for writer in plain(edits):
+            members.setdefault(writer.site, []).append((slot, writer))
+    return [GatedWriter(gate, found) for found in members.values()]
+
+
+def edit_site(lm: BaseLM, edit: Any) -> Site:
+    """Where an edit acts in this base LM.
+
+    Raises:
+        SteeringError: if it is no edit for this base LM; see `check_edit`.
+    """
+    check_edit(lm, edit)
+    return lm.site(edit.site.layer, edit.site.kind)
 
 
 def check_edit(lm: BaseLM, edit: Edit) -> None:
@@ -103,6 +147,12 @@ def check_edit(lm: BaseLM, edit: Edit) -> None:
             f"the edit '{edit.steering_prompt}' has width {len(edit.vector)}, but {lm.name} has "
             f"width {lm.width}"
         )
+
+
+def _edit_at(steer: Any, slot: int) -> Any:
+    """The edit of one row that is its number `slot`; what is no rules is its own first edit."""
+    edits = list(steer.edits.values()) if isinstance(steer, Rules) else [steer]
+    return edits[slot] if slot < len(edits) else None
 
 
 def _is_chat(prompts: Any) -> bool:

@@ -1,11 +1,12 @@
 """What is written into the hidden states of a running batch at a site.
 
-`VectorWriter` adds one vector per row; `DeltaWriter` adds what depends on the state it is added to.
+`VectorWriter` adds one vector per row; `DeltaWriter` adds what depends on the state it is added to;
+`GatedWriter` lets other writers act only in the rows whose gate is open.
 """
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from hypersteer.edits import Scope, Site
 from hypersteer.lm.chat import Spans, scope_mask
+from hypersteer.lm.gate import Gate
 from hypersteer.lm.hooks import at_sites
 
 MakeVectors = Callable[[Tensor, Spans], Tensor]
@@ -23,6 +25,7 @@ Delta = Callable[[Tensor, Tensor], Tensor]
 """Hidden states [B, T, D] and the row numbers [B] they belong to -> what is added at strength 1."""
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Writes at one site, into the rows it was made for, as a generation runs.
 
@@ -95,14 +98,26 @@ class VectorWriter:
         """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
         copies = len(self._strengths)
         rows = len(self._scopes) // copies
-        if self.vectors is None:
-            made = self._source
-            made = made if isinstance(made, Tensor) else made(hidden[:rows], spans)
-            self.vectors = torch.cat([strength * made for strength in self._strengths])
+        self.fix(hidden, spans)
+        assert self.vectors is not None
         mask = scope_mask(self._scopes[:rows], spans).repeat(copies, 1)
         # Below a residual site the rows are still shared; a sub-layer's own block has them all.
         whole = hidden.repeat(copies, 1, 1) if len(hidden) < len(mask) else hidden
         return add_vectors(whole, self.vectors, mask)
+
+    def fix(self, hidden: Tensor, spans: Spans) -> None:
+        """Make the vectors, unless they are made, from the states that are to be written into."""
+        if self.vectors is None:
+            rows = len(self._scopes) // len(self._strengths)
+            made = self._source
+            made = made if isinstance(made, Tensor) else made(hidden[:rows], spans)
+            self.vectors = torch.cat([strength * made for strength in self._strengths])
+
+    def silence(self, rows: Bool[Tensor, " B"]) -> None:
+        """Add nothing to these rows from here on; the vectors must be made."""
+        assert self.vectors is not None
+        self.vectors = self.vectors.masked_fill(rows.to(self.vectors.device)[:, None], 0.0)
+        self._step = None
 
     def step(self, hidden: Tensor) -> Tensor:
         """Write into the states [B, 1, D] of response tokens after the prefill."""
@@ -174,6 +189,69 @@ class DeltaWriter:
         )
 
 
+class GatedWriter:
+    """Writers at one site, each of which acts only in the rows where its edit's gate is open.
+
+    A gate that is decided on the prompt only costs nothing afterwards: vectors of closed rows are
+    zero from then on, and writers that act in no row are left out.
+
+    Args:
+        gate: decides.
+        members: writers of the site, each with the number of its edits among a row's.
+    """
+
+    def __init__(self, gate: Gate, members: Sequence[tuple[int, Writer]]) -> None:
+        self.gate = gate
+        self.site = members[0][1].site
+        self._members = tuple(members)
+        self._acting = self._members
+
+    def at(self, strengths: Sequence[float]) -> "GatedWriter":
+        """The same for copies of its rows; see `Writer.at`."""
+        return GatedWriter(self.gate, [(slot, one.at(strengths)) for slot, one in self._members])
+
+    def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
+        rows = self.gate.rows
+        whole = hidden if len(hidden) == rows else hidden.repeat(rows // len(hidden), 1, 1)
+        settled = not self.gate.rechecks
+        self._acting = tuple(
+            (slot, writer)
+            for slot, writer in self._members
+            if not settled or bool(self.gate.open(slot).any())
+        )
+        for _, writer in self._acting:  # all read what is there before any of them writes
+            if isinstance(writer, VectorWriter):
+                writer.fix(whole, spans)
+        for slot, writer in self._acting:
+            whole = self._where_open(slot, writer.prefill(whole, spans), whole)
+            if settled and isinstance(writer, VectorWriter):
+                writer.silence(~self.gate.open(slot))
+        return whole
+
+    def step(self, hidden: Tensor) -> Tensor:
+        """Write into the states [B, 1, D] of response tokens after the prefill."""
+        for slot, writer in self._acting:
+            changed = writer.step(hidden)
+            silenced = isinstance(writer, VectorWriter) and not self.gate.rechecks
+            hidden = changed if silenced else self._where_open(slot, changed, hidden)
+        return hidden
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Forget all rows but these; the gate is told by who runs the batch."""
+        for _, writer in self._acting:
+            writer.keep_rows(rows)
+
+    def _where_open(self, slot: int, changed: Tensor, hidden: Tensor) -> Tensor:
+        opened = self.gate.open(slot).to(hidden.device)
+        return torch.where(opened[:, None, None], changed, hidden)
+
+
+def gates_of(writers: Sequence[Writer]) -> list[Gate]:
+    """The distinct gates that writers obey."""
+    return list(dict.fromkeys(w.gate for w in writers if isinstance(w, GatedWriter)))
+
+
 @contextmanager
 def written(
     blocks: nn.ModuleList, writers: Sequence[Writer], spans: Spans | None
@@ -191,5 +269,6 @@ def written(
             return writer.step
         return lambda hidden: writer.prefill(hidden, spans)
 
-    with at_sites(blocks, [(writer.site, act(writer)) for writer in writers]):
+    readers = [reader for gate in gates_of(writers) for reader in gate.readers(spans)]
+    with at_sites(blocks, [*readers, *((writer.site, act(writer)) for writer in writers)]):
         yield

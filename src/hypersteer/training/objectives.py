@@ -39,7 +39,7 @@ def step_losses(
         steering.append([row.wrong for row in rows])
     teacher = None
     if loss.objective == "distillation":
-        prompted = [row.prompted for row in rows]
+        prompted = [row.prompted for row in rows if row.prompted is not None]
         teacher = teacher_logits(setup.lm, prompted, prompts, responses, loss.guidance)
     per_row = steered_losses(setup, prompts, responses, steering, teacher)
     mean = per_row[0].mean()

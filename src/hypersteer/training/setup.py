@@ -96,7 +96,13 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
     wanted, seed = config.data, config.seed
     data = load_concepts(list(wanted.source))
     split = split_as(data, wanted, seed)
-    tokens = Tokenised(data, lm.chat, wanted.max_prompt_tokens, wanted.max_response_tokens)
+    tokens = Tokenised(
+        data,
+        lm.chat,
+        wanted.max_prompt_tokens,
+        wanted.max_response_tokens,
+        prompting=config.loss.objective == "distillation",
+    )
     lm.check_length(
         wanted.max_prompt_tokens + wanted.max_response_tokens,
         "data.max_prompt_tokens + data.max_response_tokens",

@@ -35,7 +35,7 @@ def prompted(setup: Steered) -> Losses:
 
     def losses(rows: Sequence[ValidationRow]) -> Tensor:
         responses = [v.row.response for v in rows]
-        right = plain_losses(setup.lm, [v.row.prompted for v in rows], responses)
+        right = plain_losses(setup.lm, [v.prompted for v in rows], responses)
         wrong = plain_losses(setup.lm, [v.wrongly_prompted for v in rows], responses)
         return torch.stack([right, wrong])
 

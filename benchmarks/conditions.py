@@ -1,0 +1,153 @@
+"""What conditions cost: fitting one, and decoding behind a gate against ungated steering.
+
+    python benchmarks/conditions.py [--prompts 100] [--batch 1 8] [--new-tokens 32] [--repeats 5]
+
+Fitting reads that many prompts in and off a topic at all layers and searches the point. Decoding
+compares processor time per round, in one run and in turns: steering without a gate (the floor),
+the same once more (the noise of the measurement), and the same edit behind gates that are open.
+Since the noise is larger than what is looked for, what a gate does in a decoding step is also timed
+alone, and set against the time of a step.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import hypersteer as hs
+from hypersteer.conditioning.texts import read_labelled
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import collate
+from hypersteer.lm.requests import as_request, edit_site, edit_writers, steer_writers
+from hypersteer.lm.writers import gates_of, written
+from timing import machine, table
+
+TOPIC = Path(hs.__file__).parent / "data" / "topics" / "health.jsonl"
+FLOOR = "steered"
+STEPS = 2000
+"""Steps timed alone."""
+
+
+def fit(lm: BaseLM, count: int) -> hs.Condition:
+    """Fit, print what it took, and give back the condition."""
+    sides = read_labelled(TOPIC)
+    positives, negatives = sides.positives[:count], sides.negatives[:count]
+    tokens = sum(len(lm.chat.prompt(str(text)).ids) for text in (*positives, *negatives))
+    wall, cpu = time.perf_counter(), time.process_time()
+    hs.fit_condition(lm, positives, negatives, name="health")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    table(
+        ["prompts", "tokens", "layers", "seconds", "seconds of processor time"],
+        [
+            [
+                f"{len(positives)} + {len(negatives)}",
+                f"{tokens:,}",
+                str(lm.depth),
+                f"{wall:.1f}",
+                f"{cpu:.1f}",
+            ]
+        ],
+    )
+    # Decoding is measured with a condition that can be checked in the response too.
+    low = hs.ConditionConfig(layers=tuple(range(0, 13, 4)))
+    return hs.fit_condition(lm, positives, negatives, name="health", config=low)
+
+
+def ways(condition: hs.Condition, edit: hs.VectorEdit) -> dict[str, hs.VectorEdit | hs.Rules]:
+    """What steers, in every way; the gates are open in all rows."""
+    always = replace(condition, threshold=-2.0)
+
+    def gated(check: str | int) -> hs.Rules:
+        conditions = {"health": always}
+        return hs.rules("if health then x", conditions=conditions, edits={"x": edit}, check=check)
+
+    return {
+        FLOOR: edit,
+        "steered again": edit,
+        "gate, prompt only": gated("prompt"),
+        "gate, every 8 tokens": gated(8),
+        "gate, every token": gated("token"),
+    }
+
+
+def step_seconds(lm: BaseLM, steer: hs.VectorEdit | hs.Rules, prompts: list[str]) -> float:
+    """Processor seconds of all that steering does in one decoding step, reading and writing."""
+    request = as_request(lm, prompts, steer, 1.0)
+    writers = steer_writers(
+        lm,
+        request.steer,
+        lambda edits: edit_writers(lm, edits, request.strengths),
+        lambda edit: edit_site(lm, edit),
+    )
+    batch = collate(request.prompts, pad_id=lm.chat.pad_id, side="left")
+    hidden = torch.randn(len(prompts), 1, lm.width)
+    with torch.inference_mode():
+        with written(lm.blocks, writers, batch.spans):
+            lm.forward(batch, logits_to_keep=1)
+        taken = []
+        for _ in range(STEPS):
+            start = time.process_time()
+            for gate in gates_of(writers):
+                for _, read in gate.readers(None):
+                    read(hidden)
+            for writer in writers:
+                writer.step(hidden)
+            taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+def times(work: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+    """Processor seconds of each job in each round; the jobs take turns, in changing order."""
+    taken: dict[str, list[float]] = {name: [] for name in work}
+    for job in work.values():
+        job()
+    names = list(work)
+    for number in range(repeats):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            start = time.process_time()
+            work[name]()
+            taken[name].append(time.process_time() - start)
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    lm = hs.load_lm("smollm2-135m-instruct")
+    lm.chat.end_of_turn = ()  # nobody stops early, so that all generate the same number
+    print(f"{machine()}\n\nfitting\n")
+    condition = fit(lm, args.prompts)
+    edit = hs.VectorEdit(vector=condition.directions[-1], site=lm.site(12))
+    print(f"\ndecoding {args.new_tokens} tokens, prompt pass included\n")
+    rows = []
+    for batch in args.batch:
+        prompts = [str(text) for text in read_labelled(TOPIC).positives[:batch]]
+        steer = ways(condition, edit)
+        work = {
+            way: lambda e=one, p=prompts: lm.generate(p, edit=e, max_new_tokens=args.new_tokens)
+            for way, one in steer.items()
+        }
+        taken = times(work, args.repeats)
+        alone = {way: step_seconds(lm, one, prompts) for way, one in steer.items()}
+        step = statistics.median(taken[FLOOR]) / args.new_tokens
+        for way, seconds in taken.items():
+            ratios = [a / b for a, b in zip(seconds, taken[FLOOR], strict=True)]
+            more = alone[way] - alone[FLOOR]
+            rate = batch * args.new_tokens / statistics.median(seconds)
+            cells = [f"{rate:.1f}", f"{100 * (statistics.median(ratios) - 1):+.2f} %"]
+            cells += [f"{1e6 * more:+.0f}", f"{100 * more / step:+.2f} %"]
+            rows.append([str(batch), way, *cells])
+    headings = ["batch", "way", "tokens per processor second", "time over the floor"]
+    table([*headings, "alone, microseconds a step", "of a step"], rows)
+
+
+if __name__ == "__main__":
+    main()

