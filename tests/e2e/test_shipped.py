@@ -30,15 +30,14 @@ def steerer():
     return hs.load(lm=hs.load_lm("smollm2-135m-instruct", device="cpu", dtype="float32"))
 
 
-def test_it_is_small_and_never_saw_the_held_out_concepts():
+def test_it_is_small_and_never_saw_a_concept_of_the_other_bundled_set():
     folder = find_checkpoint(BUNDLED)
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 40 * MIB
     card = read_card(folder)
-    held_out = {c.text for c in load_concepts("bundled").concepts if c.held_out}
-    assert len(held_out) == 40
-    assert held_out == set(card.held_out)
-    assert not held_out & set(card.concepts)
-    assert len(card.concepts) == 208 + 846
+    bundled = {concept.text.casefold() for concept in load_concepts("bundled").concepts}
+    seen = {text.casefold() for text in (*card.concepts, *card.held_out)}
+    assert len(seen) > 400
+    assert not seen & bundled
     about = (folder / "README.md").read_text()
     for word in ("Data", "Scores", "Strength", "Fail", "Apache-2.0"):
         assert word in about, word

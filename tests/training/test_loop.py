@@ -365,6 +365,22 @@ def test_all_variants_train(world, lm, tmp_path, variant, contrast):
         assert torch.equal(value, before[name])
 
 
+def test_the_contrastive_term_alone_raises_the_gap_and_no_more(world, lm, tmp_path):
+    """With weight 0 the gap grows, and the loss is not what is minimised."""
+    out = tmp_path / "run"
+    train(settings(world, out, loss={"weight": 0.0, "contrast": 2.0}, optim={"steps": 30}), lm)
+    alone = step_lines(out)
+    train(settings(world, tmp_path / "both", loss={"contrast": 2.0}, optim={"steps": 30}), lm)
+    both = step_lines(tmp_path / "both")
+
+    def late(lines, name):
+        return sum(line[name] for line in lines[-8:]) / 8
+
+    assert late(alone, "training_gap") > 2 * alone[0]["training_gap"]
+    assert late(alone, "training_gap") > 0.05
+    assert late(alone, "loss") > late(both, "loss")
+
+
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
 def test_distillation_comes_closer_to_the_prompted_model(world, lm, tmp_path, guidance):
     out = tmp_path / "run"

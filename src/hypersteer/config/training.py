@@ -79,6 +79,8 @@ class LossConfig:
     """For distillation: how far the prompted base LM is pushed from the unprompted one."""
     targets: str | None = None
     """For reconstruction: a safetensors file with one vector per concept id, `vectors` [N, D]."""
+    weight: float = 1.0
+    """Weight of the objective itself; 0 leaves the contrastive term alone."""
     contrast: float = 0.0
     """Weight lambda of the contrastive term: the right steering prompt must beat a wrong one."""
     contrast_beta: float = 5.0
@@ -89,6 +91,10 @@ class LossConfig:
             raise ConfigError(
                 f"loss.contrast {self.contrast} must be 0 or more and loss.contrast_beta "
                 f"{self.contrast_beta} above 0, both finite"
+            )
+        if not 0 <= self.weight < math.inf or not self.weight + self.contrast:
+            raise ConfigError(
+                f"loss.weight {self.weight} is not 0 or more, or there is no loss.contrast beside it"
             )
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"loss.guidance {self.guidance} is not 0 or more")

@@ -120,7 +120,8 @@ def load_instructions(source: str) -> list[Instruction]:
     """A pool of instructions, in file order.
 
     Args:
-        source: `bundled`; `alpaca-eval`, which is the file that HYPERSTEER_ALPACA_EVAL names, or
+        source: `bundled`, of which those marked `test` count, so that none was seen in training by
+            what `concepts build` or `concepts distil` made; `alpaca-eval`, which is the file that HYPERSTEER_ALPACA_EVAL names, or
             else the Hub's; or a JSON or JSON-lines file of objects with an `instruction` and, if
             it suits concepts of one genre only, a `genre`.
 
@@ -137,6 +138,7 @@ def load_instructions(source: str) -> list[Instruction]:
         pool = [
             Instruction(str(entry["instruction"]).strip(), str(entry.get("genre") or ""))
             for entry in entries
+            if source != "bundled" or entry["split"] == "test"
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

@@ -22,14 +22,16 @@ PER_GENRE = 2000
 OFF_GENRE = 0.15
 """Share of the test negatives that is code, and that is math."""
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class Instruction(NamedTuple):
-    """A base prompt, and the pool that it comes from."""
+    """A base prompt, the pool that it comes from, and the split where the pool fixes it."""
 
     text: str
     genre: str
     source: str
+    split: Split | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,11 @@ class Pool:
 
 
 def load_pool(name: str, seed: int) -> Pool:
-    """Reads a pool of instructions and cuts each genre in half at random.
+    """Reads a pool of instructions and cuts each genre in half at random, where it is not marked.
 
     Args:
         name: `bundled`; `hub` for the data sets that AxBench draws from; or a `.json` (list) or
-            `.jsonl` file of texts or of objects with `instruction` and maybe `genre`.
+            `.jsonl` file of texts or of objects with `instruction` and maybe `genre` and `split`.
         seed: of the shuffle before the cut.
 
     Raises:
@@ -90,9 +92,11 @@ def load_pool(name: str, seed: int) -> Pool:
     for number, genre in enumerate(GENRES):
         mine = [one for one in kept if one.genre == genre]
         order = np.random.default_rng([seed, 11, number]).permutation(len(mine))[:PER_GENRE]
-        middle = (len(order) + 1) // 2
-        halves["train", genre] = [mine[i] for i in order[:middle]]
-        halves["test", genre] = [mine[i] for i in order[middle:]]
+        free = [mine[i] for i in order if mine[i].split is None]
+        middle = (len(free) + 1) // 2
+        for split, part in zip(SPLITS, (free[:middle], free[middle:]), strict=True):
+            marked = [mine[i] for i in order if mine[i].split == split]
+            halves[split, genre] = [*marked, *part]
     return Pool(name, halves)
 
 
@@ -161,4 +165,7 @@ def _instruction(entry: Any, where: str, source: str) -> Instruction:
     genre = fields.get("genre", "text")
     if genre not in GENRES:
         raise DataError(f"{where}: unknown genre {genre!r}{nearest(str(genre), GENRES)}")
-    return Instruction(text.strip(), genre, source)
+    split = fields.get("split")
+    if split not in (None, *SPLITS):
+        raise DataError(f"{where}: unknown split {split!r}{nearest(str(split), SPLITS)}")
+    return Instruction(text.strip(), genre, source, split)

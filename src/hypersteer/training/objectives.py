@@ -44,11 +44,11 @@ def step_losses(
     per_row = steered_losses(setup, prompts, responses, steering, teacher)
     mean = per_row[0].mean()
     if not loss.contrast:
-        return StepLosses(mean, {"loss": mean})
+        return StepLosses(loss.weight * mean, {"loss": mean})
     term = contrastive(per_row[0], per_row[1], loss.contrast_beta)
     gap = per_row[1].mean() - mean
     shown = {"loss": mean, "contrastive": term, "training_gap": gap}
-    return StepLosses(mean + loss.contrast * term, shown)
+    return StepLosses(loss.weight * mean + loss.contrast * term, shown)
 
 
 def _reconstructed(setup: Steered, rows: Sequence[Row], targets: Tensor) -> StepLosses:
