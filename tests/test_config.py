@@ -23,6 +23,7 @@ from hypersteer.config import (
     load_toml,
     to_dict,
 )
+from hypersteer.config.distillation import DistillationConfig
 from hypersteer.errors import ConfigError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -54,6 +55,8 @@ blocks = 6
 init = "random"
 cross_heads = 2
 head_width = 64
+prior = "activation"
+style = true
 
 [data]
 source = ["bundled", "axbench:concept10/2b/l20"]
@@ -69,6 +72,7 @@ max_response_tokens = 50
 [loss]
 objective = "reconstruction"
 targets = "targets.safetensors"
+weight = 0.5
 contrast = 0.5
 contrast_beta = 2.0
 
@@ -95,7 +99,13 @@ RESOLVED = TrainConfig(
     base_lm=LMConfig(name="gemma-2-2b-it", device="cuda", dtype="bfloat16", quantization="8bit"),
     site=SiteConfig(layer=12, kind="mlp", scope="response"),
     hypernet=HypernetConfig(
-        variant="no-context", blocks=6, init="random", cross_heads=2, head_width=64
+        variant="no-context",
+        blocks=6,
+        init="random",
+        cross_heads=2,
+        head_width=64,
+        prior="activation",
+        style=True,
     ),
     data=DataConfig(
         source=("bundled", "axbench:concept10/2b/l20"),
@@ -111,6 +121,7 @@ RESOLVED = TrainConfig(
     loss=LossConfig(
         objective="reconstruction",
         targets="targets.safetensors",
+        weight=0.5,
         contrast=0.5,
         contrast_beta=2.0,
     ),
@@ -354,7 +365,8 @@ def test_every_field_is_documented():
 @pytest.mark.parametrize("file", sorted(EXPERIMENTS.rglob("*.toml")), ids=lambda path: path.stem)
 def test_every_experiment_parses(file):
     raw = tomllib.loads(file.read_text(encoding="utf-8"))
-    kind = EvaluateConfig if "methods" in raw else TrainConfig
+    kinds = {"methods": EvaluateConfig, "tried": DistillationConfig}
+    kind = next((kinds[key] for key in kinds if key in raw), TrainConfig)
     config = load_toml(file, kind)
     assert config.out.startswith("runs/")
     assert from_dict(kind, to_dict(config)) == config

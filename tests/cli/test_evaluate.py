@@ -90,3 +90,13 @@ def test_an_endpoint_that_is_down_is_told_and_no_answer_is_lost(run, settings, t
     code, _, err = run(*argv)
     assert code == 0, err
     assert "unsteered: answers" not in err
+
+
+def test_the_help_names_every_method(run):
+    from hypersteer.evaluation.methods import METHODS
+
+    code, shown, _ = run("evaluate", "--help")
+    assert code == 0
+    flat = " ".join(shown.replace("│", " ").split())
+    for name in METHODS:
+        assert f"{name}," in flat or f"{name}." in flat or f"{name};" in flat, name

@@ -94,7 +94,7 @@ class LossConfig:
             )
         if not 0 <= self.weight < math.inf or not self.weight + self.contrast:
             raise ConfigError(
-                f"loss.weight {self.weight} is not 0 or more, or there is no loss.contrast beside it"
+                f"loss.weight {self.weight} is not 0 or more, or 0 with no loss.contrast beside it"
             )
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"loss.guidance {self.guidance} is not 0 or more")

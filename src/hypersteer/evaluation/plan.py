@@ -121,9 +121,9 @@ def load_instructions(source: str) -> list[Instruction]:
 
     Args:
         source: `bundled`, of which those marked `test` count, so that none was seen in training by
-            what `concepts build` or `concepts distil` made; `alpaca-eval`, which is the file that HYPERSTEER_ALPACA_EVAL names, or
-            else the Hub's; or a JSON or JSON-lines file of objects with an `instruction` and, if
-            it suits concepts of one genre only, a `genre`.
+            what `concepts build` or `concepts distil` made; `alpaca-eval`, which is the file that
+            HYPERSTEER_ALPACA_EVAL names, or else the Hub's; or a JSON or JSON-lines file of
+            objects with an `instruction` and, if it suits concepts of one genre only, a `genre`.
 
     Raises:
         DataError: if it cannot be had or read.
