@@ -17,6 +17,8 @@ from hypersteer.synthesis.distillation import distil
 from hypersteer.training.loop import train
 
 HERE = Path(__file__).parent
+STRENGTH = 1.25
+"""What becomes strength 1: as trained, the network is a little timid (docs/results.md)."""
 
 
 def main() -> None:
@@ -31,7 +33,7 @@ def main() -> None:
     distil(load_toml(given.data, DistillationConfig))
     result = train(load_toml(given.config, TrainConfig))
     about = (HERE / "shipped_card.md").read_text(encoding="utf-8")
-    folder = export(result.folder, Path(given.out), about)
+    folder = export(result.folder, Path(given.out), about, strength=STRENGTH)
     size = (folder / "model.safetensors").stat().st_size / 2**20
     print(f"{folder}: step {result.best_step}, {size:.1f} MiB")
 

@@ -434,6 +434,10 @@ def test_an_exported_checkpoint_is_half_the_size_and_steers_alike(tiny_llama, tm
     ours, theirs = vectors(tiny_llama, loaded, card), vectors(tiny_llama, hypernet, card)
     assert 0 < (ours - theirs).norm() < 0.02 * theirs.norm()
 
+    export(tmp_path / "made", tmp_path / "stronger", strength=1.5)
+    loaded = read_hypernet(tmp_path / "stronger", read_card(tmp_path / "stronger"), tiny_llama)
+    torch.testing.assert_close(vectors(tiny_llama, loaded, card), 1.5 * ours, rtol=1e-4, atol=1e-4)
+
 
 def test_export_replaces_an_older_one_and_refuses_what_is_no_checkpoint(tiny_llama, tmp_path):
     make(tiny_llama, tmp_path / "first")

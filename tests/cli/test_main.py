@@ -58,8 +58,8 @@ def test_bad_arguments_are_told_in_one_line(fails):
     assert "unexpected argument 'like'" in fails("generate", "x", "Hi", "--steer", "talk", "like")
     assert "cannot read --strength" in fails("generate", "x", "Hi", "--strength", "much")
     assert "--steer" in fails("generate", "x", "Hi", "--steer")
-    assert "CHECKPOINT" in fails("generate")
-    assert "CHECKPOINT" in fails("chat")
+    assert "there is no prompt" in fails("generate")
+    assert "unexpected argument" in fails("chat", "runs/a", "runs/b")
     assert "'residue'" in fails("train", "--site.kind", "residue")
 
 

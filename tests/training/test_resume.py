@@ -24,7 +24,7 @@ from hypersteer import checkpoint, steering
 from hypersteer.checkpoint import read_card
 from hypersteer.config import to_dict
 from hypersteer.errors import CheckpointError, ConfigError, TrainingError
-from hypersteer.training import loop
+from hypersteer.training import loop, objectives
 from hypersteer.training.loop import train
 from training.worlds import metrics, settings, step_lines, validation_lines
 
@@ -561,7 +561,7 @@ def test_a_nan_loss_stops_before_any_weight_changes(
     config = configure(out)
     runs = []
     weights_of = lambda run: {k: v.clone() for k, v in run.hypernet.state_dict().items()}  # noqa: E731
-    step, losses = loop._Run.step, loop.steered_losses
+    step, losses = loop._Run.step, objectives.steered_losses
 
     def remembering(self, number):
         runs[:] = [(self, number, weights_of(self))]
@@ -573,12 +573,12 @@ def test_a_nan_loss_stops_before_any_weight_changes(
         return per_row * bad if at_step_eight else per_row
 
     monkeypatch.setattr(loop._Run, "step", remembering)
-    monkeypatch.setattr(loop, "steered_losses", poisoned)
+    monkeypatch.setattr(objectives, "steered_losses", poisoned)
     with pytest.raises(TrainingError) as caught:
         train(config, lm)
     one_line_of(caught, "step 8", "step-0000006' is intact", "lower optim.learning_rate")
     run, _, before = runs[0]
-    for name, value in run.hypernet.state_dict().items():
+    for name, value in run.hypernet.named_parameters():
         assert torch.equal(value, before[name])
     assert max(line["step"] for line in metrics(out)) == 7
     monkeypatch.undo()
@@ -611,7 +611,7 @@ def test_a_nan_gradient_of_a_finite_loss_stops_as_well(
         train(config, lm)
     one_line_of(caught, "gradient", "step 8", "step-0000006' is intact")
     run, before = runs[0]
-    for name, value in run.hypernet.state_dict().items():
+    for name, value in run.hypernet.named_parameters():
         assert torch.equal(value, before[name])
     monkeypatch.undo()
     monkeypatch.setenv("HYPERSTEER_CACHE", str(tmp_path / "cache"))
