@@ -165,7 +165,8 @@ def _instruction(entry: Any, where: str, source: str) -> Instruction:
     genre = fields.get("genre", "text")
     if genre not in GENRES:
         raise DataError(f"{where}: unknown genre {genre!r}{nearest(str(genre), GENRES)}")
-    split = fields.get("split")
-    if split not in (None, *SPLITS):
-        raise DataError(f"{where}: unknown split {split!r}{nearest(str(split), SPLITS)}")
+    marked = fields.get("split")
+    split = next((one for one in SPLITS if one == marked), None)
+    if marked is not None and split is None:
+        raise DataError(f"{where}: unknown split {marked!r}{nearest(str(marked), SPLITS)}")
     return Instruction(text.strip(), genre, source, split)
