@@ -205,3 +205,21 @@ def test_a_data_set_that_has_changed_is_told(hub, tmp_path):
     file.unlink()
     with pytest.raises(DataError, match="openai/gsm8k holds no main/train"):
         load_pool("hub", seed=0)
+
+
+def test_marked_instructions_stay_in_their_split(tmp_path):
+    file = tmp_path / "pool.jsonl"
+    lines = [{"instruction": f"ask {n}", "split": "test" if n % 3 else "train"} for n in range(12)]
+    file.write_text("\n".join(map(json.dumps, [*lines, {"instruction": "free"}])))
+    for seed in (1, 2):
+        halves = load_pool(str(file), seed).halves
+        train = {one.text for one in halves["train", "text"]}
+        assert train - {"free"} == {f"ask {n}" for n in range(0, 12, 3)}
+        assert len(train) + len(halves["test", "text"]) == 13
+
+
+def test_an_unknown_split_is_told(tmp_path):
+    file = tmp_path / "pool.jsonl"
+    file.write_text('{"instruction": "ask", "split": "tets"}')
+    with pytest.raises(DataError, match=r"unknown split 'tets'.*'test'"):
+        load_pool(str(file), 1)
