@@ -40,10 +40,10 @@ class Pair(NamedTuple):
     instruction: str
 
 
-def pairs() -> list[Pair]:
-    """The same ones every time."""
+def pairs(count: int) -> list[Pair]:
+    """The same ones every time for a number of concepts."""
     held_out = [c.text for c in load_concepts("bundled").concepts if c.held_out]
-    concepts = random.Random(1).sample(held_out, CONCEPTS)
+    concepts = random.Random(1).sample(held_out, count)
     pool = [one.text for one in load_instructions("bundled") if one.genre == "text"]
     draw = random.Random(2)
     return [Pair(concept, text) for concept in concepts for text in draw.sample(pool, PROMPTS)]
@@ -95,10 +95,11 @@ def main() -> None:
     )
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--strengths", nargs="+", type=float, default=[0.75, 1.0, 1.25])
+    parser.add_argument("--concepts", type=int, default=CONCEPTS, help="held-out concepts (40)")
     parser.add_argument("--show", action="store_true", help="print every third answer")
     given = parser.parse_args()
     lm = hs.load_lm("smollm2-135m-instruct", dtype="bfloat16")
-    judge, asked = LikelihoodJudge(lm), pairs()
+    judge, asked = LikelihoodJudge(lm), pairs(given.concepts)
     print("| target | strength | overall | concept | instruction | fluency |")
     print("|---|---|---|---|---|---|")
     for target in given.targets:
