@@ -11,6 +11,7 @@ import torch
 import tiny
 from baselines.cases import Untouched, alone, concepts_of
 from baselines.loops import check_words, trained_plainly
+from hypersteer.baselines.adapting import recipe_of
 from hypersteer.baselines.finetuning import FineTuning
 from hypersteer.baselines.method import Adapts, Asked
 from hypersteer.errors import ConfigError, DataError, ModelError, SteeringError
@@ -28,7 +29,7 @@ def test_it_steers_with_the_model_that_a_plain_loop_trains(lm):
             steering = SHORT.steer(lm, site, learned, asked)
             assert steering.writers == []
             model = copy.deepcopy(lm.model).requires_grad_(True)
-            trained_plainly(model, lm, concepts[number], SHORT.recipe(), model.parameters())
+            trained_plainly(model, lm, concepts[number], recipe_of(SHORT), model.parameters())
             weights = dict(steering.lm.model.named_parameters())
             assert not any(weight.requires_grad for weight in weights.values())
             found, expected, before = (

@@ -11,6 +11,7 @@ import tiny
 from baselines.cases import Untouched, alone, concepts_of
 from baselines.loops import check_words, trained_plainly
 from hypersteer.baselines import lora
+from hypersteer.baselines.adapting import recipe_of
 from hypersteer.baselines.lora import Lora
 from hypersteer.baselines.method import Asked
 from hypersteer.errors import ConfigError, DataError, ModelError, SteeringError
@@ -100,7 +101,7 @@ def test_training_is_that_of_a_plain_loop(tiny_llama, layers):
     for number, entry in enumerate(concepts):
         model = by_peft(lm, start, number, method)
         trained = [p for p in model.parameters() if p.requires_grad]
-        trained_plainly(model, lm, entry, method.recipe(), trained)
+        trained_plainly(model, lm, entry, recipe_of(method), trained)
         for layer, name in zip(start.tensors["layers"], start.notes["projections"], strict=True):
             adapter = model.base_model.model.get_submodule(name)
             for side, part in (("A", adapter.lora_A), ("B", adapter.lora_B)):

@@ -9,6 +9,7 @@ from torch import nn
 import tiny
 from baselines.cases import Untouched, alone, concepts_of, hooked
 from baselines.loops import check_words, trained_plainly
+from hypersteer.baselines.adapting import recipe_of
 from hypersteer.baselines.loreft import Loreft, ends
 from hypersteer.baselines.method import Asked
 from hypersteer.edits import Site
@@ -129,7 +130,7 @@ def test_all_at_once_equals_the_recipe_one_after_another(tiny_llama, layers):
             return stack
 
         parameters = [p for part in parts for p in part.parameters()]
-        trained_plainly(lm.model, lm, entry, SHORT.recipe(), parameters, during)
+        trained_plainly(lm.model, lm, entry, recipe_of(SHORT), parameters, during)
         for index, part in enumerate(parts):
             expected = (part.rotation(), part.source, part.bias)
             for name, tensor in zip(names, expected, strict=True):

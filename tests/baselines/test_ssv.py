@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import tiny
 from baselines.cases import Untouched, alone, concepts_of, example, hooked, states_alone
 from baselines.loops import trained_plainly
+from hypersteer.baselines.adapting import recipe_of
 from hypersteer.baselines.method import Asked, ConceptExamples, Detector
 from hypersteer.baselines.ssv import Ssv
 from hypersteer.concepts import Concept
@@ -37,7 +38,7 @@ def test_all_at_once_equals_the_recipe_one_after_another(tiny_llama, kind):
         def one_prefix(one):
             return alone(tiny_llama, one)[1]
 
-        trained_plainly(tiny_llama.model, tiny_llama, entry, SHORT.recipe(), [w], add)
+        trained_plainly(tiny_llama.model, tiny_llama, entry, recipe_of(SHORT), [w], add)
         torch.testing.assert_close(vector, w.detach(), atol=1e-4, rtol=0)
 
 

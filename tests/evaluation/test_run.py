@@ -190,7 +190,7 @@ def test_a_method_may_be_added_later(config, judge):
     ],
 )
 def test_bad_settings_are_told_before_any_model_work(config, judge, monkeypatch, change, told):
-    monkeypatch.setattr(run, "load_lm", lambda *_a, **_k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(run, "open_lm", lambda *_a, **_k: pytest.fail("a model was loaded"))
     with pytest.raises(SteeringError, match=told) as caught:
         run.evaluate(dataclasses.replace(config, **change))
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ training one concept after another would have learnt. Shapes: N concepts, B rows
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -68,6 +68,15 @@ class Recipe:
             return []
         order = np.random.default_rng([self.seed, concept.id, epoch]).permutation(len(rows))
         return [rows[i] for i in order[within * self.batch_size :][: self.batch_size]]
+
+
+def recipe_of(method: object) -> Recipe:
+    """How a method is trained, from those of its fields that a recipe has, by the same names.
+
+    Raises:
+        ConfigError: if one of them is out of range.
+    """
+    return Recipe(**{field.name: getattr(method, field.name) for field in fields(Recipe)})
 
 
 def train(

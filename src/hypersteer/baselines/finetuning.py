@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hypersteer.baselines.adapting import Recipe, Responses, positives_only, train
+from hypersteer.baselines.adapting import Responses, positives_only, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.baselines.texts import Corpus, check_limits, make_corpus, need_rows
 from hypersteer.baselines.twins import twin
@@ -67,18 +67,7 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         check_limits(self.batch_tokens, 0)
-        self.recipe()
-
-    def recipe(self) -> Recipe:
-        """How a copy is trained."""
-        return Recipe(
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            max_norm=self.max_norm,
-            seed=self.seed,
-            batch_tokens=self.batch_tokens,
-        )
+        recipe_of(self)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -109,7 +98,7 @@ class FineTuning:
                 for name, weight in learnt.items():
                     weight.copy_(weights[name])
             train(
-                self.recipe(),
+                recipe_of(self),
                 [entry.concept],
                 Corpus(corpus.texts, [corpus.positives[number]], [[]]),
                 [list(learnt.values())],

@@ -82,7 +82,7 @@ class InputXGradient:
 
     def __post_init__(self) -> None:
         check_limits(self.batch_tokens, 0)
-        self._training().check()
+        _training(self).check()
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -92,7 +92,7 @@ class InputXGradient:
         Raises:
             DataError: if a concept has no positive or no negative rows.
         """
-        return learn(lm, site, concepts, self._training(), self.batch_tokens, done)
+        return learn(lm, site, concepts, _training(self), self.batch_tokens, done)
 
     def detect(
         self,
@@ -111,16 +111,6 @@ class InputXGradient:
         classifiers = [classifier_of(learned, concept) for concept in concepts]
         path = Path(torch.zeros(lm.width), [1.0])
         return detect(lm, site, classifiers, texts, path, self.batch_tokens)
-
-    def _training(self) -> Training:
-        return Training(
-            self.batch_size,
-            self.epochs,
-            self.learning_rate,
-            self.weight_decay,
-            self.dropout,
-            self.seed,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +144,7 @@ class IntegratedGradients:
 
     def __post_init__(self) -> None:
         check_limits(self.batch_tokens, 0)
-        self._training().check()
+        _training(self).check()
         if self.steps < 1:
             raise ConfigError(f"steps {self.steps} is not above 0; try 50")
 
@@ -166,7 +156,7 @@ class IntegratedGradients:
         Raises:
             DataError: if a concept has no positive or no negative rows.
         """
-        return learn(lm, site, concepts, self._training(), self.batch_tokens, done)
+        return learn(lm, site, concepts, _training(self), self.batch_tokens, done)
 
     def detect(
         self,
@@ -187,15 +177,10 @@ class IntegratedGradients:
         path = Path(learned.tensors["baseline"], points)
         return detect(lm, site, classifiers, texts, path, self.batch_tokens)
 
-    def _training(self) -> Training:
-        return Training(
-            self.batch_size,
-            self.epochs,
-            self.learning_rate,
-            self.weight_decay,
-            self.dropout,
-            self.seed,
-        )
+
+def _training(method: InputXGradient | IntegratedGradients) -> Training:
+    """How a method's fields say that its classifiers are trained."""
+    return Training(*(getattr(method, name) for name in Training._fields))
 
 
 def detect(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hypersteer.baselines.adapting import Recipe, Responses, positives_only, train
+from hypersteer.baselines.adapting import Responses, positives_only, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.baselines.texts import Corpus, check_limits, make_corpus, need_rows
 from hypersteer.baselines.twins import adapted_layers, output_projections, twin
@@ -77,24 +77,13 @@ class Lora:
 
     def __post_init__(self) -> None:
         check_limits(self.batch_tokens, self.cache_bytes)
-        self.recipe()
+        recipe_of(self)
         if self.rank < 1:
             raise ConfigError(f"rank {self.rank} is not above 0")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout} is not from 0 up to 1")
         if importlib.util.find_spec("peft") is None:
             raise ConfigError("LoRA is learnt with PEFT: pip install 'hypersteer[peft]'")
-
-    def recipe(self) -> Recipe:
-        """How adapters are trained."""
-        return Recipe(
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            max_norm=self.max_norm,
-            seed=self.seed,
-            batch_tokens=self.batch_tokens,
-        )
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -131,7 +120,7 @@ class Lora:
             with _seeded(self.seed + entry.concept.id, lm.device):
                 weights = [_restart(adapter) for adapter in adapters]
                 train(
-                    self.recipe(),
+                    recipe_of(self),
                     [entry.concept],
                     Corpus(corpus.texts, [corpus.positives[number]], [[]]),
                     [[matrix for pair in weights for matrix in pair]],

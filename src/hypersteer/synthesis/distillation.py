@@ -22,7 +22,7 @@ from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.generate import Decoding
 from hypersteer.lm.guided import guided_ids
-from hypersteer.lm.load import load_lm
+from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
 from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS, why_dropped
 from hypersteer.synthesis.folder import BuildFolder
@@ -73,13 +73,7 @@ def distil(
     listed = [asdict(concept) for concept in concepts]
     folder = BuildFolder(config, {"list of concepts": listed, "pool of instructions": pool.texts()})
     folder.start()
-    settings = config.base_lm
-    lm = lm or load_lm(
-        settings.name,
-        device=settings.device,
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-    )
+    lm = lm or open_lm(config.base_lm)
     judge = judge or LikelihoodJudge(lm)
     left = [concept for concept in concepts if not folder.has(STAGE, concept.id)]
     at_once = max(1, config.batch_size // config.tried)

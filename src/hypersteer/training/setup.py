@@ -1,6 +1,6 @@
 """What a run needs before its first step: processes, base LM, site, rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import split_as
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.load import load_lm, pick_device
+from hypersteer.lm.load import open_lm, pick_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,7 @@ def start_lm(config: TrainConfig, accelerator: Accelerator) -> BaseLM:
     dtype = config.base_lm.dtype
     if dtype is None and accelerator.mixed_precision == "bf16":
         dtype = "bfloat16"
-    return load_lm(
-        config.base_lm.name,
-        device=str(accelerator.device),
-        dtype=dtype,
-        quantization=config.base_lm.quantization,
-    )
+    return open_lm(replace(config.base_lm, device=str(accelerator.device), dtype=dtype))
 
 
 def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> Rows:
