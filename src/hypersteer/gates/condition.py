@@ -22,6 +22,8 @@ from hypersteer.edits import read_value, write_value
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest
 
 FORMAT = "hypersteer-condition-1"
+SMALLEST = 1e-8
+"""A centred state shorter than this has no direction; its score is near 0."""
 Fires = Literal["above", "below"]
 
 
@@ -132,7 +134,10 @@ class Condition:
         Args:
             states: pooled states by layer, for every one of `layers`.
         """
-        scores = torch.stack([self.layer_scores(layer, states[layer]) for layer in self.layers])
+        each = [self.layer_scores(layer, states[layer]) for layer in self.layers]
+        if len(each) == 1:
+            return each[0]
+        scores = torch.stack(each)
         return scores.amax(0) if self.fires == "above" else scores.amin(0)
 
     def passed(self, scores: Float[Tensor, " B"], fired: Tensor | None = None) -> Tensor:
@@ -142,9 +147,9 @@ class Condition:
             scores: of `score`.
             fired: which rows have fired in their last check; these are held to `release`.
         """
-        limit = torch.full_like(scores, self.threshold)
+        limit: float | Tensor = self.threshold
         if fired is not None and self.release is not None:
-            limit = limit.where(~fired, self.release)
+            limit = torch.where(fired, self.release, self.threshold)
         return scores > limit if self.fires == "above" else scores < limit
 
     def save(self, path: str | Path) -> Path:
@@ -202,7 +207,10 @@ def score(
     """
     states = states.float()
     if scorer == "cosine":
-        return F.cosine_similarity(states - means, directions.expand_as(states), dim=-1)
+        # Directions are of unit length, and a check of every token has no time for their norm.
+        centred = states - means
+        norms = torch.linalg.vector_norm(centred, dim=-1).clamp_min(SMALLEST)
+        return (centred * directions).sum(-1) / norms
     projected = directions * (states * directions).sum(-1, keepdim=True)
     return F.cosine_similarity(states, torch.tanh(projected), dim=-1)
 

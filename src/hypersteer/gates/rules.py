@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
-import torch
 from torch import Tensor
 
 from hypersteer.concepts import validate_steering_prompt
@@ -50,16 +49,18 @@ class Rules:
         Args:
             fired: for every condition, where it has fired.
         """
-        nowhere = torch.zeros_like(next(iter(fired.values())))
-        acts = dict.fromkeys(self.edits, nowhere)
-        taken = nowhere
+        acts: dict[str, Tensor] = {}
+        taken: Tensor | None = None
         for rule in self.rules:
             fires = rule.expression.value(fired)
             if self.order == "first":
-                fires, taken = fires & ~taken, taken | fires
+                free = fires if taken is None else fires & ~taken
+                taken = fires if taken is None else taken | fires
+                fires = free
             for mention in rule.edits:
-                acts[mention.name] = acts[mention.name] | fires
-        return acts
+                before = acts.get(mention.name)
+                acts[mention.name] = fires if before is None else before | fires
+        return {name: acts[name] for name in self.edits}
 
 
 def rules(
