@@ -26,6 +26,7 @@ from torch import Tensor
 from hypersteer.config import HypernetConfig, from_dict, to_dict
 from hypersteer.edits import Scope, Site, check_scope
 from hypersteer.errors import CheckpointError, SteeringError, one_line
+from hypersteer.files import replacing
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
 
@@ -96,15 +97,11 @@ def save_tensors(
 def publish(source: Path, target: Path) -> None:
     """Make `target` loadable as the checkpoint `source`, file by file, each whole or not at all."""
     for name in FILES:
-        temporary = target / f".{name}.tmp"
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source / name, temporary)
-        except OSError:
-            shutil.copyfile(source / name, temporary)
-        temporary.replace(target / name)
-        # Of two links to one file the system renames none, and leaves both.
-        temporary.unlink(missing_ok=True)
+        with replacing(target / name) as temporary:
+            try:
+                os.link(source / name, temporary)
+            except OSError:
+                shutil.copyfile(source / name, temporary)
 
 
 def export(source: Path, target: Path, about: str = "", *, strength: float = 1.0) -> Path:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest, one_line
+from hypersteer.files import replacing
 
 SiteKind = Literal["residual", "attention", "mlp"]
 NamedScope = Literal["all", "prompt", "response", "last_prompt"]
@@ -215,14 +216,11 @@ def write_value(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], 
     Raises:
         SteeringError: if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(held, temporary, {what: json.dumps(header)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(held, temporary, {what: json.dumps(header)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise SteeringError(f"cannot write the {what} to '{path}': {one_line(error)}") from error
     return path
 

@@ -8,7 +8,6 @@ for a thousand rows as for a million.
 import errno
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from hypersteer.config import cache_folder
 from hypersteer.data.examples import Category
 from hypersteer.errors import DataError, one_line
+from hypersteer.files import replacing
 
 CACHE_VARIABLE = "HYPERSTEER_CACHE"
 CATEGORIES: tuple[str, ...] = get_args(Category)
@@ -102,20 +102,17 @@ def _map(stored: Path) -> pa.Table | None:
 
 def _store(files: Sequence[Path], stored: Path) -> None:
     """Converts the files; a reader sees either no stored table or the whole of it."""
-    temporary = stored.with_name(f"{stored.stem}.{uuid.uuid4().hex}.tmp")
     try:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        with (
+            replacing(stored) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as writer,
+        ):
             for file in files:
                 for batch in _batches(file):
                     writer.write_batch(batch)
-        temporary.replace(stored)
     except OSError as error:
         raise _cannot_write(stored.parent, error) from error
-    finally:
-        # A parent that is a file makes even this fail, and would hide the message above.
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
 
 
 def _cannot_write(folder: Path, error: OSError) -> DataError:

@@ -15,6 +15,7 @@ from hypersteer.checkpoint import save_tensors
 from hypersteer.config import EvaluateConfig, differing, from_dict, to_dict
 from hypersteer.errors import ConfigError, SteeringError, one_line
 from hypersteer.evaluation.rows import Held, Judged, Row, from_table, to_table
+from hypersteer.files import replacing, write_text
 
 FREE = {
     "": ("out", "methods", "settings", "judge", "compare_to"),
@@ -46,8 +47,7 @@ class ResultsFolder:
             SteeringError: if it cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            _write(self._settings, json.dumps(to_dict(config), indent=2) + "\n")
+            write_text(self._settings, json.dumps(to_dict(config), indent=2) + "\n")
         except OSError as error:
             raise SteeringError(f"cannot write to '{self.path}': {one_line(error)}") from error
 
@@ -99,16 +99,14 @@ class ResultsFolder:
     ) -> None:
         """Keep what a method has learnt."""
         path = self.path / "learned" / f"{slug(method)}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         described = {
             "recipe": recipe,
             "ids": list(ids),
             "notes": learned.notes,
             "cost": to_dict(learned.cost),
         }
-        save_tensors(learned.tensors, temporary, {"learned": json.dumps(described)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_tensors(learned.tensors, temporary, {"learned": json.dumps(described)})
 
     def figures(self, kind: str, method: str) -> dict[str, Any]:
         """Small finished results of a method (gaps, detection), by key; empty if none."""
@@ -123,8 +121,7 @@ class ResultsFolder:
     def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
         """Keep small results of a method."""
         path = self.path / kind / f"{slug(method)}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(figures, indent=1) + "\n")
+        write_text(path, json.dumps(figures, indent=1) + "\n")
 
     def keep_rows(self, rows: Sequence[Judged]) -> Path:
         """Write all judged rows as one parquet file."""
@@ -166,13 +163,5 @@ def _rows(path: Path, kind: type) -> Any:
 
 
 def _keep(path: Path, rows: Sequence[Row], kind: type[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(to_table(list(rows), kind), temporary)
-    temporary.replace(path)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pq.write_table(to_table(list(rows), kind), temporary)

@@ -6,6 +6,7 @@ from hypersteer.evaluation.document import compose
 from hypersteer.evaluation.report_html import to_html
 from hypersteer.evaluation.report_markdown import to_markdown
 from hypersteer.evaluation.summary import Findings, summarise
+from hypersteer.files import write_text
 
 
 def write_report(folder: Path, findings: Findings) -> tuple[Path, Path]:
@@ -23,9 +24,6 @@ def write_report(folder: Path, findings: Findings) -> tuple[Path, Path]:
     """
     document = compose(summarise(findings))
     texts = {"report.md": to_markdown(document), "report.html": to_html(document)}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / name)
+        write_text(folder / name, text)
     return folder / "report.md", folder / "report.html"

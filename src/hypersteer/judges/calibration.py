@@ -6,7 +6,6 @@ upwards (more is better) and no weight is negative, so a score never falls when 
 
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hypersteer.errors import ConfigError, one_line
+from hypersteer.files import write_text
 from hypersteer.judges.judge import DIMENSIONS
 
 FORMAT = 1
@@ -103,13 +103,10 @@ class Calibration:
         Raises:
             ConfigError: if it cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
         try:
-            temporary.write_text(f"{text}\n", encoding="utf-8")
-            temporary.replace(path)
+            write_text(path, f"{text}\n")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise ConfigError(f"cannot write the calibration {path}: {one_line(error)}") from error
 
     @classmethod

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from hypersteer.concepts import Concept
 from hypersteer.data.sources import NEGATIVE_POOL
 from hypersteer.errors import DataError, one_line
+from hypersteer.files import write_text
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import GENRES, Split
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
@@ -86,7 +87,7 @@ def write_dataset(
     try:
         _write_splits(folder, concepts, authors, splits)
         lines = (json.dumps(_metadata(concept), ensure_ascii=False) for concept in concepts)
-        _replace_text(folder.path / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
+        write_text(folder.path / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise DataError(
             f"cannot write to '{folder.path}': {one_line(error)}; make room, then run it again"
@@ -104,7 +105,7 @@ def write_report(folder: BuildFolder, report: dict[str, Any]) -> None:
     """
     path = folder.path / "report.json"
     try:
-        _replace_text(path, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        write_text(path, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     except OSError as error:
         raise DataError(f"cannot write '{path}': {one_line(error)}") from error
 
@@ -202,9 +203,3 @@ def _metadata(concept: Concept) -> dict[str, Any]:
 
 def _temporary(path: Path) -> Path:
     return path.with_suffix(f"{path.suffix}.tmp")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = _temporary(path)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -13,6 +13,7 @@ from hypersteer.config.distillation import DistillationConfig
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
+from hypersteer.files import write_text
 
 PARTS = "build"
 """Sub-folder with what is needed to go on; the dataset does not need it."""
@@ -100,11 +101,7 @@ class BuildFolder:
     def _write(self, name: str, content: Any) -> None:
         path = self._parts / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            text = json.dumps(content, ensure_ascii=False, indent=1)
-            temporary.write_text(f"{text}\n", encoding="utf-8")
-            temporary.replace(path)
+            write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
             raise DataError(
                 f"cannot write to '{self.path}': {one_line(error)}; choose another out"

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hypersteer.errors import ConfigError
+from hypersteer.files import write_text
 
 
 class Reporter:
@@ -117,9 +118,7 @@ def _drop_later(metrics: Path, start: int) -> None:
         return
     lines = metrics.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if _step_of(line) <= start]
-    temporary = metrics.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    temporary.replace(metrics)
+    write_text(metrics, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
