@@ -5,12 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypersteer.concepts import Concept, hold_out, read_metadata, validate_steering_prompt
-from hypersteer.errors import ConfigError, DataError, SteeringError
-
-
-def concepts_of(ids):
-    return [Concept(id=id_, text=f"concept {id_}") for id_ in ids]
+from hypersteer.concepts import Concept, rank_ids, read_metadata, validate_steering_prompt
+from hypersteer.errors import DataError, SteeringError
 
 
 def write(tmp_path, *lines):
@@ -89,28 +85,15 @@ ids_lists = st.lists(st.integers(0, 10**6), unique=True, min_size=2, max_size=30
 
 
 @given(ids_lists, st.integers(), st.data())
-def test_holding_out_partitions_and_ignores_order(ids, seed, draw):
-    count = draw.draw(st.integers(0, len(ids) - 1))
-    concepts = concepts_of(ids)
-    training, held_out = hold_out(concepts, count, seed)
-    assert len(held_out) == count
-    assert sorted(training + held_out, key=lambda c: c.id) == sorted(concepts, key=lambda c: c.id)
-    assert [c for c in concepts if c in training] == training
-    assert set(hold_out(concepts[::-1], count, seed)[1]) == set(held_out)
-    assert set(held_out) <= set(hold_out(concepts, min(count + 1, len(ids) - 1), seed)[1])
+def test_the_seeded_order_of_ids_does_not_depend_on_which_there_are(ids, seed, draw):
+    order = rank_ids(ids, seed)
+    assert sorted(order) == sorted(ids)
+    some = draw.draw(st.lists(st.sampled_from(ids), unique=True))
+    assert rank_ids(some, seed) == [id_ for id_ in order if id_ in some]
 
 
-def test_holding_out_depends_on_seed_and_ids_only():
-    texts = [Concept(id=i, text="another text") for i in range(50)]
-    first = [c.id for c in hold_out(concepts_of(range(50)), 10, 0)[1]]
-    assert [c.id for c in hold_out(texts, 10, 0)[1]] == first
-    assert [c.id for c in hold_out(concepts_of(range(50)), 10, 1)[1]] != first
-
-
-@pytest.mark.parametrize("count", [-1, 3, 4])
-def test_holding_out_leaves_something_to_train_on(count):
-    with pytest.raises(ConfigError, match=f"cannot hold out {count} of 3 concepts; .*0 and 2"):
-        hold_out(concepts_of(range(3)), count, 0)
+def test_another_seed_orders_ids_otherwise():
+    assert rank_ids(range(50), 0) != rank_ids(range(50), 1)
 
 
 def test_a_steering_prompt_comes_back_unchanged():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypersteer.errors import ConfigError, DataError, SteeringError, one_line
+from hypersteer.errors import DataError, SteeringError, one_line
 
 METADATA_KEYS = "concept_id (int, 0 or more), concept (text)"
 
@@ -69,35 +69,6 @@ def read_metadata(path: Path) -> list[Concept]:
     if not concepts:
         raise DataError(f"{path} holds no concepts; expected one JSON object per line")
     return concepts
-
-
-def hold_out(
-    concepts: Sequence[Concept], count: int, seed: int
-) -> tuple[list[Concept], list[Concept]]:
-    """Splits concepts into those to train on and those never seen in training.
-
-    Each concept is ranked by a hash of the seed and its id, and the first `count` are held out. So
-    the choice ignores the order and the texts, and a larger `count` holds out a superset.
-
-    Args:
-        concepts: What to split.
-        count: How many to hold out.
-        seed: Another seed holds out others.
-
-    Returns:
-        Training and held-out concepts, each in the order given.
-
-    Raises:
-        ConfigError: `count` is negative or leaves nothing to train on.
-    """
-    if not 0 <= count < len(concepts):
-        raise ConfigError(
-            f"cannot hold out {count} of {len(concepts)} concepts; "
-            f"hold out between 0 and {max(len(concepts) - 1, 0)}"
-        )
-    chosen = set(rank_ids([concept.id for concept in concepts], seed)[:count])
-    training = [concept for concept in concepts if concept.id not in chosen]
-    return training, [concept for concept in concepts if concept.id in chosen]
 
 
 def rank_ids(ids: Sequence[int], seed: int) -> list[int]:
