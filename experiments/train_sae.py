@@ -52,10 +52,17 @@ HOOKS = {"residual": "hook_resid_post", "attention": "hook_attn_out", "mlp": "ho
 
 
 class Tokens(NamedTuple):
-    """States [N, D] of the tokens of some texts, text after text, and their ids [N]."""
+    """Tokens of some texts, text after text.
+
+    Attributes:
+        states: [N, D].
+        ids: [N].
+        starts: which of them [N] a text begins with.
+    """
 
     states: Tensor
     ids: Tensor
+    starts: Tensor
 
 
 def read_texts(
@@ -90,12 +97,13 @@ def read_states(
 ) -> Tokens:
     """States of all tokens after the chat prefix, in the base LM's dtype."""
     reader = States(lm, site, texts, [1] * len(texts), batch_tokens=4096, cache_bytes=0)
-    states, ids = [], []
+    found: list[Tokens] = []
     for numbers, hidden, marks in reader.walk(range(len(texts))):
-        states.append(hidden[marks].cpu())
-        ids.append(reader.batch(numbers).ids[marks].cpu())
+        starts = marks.cumsum(1) == 1
+        parts = (hidden[marks], reader.batch(numbers).ids[marks], starts[marks])
+        found.append(Tokens(*(part.cpu() for part in parts)))
         done(len(numbers) / len(texts))
-    return Tokens(torch.cat(states), torch.cat(ids))
+    return Tokens(*map(torch.cat, zip(*found, strict=True)))
 
 
 @torch.no_grad()
@@ -120,7 +128,10 @@ def make_labels(
     """One entry for every feature that is active somewhere."""
     values, places = most_active(dictionary, tokens.states, done)
     pieces = [lm.chat.decode([token]) for token in range(lm.vocab)]
-    text = [pieces[token] for token in tokens.ids.tolist()]
+    text = [
+        "\n" * start + pieces[token]  # where a text begins, a word does
+        for token, start in zip(tokens.ids.tolist(), tokens.starts.tolist(), strict=True)
+    ]
     labels = []
     for feature in range(dictionary.size):
         spots = places[feature][values[feature] > 0].tolist()

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from hypersteer.config import (
     SiteConfig,
     TrainConfig,
     cache_folder,
+    check_choices,
     from_dict,
     load_toml,
     to_dict,
@@ -379,3 +382,23 @@ def test_the_cache_folder_can_be_moved(monkeypatch, tmp_path):
     assert cache_folder() == Path.home() / "elsewhere"
     monkeypatch.delenv("HYPERSTEER_CACHE")
     assert cache_folder().name == "hypersteer"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"way": "up"}, None),
+        ({"way": "donw"}, "way = 'donw' is unknown; did you mean 'down'"),
+        ({"ways": ("up", "left")}, "ways = 'left' is unknown; known: down, up"),
+        ({"size": "wide"}, None),  # only choices are looked at
+    ],
+)
+def test_choices_of_a_dataclass_made_in_code_are_checked(values, told):
+    @dataclasses.dataclass
+    class Moves:
+        way: Literal["up", "down"] = "up"
+        ways: tuple[Literal["up", "down"], ...] = ()
+        size: int = 0
+
+    with nullcontext() if told is None else pytest.raises(ConfigError, match=told):
+        check_choices(Moves(**values))

@@ -56,20 +56,20 @@ def test_a_few_pairs_do_not_stand_for_all():
     assert contrast(positives, negatives, "abc", "cX").item() == 1.5
 
 
-@pytest.mark.parametrize("scope", ["response", "all"])
-def test_the_vector_is_added_to_its_scope_only(lm, scope):
+@pytest.mark.parametrize("scopes", [("last_prompt", "response"), ("response",), ("all",)])
+def test_the_vector_is_added_to_its_scopes_only(lm, scopes):
     site, concepts = tiny.site_of(lm), concepts_of(3, 2)
-    method = Caa(scope=scope)
+    method = Caa(scopes=scopes)
     learned = method.fit(lm, site, concepts)
     asked = [Asked(entry.concept, "Tell me all") for entry in reversed(concepts)]
-    (writer,) = method.steer(lm, site, learned, asked).writers
+    writers = method.steer(lm, site, learned, asked).writers
     ids, prefix, end = alone(lm, example("Tell me all", "owl fig"))
     prompt = lm.chat.prompt("Tell me all")
-    ours = response_token_losses(lm, [prompt] * 2, [ids[0, end:].tolist()] * 2, [writer])
+    ours = response_token_losses(lm, [prompt] * 2, [ids[0, end:].tolist()] * 2, writers)
     for row, number in enumerate([1, 0]):
         tensors = learned.tensors
         vector = tensors["activations"][number] * tensors["directions"][number]
-        first = end if scope == "response" else prefix
+        first = {"last_prompt": end - 1, "response": end, "all": prefix}[scopes[0]]
         marks = (torch.arange(ids.shape[1]) >= first)[:, None]
         with hooked(tiny.module_at(lm, site), lambda h, v=vector, m=marks: h + v * m):
             logits = lm.model(input_ids=ids).logits[0, end - 1 : -1]

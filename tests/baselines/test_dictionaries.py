@@ -27,7 +27,7 @@ def weights_of(seed=0, size=F, width=D):
 
 
 def saelens(folder, weights, **config):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text(json.dumps(config), encoding="utf-8")
     return str(folder)
@@ -90,15 +90,19 @@ def test_saelens_jumprelu(tmp_path):
         weights_of(),
         architecture="jumprelu",
         normalize_activations="none",
+        apply_b_dec_to_input=False,
         metadata={"hook_name": "blocks.3.hook_resid_post", "neuronpedia_id": "m/3-res"},
     )
     dictionary = check(folder, weights_of())
     assert (dictionary.site, dictionary.neuronpedia, dictionary.size) == (Site(3), "m/3-res", F)
 
 
-def test_saelens_standard_with_shifted_input(tmp_path):
+@pytest.mark.parametrize("said", [{"apply_b_dec_to_input": True}, {}])
+def test_saelens_standard_shifts_its_input_unless_told_otherwise(tmp_path, said):
     weights = {k: v for k, v in weights_of().items() if k != "threshold"}
-    folder = saelens(tmp_path, weights, architecture="standard", apply_b_dec_to_input=True)
+    folder = saelens(
+        tmp_path, weights, architecture="standard", normalize_activations=False, **said
+    )
     check(folder, weights, threshold=False, shifted=True)
 
 
@@ -114,7 +118,7 @@ def test_saelens_standard_with_shifted_input(tmp_path):
 def test_saelens_topk(tmp_path, config):
     weights = {k: v for k, v in weights_of().items() if k != "threshold"}
     rescaled = config.get("rescale_acts_by_decoder_norm", False)
-    folder = saelens(tmp_path, weights, **config)
+    folder = saelens(tmp_path, weights, apply_b_dec_to_input=False, **config)
     check(folder, weights, threshold=False, top_k=3, rescaled=rescaled)
 
 
@@ -130,8 +134,17 @@ def test_saelens_topk(tmp_path, config):
     ],
 )
 def test_the_site_is_read_from_the_hook(tmp_path, hook, site):
-    folder = saelens(tmp_path, weights_of(), architecture="jumprelu", hook_name=hook)
-    assert find_dictionary(folder).site == site
+    for key in ("hook_name", "hook_point"):  # as SAELens calls it, and as it called it before
+        folder = saelens(tmp_path / key, weights_of(), architecture="jumprelu", **{key: hook})
+        assert find_dictionary(folder).site == site
+
+
+def test_a_sub_layer_behind_a_norm_is_refused(tmp_path):
+    weights = weights_of(width=tiny.WIDTH)
+    dictionary = read_dictionary(saelens(tmp_path, weights, hook_name="blocks.1.hook_mlp_out"))
+    dictionary.check(tiny.lm_of("llama"), Site(1, "mlp"))
+    with pytest.raises(ConfigError, match="behind a norm, as TransformerLens has it"):
+        dictionary.check(tiny.lm_of("gemma2"), Site(1, "mlp"))
 
 
 def test_a_changed_file_is_read_anew(tmp_path):
@@ -148,6 +161,7 @@ def test_a_changed_file_is_read_anew(tmp_path):
         ({"architecture": "gated"}, "architecture 'gated' is not supported; known: jumprelu"),
         ({"architecture": "topk"}, "needs a number k above 0, not 0"),
         ({"normalize_activations": "layer_norm"}, "'layer_norm' is not supported; fold it"),
+        ({"activation_fn_str": "tanh-relu"}, "activation_fn 'tanh-relu' is not supported"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor is not supported"),
     ],
 )

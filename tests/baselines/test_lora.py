@@ -15,6 +15,7 @@ from hypersteer.baselines.adapting import recipe_of
 from hypersteer.baselines.lora import Lora
 from hypersteer.baselines.method import Asked
 from hypersteer.errors import ConfigError, DataError, ModelError, SteeringError
+from hypersteer.lm.base import BaseLM
 from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.likelihood import response_token_losses
 
@@ -109,6 +110,19 @@ def test_training_is_that_of_a_plain_loop(tiny_llama, layers):
                 expected = part["default"].weight.detach()
                 torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
                 assert not torch.allclose(found, start.tensors[f"{side}.{layer}"][number])
+
+
+def test_adapters_of_a_bfloat16_model_are_learnt_in_float32():
+    """Steps that bfloat16 would have lost: every entry of A has moved, by about three of them."""
+    half = BaseLM.of(tiny.model_of("llama").to(torch.bfloat16), tiny.tokenizer(), name="half")
+    still, moving = (Lora(**SHORT, epochs=2, learning_rate=rate) for rate in (1e-30, 1e-5))
+    start, learned = (m.fit(half, tiny.site_of(half), concepts_of(5)) for m in (still, moving))
+    for key, found in learned.tensors.items():
+        if key[0] in "AB":
+            assert found.dtype == torch.float32
+            moved = (found - start.tensors[key]).abs()
+            assert (moved > 1e-7).float().mean() > 0.95, key
+            assert moved.max() < 1e-4
 
 
 def test_a_concept_is_learnt_the_same_alone_and_beside_others(tiny_llama):

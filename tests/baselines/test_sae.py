@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import tiny
 from baselines.cases import Untouched, alone, concepts_of, example, hooked, states_alone
-from hypersteer.baselines.features import auroc, best, check_settings
+from hypersteer.baselines.features import auroc, best
 from hypersteer.baselines.method import Asked, ConceptExamples, Detector
 from hypersteer.baselines.random import unit_vectors
 from hypersteer.baselines.sae import Sae, SaeA, feature_of
@@ -20,10 +20,11 @@ from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.likelihood import response_token_losses
 
 SIZE = 40
+PLAIN = {"apply_b_dec_to_input": False}
 CONFIGS = {
-    "jumprelu": {"architecture": "jumprelu"},
-    "standard": {"architecture": "standard"},
-    "topk": {"architecture": "topk", "k": 6},
+    "jumprelu": {"architecture": "jumprelu", **PLAIN},
+    "standard": {"architecture": "standard", **PLAIN},
+    "topk": {"architecture": "topk", "k": 6, **PLAIN},
 }
 LABELS = [(3, "speak of owl"), (8, "speak of fig"), (5, "the blue sky")]
 
@@ -301,10 +302,10 @@ def test_sae_a_reads_all_rows_once_and_picks_by_auroc(tiny_llama, tmp_path, limi
 
 
 def test_labels_and_addresses_choose_the_feature(tiny_llama, tmp_path):
-    path = folder_of(tmp_path, random_weights(), {"architecture": "jumprelu"})
+    path = folder_of(tmp_path, random_weights())
     site, (entry,) = tiny.site_of(tiny_llama), concepts_of(1)
-    at = "https://www.neuronpedia.org/gemma-2-2b/10-gemmascope-res-16k/14"
-    method = Sae(dictionary=path, neuronpedia="gemma-2-2b/10-gemmascope-res-16k")
+    name = f"gemma-2-2b/{site.layer}-gemmascope-res-16k"
+    at, method = f"https://www.neuronpedia.org/{name}/14", Sae(dictionary=path, neuronpedia=name)
 
     def picked(method, text, ref=""):
         concept = Concept(id=0, text=text, ref=ref)
@@ -313,7 +314,7 @@ def test_labels_and_addresses_choose_the_feature(tiny_llama, tmp_path):
     named = picked(method, "speak of fig", at)
     assert named.tensors["features"].tolist() == [14]
     assert named.notes["picked"]["0"] == {"feature": 14, "by": "ref"}
-    for strange in (Sae(dictionary=path), Sae(dictionary=path, neuronpedia="2b/10-gemmascope")):
+    for strange in (Sae(dictionary=path), Sae(dictionary=path, neuronpedia=name[:-4])):
         learned = picked(strange, "speak of fig", at)
         assert learned.tensors["features"].tolist() == [8]
         assert learned.notes["picked"]["0"]["label"] == "speak of fig"
@@ -322,6 +323,8 @@ def test_labels_and_addresses_choose_the_feature(tiny_llama, tmp_path):
     assert picked(method, "why the sky is blue").tensors["features"].tolist() == [5]
     with pytest.raises(ConfigError, match="feature 400 is not among the 40"):
         picked(method, "speak of fig", at.replace("/14", "/400"))
+    with pytest.raises(ConfigError, match="is for layer 20, but the site is residual@1; set"):
+        picked(Sae(dictionary=path, neuronpedia="gemma-2-2b/20-gemmascope-res-16k"), "speak", at)
 
 
 def test_an_address_names_a_feature_of_one_dictionary_only():
@@ -334,17 +337,23 @@ def test_an_address_names_a_feature_of_one_dictionary_only():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_without_a_given_maximum_it_is_measured_on_all_rows(tiny_llama, tmp_path, name):
+def test_without_a_given_maximum_it_is_measured_on_own_rows(tiny_llama, tmp_path, name):
     site, weights, config = tiny.site_of(tiny_llama), random_weights(), CONFIGS[name]
     weights["b_enc"][8] = -1e4  # never active: as long as the states, then
     path, concepts = folder_of(tmp_path, weights, config, highest=None), concepts_of(3, 2)
     learned = Sae(dictionary=path).fit(tiny_llama, site, concepts)
-    rows = [row for entry in concepts for row in entry.positives] + concepts[0].negatives
-    states = torch.cat([states_alone(tiny_llama, site, row) for row in rows])
-    highest = float(latents_by_hand(weights, config, states)[:, 3].max())
-    length = float(states.norm(dim=-1).mean() / weights["W_dec"][8].norm())
+    first, second = (
+        torch.cat([states_alone(tiny_llama, site, row) for row in [*e.positives, *e.negatives]])
+        for e in concepts
+    )
+    highest = float(latents_by_hand(weights, config, first)[:, 3].max())
+    length = float(second.norm(dim=-1).mean() / weights["W_dec"][8].norm())
     expected = torch.tensor([highest, length])
     torch.testing.assert_close(learned.tensors["activations"], expected, atol=1e-4, rtol=1e-4)
+    without = [concepts[0]._replace(positives=[], negatives=[]), concepts[1]]
+    learned = Sae(dictionary=path).fit(tiny_llama, site, without)  # then on the others'
+    highest = float(latents_by_hand(weights, config, second)[:, 3].max())
+    assert learned.tensors["activations"][0] == pytest.approx(highest, abs=1e-4)
     bare = [entry._replace(positives=[], negatives=[]) for entry in concepts]
     with pytest.raises(DataError, match=r"maximum activation .* of feature 3"):
         Sae(dictionary=path).fit(tiny_llama, site, bare)
@@ -384,8 +393,6 @@ def test_bad_settings_are_told_before_any_model_work(tiny_llama, tmp_path):
         path = folder_of(tmp_path, random_weights())
         with pytest.raises(ConfigError, match="batch_tokens 0"):
             method(dictionary=path, batch_tokens=0)
-    with pytest.raises(ConfigError, match="unknown mode 'clmap'; did you mean 'clamp'"):
-        check_settings(path, "clmap")
     with pytest.raises(ConfigError, match="no labels at 'nowhere'"):
         Sae(dictionary=path, labels="nowhere")
     site, (entry,) = tiny.site_of(tiny_llama), concepts_of(2)
@@ -395,6 +402,9 @@ def test_bad_settings_are_told_before_any_model_work(tiny_llama, tmp_path):
     with pytest.raises(DataError, match=r"SAE-A cannot learn concept 7.*negative"):
         SaeA(dictionary=path).fit(tiny_llama, site, [entry._replace(negatives=[])])
     learned = SaeA(dictionary=path).fit(tiny_llama, site, [entry])
+    twice = entry._replace(positives=[*entry.positives, entry.positives[0]])
+    again = SaeA(dictionary=path).fit(tiny_llama, site, [twice])  # a row that stands twice
+    assert torch.equal(learned.tensors["activations"], again.tensors["activations"])
     with pytest.raises(SteeringError, match="concept 4"):
         SaeA(dictionary=path).steer(
             tiny_llama, site, learned, [Asked(Concept(id=4, text="zebras"), "Why")]

@@ -91,10 +91,10 @@ def test_the_largest_of_a_batch_are_kept():
 def test_words_are_whole():
     from train_sae import distinct, word_at
 
-    pieces = [" the", " ho", "ney", ",", "comb", " x", ""]
-    words = ["the", "honey", "honey", "", "comb", "x", ""]
-    assert [word_at(pieces, place) for place in range(7)] == words
-    assert distinct([*words, "The"]) == ["the", "honey", "comb"]
+    pieces = [" the", " ho", "ney", ",", "comb", " x", "", " end", "\nNew"]
+    words = ["the", "honey", "honey", "", "comb", "x", "", "end", "New"]
+    assert [word_at(pieces, place) for place in range(len(pieces))] == words
+    assert distinct([*words, "The"]) == ["the", "honey", "comb", "end", "new"]
 
 
 def test_the_script_writes_a_folder_that_both_methods_use(tmp_path, monkeypatch, capsys):

@@ -101,6 +101,8 @@ def train(
         TrainingError: if a parameter is no longer finite.
     """
     groups = [list(own) for own in parameters]
+    if not groups:
+        return
     optimizer = torch.optim.AdamW(
         [{"params": own} for own in groups], lr=recipe.learning_rate, weight_decay=0.0
     )

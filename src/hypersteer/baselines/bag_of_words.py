@@ -102,16 +102,16 @@ class BagOfWords:
         del lm, site
         tensors, sizes = learned.tensors, learned.tensors["sizes"].tolist()
         places, weights = (tensors[name].split(sizes) for name in ("places", "weights"))
+        rows = [row_of(learned, concept) for concept in concepts]
         known = {word: place for place, word in enumerate(learned.notes["words"])}
-        counts = torch.zeros(len(texts), len(known))
-        for row, text in enumerate(texts):
-            for word, count in word_counts(text).items():
-                if word in known:
-                    counts[row, known[word]] = count
-        scores = torch.zeros(len(concepts), len(texts))
-        for number, concept in enumerate(concepts):
-            row = row_of(learned, concept)
-            scores[number] = counts[:, places[row]] @ weights[row] + tensors["intercepts"][row]
+        of_words = torch.zeros(len(rows), len(known))
+        for one, row in zip(of_words, rows, strict=True):
+            one[places[row]] = weights[row]
+        scores = torch.zeros(len(rows), len(texts))
+        for number, text in enumerate(texts):
+            counts = {known[w]: n for w, n in word_counts(text).items() if w in known}
+            told = of_words[:, list(counts)] @ torch.tensor(list(counts.values())).float()
+            scores[:, number] = told + tensors["intercepts"][rows]
         return scores
 
     def _fit(self, entry: ConceptExamples) -> tuple[dict[str, float], float]:

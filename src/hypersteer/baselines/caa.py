@@ -12,7 +12,7 @@ from hypersteer.baselines import vectors
 from hypersteer.baselines.lessons import Lesson
 from hypersteer.baselines.mass_mean import Length
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
-from hypersteer.baselines.texts import Text, check_limits
+from hypersteer.baselines.texts import Text, check_fields
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import NamedScope, Site
@@ -32,7 +32,7 @@ class Caa:
 
     Source: Rimsky et al., 2023 (arXiv 2312.06681). There a pair is one question with two answers of
     one letter, and the vector is the mean over pairs of the difference between the states at the
-    letters; it is added to every token after the prompt, times a multiplier.
+    letters; it is added to every token from which one is generated, times a multiplier.
 
     Positives and negatives on the same base prompt are such pairs; a positive's partner is the mean
     of the negatives on its prompt. Where less than half of a concept's positives have one (AxBench:
@@ -46,7 +46,7 @@ class Caa:
         tokens: `response`, or `last` for the last token.
         length: how long a vector strength 1 adds: `activation`, AxBench's maximum activation, so
             that strengths mean what they mean for other methods; `difference` is as published.
-        scope: tokens that are steered.
+        scopes: tokens that are steered; as published from the prompt's last one on.
         batch_tokens: most tokens of a forward pass, padding included.
         cache_bytes: most bytes of hidden states kept for the second look.
     """
@@ -56,12 +56,12 @@ class Caa:
 
     tokens: Tokens = "response"
     length: Length = "activation"
-    scope: NamedScope = "response"
+    scopes: tuple[NamedScope, ...] = ("last_prompt", "response")
     batch_tokens: int = 4096
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -101,7 +101,7 @@ class Caa:
         return lesson.learned(differences, norms if self.length == "difference" else None)
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """Add each row's vector to the tokens of the scope.
+        """Add each row's vector to the tokens of the scopes.
 
         Raises:
             SteeringError: for a concept that was not learnt.
@@ -109,8 +109,9 @@ class Caa:
         rows = [vectors.row_of(learned, one.concept) for one in asked]
         tensors = learned.tensors
         made = tensors["activations"][rows, None] * tensors["directions"][rows]
-        writer = VectorWriter(site, made.to(lm.device), [self.scope] * len(asked))
-        return Steering(lm, [one.prompt for one in asked], [writer])
+        made = made.to(lm.device)
+        writers = [VectorWriter(site, made, [scope] * len(asked)) for scope in self.scopes]
+        return Steering(lm, [one.prompt for one in asked], list(writers))
 
     def detect(
         self,

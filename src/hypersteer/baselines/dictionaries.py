@@ -37,6 +37,8 @@ HOOKS = {
     r"model\.layers\.(\d+)": ("residual", 0),
 }
 """How SAELens names a site: (kind, what to add to the number of the block)."""
+POST_NORM = "post_feedforward_layernorm"
+"""Blocks that have this norm what a sub-layer puts out before they add it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -121,6 +123,12 @@ class Dictionary:
                 f"the dictionary reads {self.site}, but the site is {site}; set site.layer = "
                 f"{self.site.layer} and site.kind = '{self.site.kind}', or give another dictionary"
             )
+        inside = site.kind != "residual" and hasattr(lm.blocks[site.layer], POST_NORM)
+        if inside and not self.base_lm:  # ours are trained at the site itself
+            raise ConfigError(
+                f"the dictionary reads {site} behind a norm, as TransformerLens has it, but sites "
+                f"of {lm.name} lie before it; give a dictionary of a residual site"
+            )
 
 
 class Found(NamedTuple):
@@ -135,10 +143,14 @@ class Found(NamedTuple):
     config: dict[str, Any]
 
     @property
+    def activation(self) -> str | None:
+        """Name of the activation function, where the files tell it."""
+        return self.config.get("activation_fn", self.config.get("activation_fn_str"))
+
+    @property
     def top_k(self) -> int:
         """Features that a token keeps, 0 if there is no such limit."""
-        named = self.config.get("activation_fn", self.config.get("activation_fn_str"))
-        if "topk" not in (self.config.get("architecture"), named):
+        if "topk" not in (self.config.get("architecture"), self.activation):
             return 0
         return self.config.get("k") or (self.config.get("activation_fn_kwargs") or {}).get("k", 0)
 
@@ -146,7 +158,8 @@ class Found(NamedTuple):
     def site(self) -> Site | None:
         """Where the dictionary reads, as far as the hook's name tells."""
         for pattern, (kind, shift) in HOOKS.items():
-            match = re.fullmatch(pattern, str(self.config.get("hook_name", "")))
+            name = self.config.get("hook_name", self.config.get("hook_point", ""))
+            match = re.fullmatch(pattern, str(name))
             if match and int(match[1]) + shift >= 0:
                 return Site(int(match[1]) + shift, kind)  # type: ignore[arg-type]
         return None
@@ -199,7 +212,7 @@ def _read(path: str, changed: int) -> Dictionary:
     weights = _weights(found.weights)
     encoder, bias = weights["w_enc"].T, weights["b_enc"]
     decoder, offset = weights["w_dec"], weights["b_dec"]
-    if found.config.get("apply_b_dec_to_input"):
+    if found.config.get("apply_b_dec_to_input", bool(found.config)):  # SAELens's default
         bias = bias - encoder @ offset
     if found.config.get("rescale_acts_by_decoder_norm"):
         norms = decoder.norm(dim=-1).clamp(min=1e-12)
@@ -237,10 +250,14 @@ def _check_config(found: Found) -> None:
     if architecture not in ARCHITECTURES:
         known = nearest(str(architecture), ARCHITECTURES)
         raise ConfigError(f"{where}: architecture '{architecture}' is not supported{known}")
-    if config.get("normalize_activations") not in (None, "none"):
+    if config.get("normalize_activations") not in (None, False, "none"):
         raise ConfigError(
             f"{where}: normalize_activations '{config['normalize_activations']}' is not supported; "
             "fold it into the weights with SAELens and save the SAE again"
+        )
+    if found.activation not in (None, "relu", "topk"):
+        raise ConfigError(
+            f"{where}: activation_fn '{found.activation}' is not supported; relu and topk are"
         )
     if config.get("finetuning_scaling_factor"):
         raise ConfigError(f"{where}: finetuning_scaling_factor is not supported; fold it in")

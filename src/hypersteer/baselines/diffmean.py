@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypersteer.baselines import vectors
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
-from hypersteer.baselines.texts import Corpus, States, check_limits, make_corpus, need_rows
+from hypersteer.baselines.texts import Corpus, States, check_fields, make_corpus, need_rows
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -43,7 +43,7 @@ class DiffMean:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None

@@ -9,7 +9,7 @@ Shapes: N concepts, K of them, D width, F features, M texts, P and Q with and wi
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from hypersteer.baselines import vectors
 from hypersteer.baselines.clamping import ClampWriter
-from hypersteer.baselines.dictionaries import Dictionary, find_dictionary, read_dictionary
+from hypersteer.baselines.dictionaries import Dictionary, read_dictionary
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Learned, Steering
 from hypersteer.baselines.texts import States, text_of
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Scope, Site
-from hypersteer.errors import ConfigError, SteeringError, nearest
+from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import VectorWriter
 
@@ -40,24 +40,13 @@ class Picked(NamedTuple):
     note: dict[str, Any]
 
 
-def check_settings(dictionary: str, mode: str) -> None:
-    """Refuse settings that cannot work, before a model is loaded.
-
-    Raises:
-        ConfigError: there is no such mode, or no dictionary that could be used.
-    """
-    if mode not in get_args(Mode):
-        raise ConfigError(f"unknown mode '{mode}'{nearest(mode, get_args(Mode))}")
-    find_dictionary(dictionary)
-
-
 @torch.no_grad()
 def pooled(states: States, numbers: Sequence[int], encode: Encode) -> Float[Tensor, "M K"]:
-    """Largest activation of each feature in each text, chat prefix and padding left out.
+    """Largest activation of each feature in each distinct text, without chat prefix and padding.
 
     Texts are encoded one by one: a dictionary is wide, and padding would cost as much as words.
     """
-    places = {number: place for place, number in enumerate(numbers)}
+    places = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
     tops: list[Tensor] = [torch.empty(0)] * len(places)
     for chosen, hidden, marks in states.walk(list(places)):
         for number, row, marked in zip(chosen, hidden, marks, strict=True):

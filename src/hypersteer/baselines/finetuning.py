@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hypersteer.baselines.adapting import Responses, positives_only, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
-from hypersteer.baselines.texts import Corpus, check_limits, make_corpus, need_rows
+from hypersteer.baselines.texts import Corpus, check_fields, make_corpus, need_rows
 from hypersteer.baselines.twins import twin
 from hypersteer.baselines.vectors import row_of
 from hypersteer.edits import Site
@@ -66,7 +66,7 @@ class FineTuning:
     keep_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, 0)
+        check_fields(self)
         recipe_of(self)
 
     def fit(

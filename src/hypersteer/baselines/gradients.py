@@ -20,7 +20,7 @@ from hypersteer.baselines.classifier import (
     learn,
 )
 from hypersteer.baselines.method import ConceptExamples, Done, Learned
-from hypersteer.baselines.texts import after_prefix, check_limits, in_parts, text_of
+from hypersteer.baselines.texts import after_prefix, check_fields, in_parts, text_of
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -81,7 +81,7 @@ class InputXGradient:
     batch_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, 0)
+        check_fields(self)
         _training(self).check()
 
     def fit(
@@ -143,7 +143,7 @@ class IntegratedGradients:
     batch_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, 0)
+        check_fields(self)
         _training(self).check()
         if self.steps < 1:
             raise ConfigError(f"steps {self.steps} is not above 0; try 50")
@@ -199,15 +199,14 @@ def detect(
     tokens = [text_of(lm, example) for example in texts]
     for text in tokens:
         lm.check_length(text.size, "a text to detect concepts in")
-    placed = [one.to(lm.device) for one in classifiers]
-    scores = torch.zeros(len(placed), len(tokens))
+    scores = torch.zeros(len(classifiers), len(tokens))
     for part in in_parts([text.size for text in tokens], batch_tokens):
         chosen = [tokens[number] for number in part]
         prompts, responses = [text.prompt for text in chosen], [text.response for text in chosen]
         batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
         marks = after_prefix(batch.spans)
-        for first in range(0, len(placed), TOGETHER):
-            group = placed[first : first + TOGETHER]
+        for first in range(0, len(classifiers), TOGETHER):
+            group = [one.to(lm.device) for one in classifiers[first : first + TOGETHER]]
             found = attributions(lm, site, batch, group, path).abs().sum(-1)
             highest = found.masked_fill(~marks, -torch.inf).amax(-1).cpu()
             scores[first : first + TOGETHER, part] = highest

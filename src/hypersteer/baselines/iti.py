@@ -16,7 +16,7 @@ from hypersteer.baselines.caa import Tokens, summary
 from hypersteer.baselines.heads import Heads, find_heads, read_heads, through
 from hypersteer.baselines.logistic import fit_logistic
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
-from hypersteer.baselines.texts import check_limits, make_corpus, need_rows
+from hypersteer.baselines.texts import check_fields, make_corpus, need_rows
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError
 from hypersteer.lm.base import BaseLM
@@ -61,7 +61,7 @@ class Iti:
     batch_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, 0)
+        check_fields(self)
         if not 0 < self.share <= 1:
             raise ConfigError(f"share {self.share} is not above 0 and at most 1; try 0.05")
         if self.alpha == 0 or self.seed < 0:

@@ -15,7 +15,7 @@ from hypersteer.baselines.lessons import Lesson
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.baselines.moments import Sign, first_component, moments
 from hypersteer.baselines.pca import signed
-from hypersteer.baselines.texts import check_limits
+from hypersteer.baselines.texts import check_fields
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -54,7 +54,7 @@ class Lat:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
         if self.seed < 0:
             raise ConfigError(f"seed {self.seed} is negative; give 0 or more")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hypersteer.baselines.adapting import Responses, positives_only, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
-from hypersteer.baselines.texts import Corpus, check_limits, make_corpus, need_rows
+from hypersteer.baselines.texts import Corpus, check_fields, make_corpus, need_rows
 from hypersteer.baselines.twins import adapted_layers, output_projections, twin
 from hypersteer.baselines.vectors import row_of
 from hypersteer.edits import Scope, Site
@@ -50,7 +50,7 @@ class Lora:
         rank: rows of `A`, columns of `B`.
         alpha: numerator of the scaling.
         dropout: share of `x` left out in training.
-        layers: adapted blocks; by default those at AxBench's relative heights.
+        layers: adapted blocks; by default as high up as AxBench's in Gemma-2-2B.
         batch_size: rows in a step (AxBench accumulates two batches of 18).
         epochs: passes over each concept's positives.
         learning_rate: at the first step; 0 after the last.
@@ -76,7 +76,7 @@ class Lora:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
         recipe_of(self)
         if self.rank < 1:
             raise ConfigError(f"rank {self.rank} is not above 0")
@@ -183,7 +183,11 @@ class Lora:
         )
         inject_adapter_in_model(config, adapted.model, ADAPTER)
         adapted.model.eval()
-        return [adapted.model.get_submodule(name) for name in names]
+        adapters = [adapted.model.get_submodule(name) for name in names]
+        for adapter in adapters:  # made in the dtype of the base LM
+            for matrices in (adapter.lora_A, adapter.lora_B):
+                matrices[ADAPTER].float()
+        return adapters
 
 
 def _restart(adapter: Any) -> tuple[nn.Parameter, nn.Parameter]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hypersteer.baselines.adapting import Responses, Row, positives_only, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
-from hypersteer.baselines.texts import check_limits, make_corpus, need_rows
+from hypersteer.baselines.texts import check_fields, make_corpus, need_rows
 from hypersteer.baselines.twins import adapted_layers
 from hypersteer.baselines.vectors import row_of
 from hypersteer.edits import Scope, Site
@@ -82,7 +82,7 @@ class Loreft:
 
     Attributes:
         rank: rows of `R`.
-        layers: blocks whose outputs are changed; by default those at AxBench's relative heights.
+        layers: blocks whose outputs are changed; by default as high up as AxBench's in Gemma-2-2B.
         first: how many tokens at the start of the prompt.
         last: how many at its end, the start of the response's turn among them.
         batch_size: rows of each concept in a step (AxBench accumulates two batches of 18).
@@ -110,7 +110,7 @@ class Loreft:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
         recipe_of(self)
         if self.rank < 1:
             raise ConfigError(f"rank {self.rank} is not above 0")

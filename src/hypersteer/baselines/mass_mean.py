@@ -14,7 +14,7 @@ from hypersteer.baselines import vectors
 from hypersteer.baselines.lessons import Lesson
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.baselines.moments import Moments
-from hypersteer.baselines.texts import check_limits
+from hypersteer.baselines.texts import check_fields
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -59,7 +59,7 @@ class MassMean:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise ConfigError(f"shrinkage {self.shrinkage} is not between 0 and 1; leave it out")
 

@@ -11,7 +11,7 @@ from hypersteer.baselines import vectors
 from hypersteer.baselines.lessons import Lesson
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.baselines.moments import Sign, first_component, published_sign, towards
-from hypersteer.baselines.texts import check_limits
+from hypersteer.baselines.texts import check_fields
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -45,7 +45,7 @@ class Pca:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None

@@ -13,7 +13,7 @@ from hypersteer.baselines import vectors
 from hypersteer.baselines.lessons import Lesson
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.baselines.random import unit_vectors
-from hypersteer.baselines.texts import check_limits
+from hypersteer.baselines.texts import check_fields
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -57,7 +57,7 @@ class LinearProbe:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
         for name in ("batch_size", "epochs", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} {getattr(self, name)} is not above 0")

@@ -63,8 +63,9 @@ class RewrittenPrompting:
     """An LM first writes a steering instruction from each concept's text.
 
     Source: the prompting baseline of AxBench, where gpt-4o-mini writes it. Here any LM may; the
-    default is the base LM itself, greedily, in our own words without worked examples. An empty
-    answer or a refusal falls back to the steering prompt as it is.
+    default is the base LM itself, greedily, in our own words without worked examples. The user turn
+    is the instruction, a blank line and the prompt (AxBench puts "Question: " before the prompt).
+    An empty answer or a refusal falls back to the steering prompt as it is.
 
     `Learned.notes` holds, by concept id as a string, the `instruction` (empty after a fall-back)
     and a `note` that says why there is none. For a concept that `fit` has not seen it is written

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hypersteer.baselines import vectors
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
-from hypersteer.baselines.texts import Corpus, States, Text, check_limits, make_corpus
+from hypersteer.baselines.texts import Corpus, States, Text, check_fields, make_corpus
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -46,7 +46,7 @@ class Random:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed {self.seed} is negative; give 0 or more")
-        check_limits(self.batch_tokens, 0)
+        check_fields(self)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None

@@ -19,7 +19,7 @@ from hypersteer.baselines.texts import (
     Corpus,
     States,
     after_prefix,
-    check_limits,
+    check_fields,
     in_parts,
     make_corpus,
     need_rows,
@@ -83,7 +83,7 @@ class ReftR1:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
         for name in ("batch_size", "epochs", "learning_rate", "top_k", "max_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} {getattr(self, name)} is not above 0")
@@ -106,6 +106,9 @@ class ReftR1:
             TrainingError: if a direction is no longer finite.
         """
         started = time.perf_counter()
+        if not concepts:
+            none = torch.zeros(0, lm.width)
+            return vectors.keep([], none, none.sum(1), flops=0.0, seconds=0.0)
         corpus = make_corpus(lm, concepts)
         need_rows(corpus, concepts, method="ReFT-r1", negatives=False)
         training = Training(self, lm, site, corpus, [entry.concept.id for entry in concepts])

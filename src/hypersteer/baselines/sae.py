@@ -6,7 +6,7 @@ Monosemanticity). See `hypersteer.baselines.features` for what is done with a fe
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from hypersteer.baselines.dictionaries import Dictionary, find_dictionary, read_
 from hypersteer.baselines.features import Mode, Picked
 from hypersteer.baselines.labels import Labels, likest, read_labels
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
-from hypersteer.baselines.texts import Corpus, States, check_limits, make_corpus, need_rows
+from hypersteer.baselines.texts import Corpus, States, check_fields, make_corpus, need_rows
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -43,7 +43,8 @@ class Sae:
     words, so it is as good as the labels are.
 
     Deviation from AxBench: the maximum activation is the label file's (`maxActApprox`), which is
-    Neuronpedia's where labels are; without one it is measured on all rows that `fit` is given.
+    Neuronpedia's where labels are; without one it is measured on the concept's own rows, or on all
+    rows that `fit` is given where it has none.
 
     Attributes:
         dictionary: a GemmaScope `params.npz`, a `.safetensors` file, or a SAELens folder.
@@ -64,8 +65,8 @@ class Sae:
     batch_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, 0)
-        features.check_settings(self.dictionary, self.mode)
+        check_fields(self)
+        find_dictionary(self.dictionary)
         if self.labels and not Path(self.labels).expanduser().is_file():
             raise ConfigError(f"no labels at '{self.labels}'; give a Neuronpedia export")
 
@@ -82,13 +83,14 @@ class Sae:
         started = time.perf_counter()
         dictionary = read_dictionary(self.dictionary)
         dictionary.check(lm, site)
+        self._check_layer(site, self.neuronpedia or dictionary.neuronpedia)
         labels = self._labels()
         picked = self._pick(lm, dictionary, labels, [entry.concept for entry in concepts])
         given = [labels.highest.get(one.feature, 0.0) for one in picked]
         activations, flops = torch.tensor(given), 0.0
         unknown = [number for number, highest in enumerate(given) if highest <= 0]
         if unknown:
-            wanted = [picked[number].feature for number in unknown]
+            wanted = {number: picked[number].feature for number in unknown}
             activations[unknown], flops = self._measured(lm, site, dictionary, wanted, concepts)
         return features.keep(
             concepts, dictionary, picked, activations, flops=flops, started=started
@@ -108,6 +110,15 @@ class Sae:
     ) -> Float[Tensor, "K N"]:
         """The feature's largest activation over prompt and response."""
         return features.detect(self.dictionary, lm, site, learned, concepts, texts)
+
+    def _check_layer(self, site: Site, name: str) -> None:
+        """GemmaScope's files do not say where they read, but names such as `x/20-y` do."""
+        match = re.search(r"(?:^|/)(\d+)-[^/]*$", name)
+        if match and int(match[1]) != site.layer:
+            raise ConfigError(
+                f"neuronpedia '{name}' is for layer {match[1]}, but the site is {site}; set "
+                f"site.layer = {match[1]}, or give another dictionary"
+            )
 
     def _labels(self) -> Labels:
         """The labels, of which there may be none."""
@@ -153,24 +164,29 @@ class Sae:
         lm: BaseLM,
         site: Site,
         dictionary: Dictionary,
-        wanted: list[int],
+        wanted: Mapping[int, int],
         concepts: Sequence[ConceptExamples],
     ) -> tuple[Tensor, float]:
-        """Maximum activations of the features on all rows, and the operations it took."""
-        texts = make_corpus(lm, concepts).texts
-        if not texts:
+        """Maximum activations of features, by the concepts' places, and the operations it took."""
+        corpus, chosen = make_corpus(lm, concepts), list(wanted.values())
+        if not corpus.texts:
             raise DataError(
-                f"the labels tell no maximum activation (maxActApprox) of feature {wanted[0]}, and "
+                f"the labels tell no maximum activation (maxActApprox) of feature {chosen[0]}, and "
                 "there are no rows to measure it on; give labels that do"
             )
+        every = list(range(len(corpus.texts)))
         states = States(
-            lm, site, texts, [1] * len(texts), batch_tokens=self.batch_tokens, cache_bytes=0
+            lm,
+            site,
+            corpus.texts,
+            [1 for _ in every],
+            batch_tokens=self.batch_tokens,
+            cache_bytes=0,
         )
-        every = list(range(len(texts)))
-        encode = dictionary.reader(wanted, lm.device)
-        highest = features.pooled(states, every, encode).amax(0)
-        decoder = dictionary.decoder[wanted]
-        highest = features.or_norms(highest, states, [every] * len(wanted), decoder)
+        tops = features.pooled(states, every, dictionary.reader(chosen, lm.device))
+        rows = [corpus.rows[number] or every for number in wanted]
+        highest = torch.stack([tops[own, k].max() for k, own in enumerate(rows)])
+        highest = features.or_norms(highest, states, rows, dictionary.decoder[chosen])
         return highest, vectors.reading_flops(lm, site, states.tokens_run)
 
 
@@ -199,8 +215,8 @@ class SaeA:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
-        features.check_settings(self.dictionary, self.mode)
+        check_fields(self)
+        find_dictionary(self.dictionary)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None

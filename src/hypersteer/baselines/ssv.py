@@ -12,7 +12,7 @@ from torch import Tensor
 from hypersteer.baselines import vectors
 from hypersteer.baselines.adapting import Responses, Row, recipe_of, train
 from hypersteer.baselines.method import Asked, ConceptExamples, Done, Learned, Steering
-from hypersteer.baselines.texts import after_prefix, check_limits, make_corpus, need_rows
+from hypersteer.baselines.texts import after_prefix, check_fields, make_corpus, need_rows
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
@@ -63,7 +63,7 @@ class Ssv:
     cache_bytes: int = 2 * 2**30
 
     def __post_init__(self) -> None:
-        check_limits(self.batch_tokens, self.cache_bytes)
+        check_fields(self)
         recipe_of(self)
 
     def fit(

@@ -6,13 +6,14 @@ numbered, and a concept is a list of numbers. Shapes: M distinct texts, N concep
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.baselines.method import ConceptExamples
+from hypersteer.config import check_choices
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError, DataError
@@ -130,16 +131,17 @@ def after_prefix(spans: Spans) -> Tensor:
     return spans.prompt | spans.response
 
 
-def check_limits(batch_tokens: int, cache_bytes: int) -> None:
-    """Refuse limits that leave nothing.
+def check_fields(method: Any) -> None:
+    """Refuse a method's `batch_tokens` and `cache_bytes` that leave nothing, and unknown choices.
 
     Raises:
         ConfigError: naming the field.
     """
-    if batch_tokens < 1:
-        raise ConfigError(f"batch_tokens {batch_tokens} is not above 0; try 2048")
-    if cache_bytes < 0:
-        raise ConfigError(f"cache_bytes {cache_bytes} is negative; 0 keeps nothing")
+    check_choices(method)
+    if method.batch_tokens < 1:
+        raise ConfigError(f"batch_tokens {method.batch_tokens} is not above 0; try 2048")
+    if getattr(method, "cache_bytes", 0) < 0:
+        raise ConfigError(f"cache_bytes {method.cache_bytes} is negative; 0 keeps nothing")
 
 
 class States:

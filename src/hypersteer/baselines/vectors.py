@@ -20,7 +20,7 @@ from hypersteer.baselines.texts import States, text_of
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
-from hypersteer.errors import SteeringError
+from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import VectorWriter
 
@@ -90,7 +90,16 @@ def keep(
         activations: their maximum activations.
         flops: of learning all of them together.
         seconds: likewise.
+
+    Raises:
+        DataError: if a direction has no length.
     """
+    for entry, direction in zip(concepts, directions, strict=True):
+        if not bool(direction.any()):
+            raise DataError(
+                f"nothing tells the rows of concept {entry.concept.id} ('{entry.concept.text}') "
+                "apart: those with it are like those without; look at its rows, or leave it out"
+            )
     count = max(1, len(concepts))
     return Learned(
         tensors={

@@ -3,7 +3,7 @@
 from hypersteer.config.base_lm import LMConfig, SiteConfig
 from hypersteer.config.evaluation import EvaluateConfig, JudgeConfig, ProtocolConfig
 from hypersteer.config.folders import cache_folder
-from hypersteer.config.reading import differing, from_dict, load_toml, to_dict
+from hypersteer.config.reading import check_choices, differing, from_dict, load_toml, to_dict
 from hypersteer.config.training import (
     DataConfig,
     HypernetConfig,
@@ -26,6 +26,7 @@ __all__ = [
     "TrainConfig",
     "Variant",
     "cache_folder",
+    "check_choices",
     "differing",
     "from_dict",
     "load_toml",

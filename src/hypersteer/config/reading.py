@@ -45,6 +45,22 @@ def from_dict(into: type[T], raw: dict[str, Any], where: str = "settings") -> T:
     return into(**values)
 
 
+def check_choices(config: Any) -> None:
+    """Refuse a value that is none of those that a field of a dataclass may have.
+
+    What was read from a file has been checked before; this is for what code gives.
+
+    Raises:
+        ConfigError: naming the field and the nearest choice.
+    """
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        options = (hint, *get_args(hint)) if get_origin(hint) is tuple else (hint,)
+        if any(get_origin(option) is Literal for option in options):
+            _checked(hint, getattr(config, field.name), field.name)
+
+
 def _checked(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint` wants it."""
     if hint is Any:
