@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from hypersteer.edits import Site, VectorEdit, load_edit
     from hypersteer.errors import SteeringError
     from hypersteer.evaluation.run import EvaluateResult, evaluate
-    from hypersteer.gates.condition import Condition, cast_condition, load_condition
+    from hypersteer.gates.cast import cast_condition
+    from hypersteer.gates.condition import Condition, load_condition
     from hypersteer.gates.decisions import Decisions
     from hypersteer.gates.rules import Rules, rules
     from hypersteer.lm.base import BaseLM
@@ -70,7 +71,7 @@ _HOMES = {
     "TrainConfig": "hypersteer.config",
     "TrainResult": "hypersteer.training.loop",
     "VectorEdit": "hypersteer.edits",
-    "cast_condition": "hypersteer.gates.condition",
+    "cast_condition": "hypersteer.gates.cast",
     "evaluate": "hypersteer.evaluation.run",
     "fit_behaviour": "hypersteer.conditioning.fit",
     "fit_condition": "hypersteer.conditioning.fit",

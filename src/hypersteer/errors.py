@@ -4,6 +4,7 @@ Every message is one line that names the offending value, what was expected, and
 The command line prints it without a traceback and exits with code 2.
 """
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -40,6 +41,13 @@ def one_line(error: object, limit: int = 300) -> str:
     """First line of an error's text, for use inside our own one-line messages."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= limit else f"{lines[0][:limit]}..."
+
+
+def short(value: object) -> str:
+    """A value as a message names it: texts and numbers as they are, cut; others by their type."""
+    if isinstance(value, (str, int, float, type(None))):
+        return reprlib.repr(value)
+    return f"a {type(value).__name__}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

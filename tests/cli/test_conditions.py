@@ -132,6 +132,10 @@ def test_rules_of_generate(run, checkpoint, sea, json_lines, tmp_path):
     assert texts[0].strip() in told
     score = log.rows[0][0].scores["sea"]
     assert err.splitlines()[0] == f"sea {score:.3f}: x"
+    compared = json_lines(run(*argv, "--compare", "--json")[1])
+    assert [line["text"] for line in compared] == texts
+    assert [line["decisions"] for line in compared] == [line["decisions"] for line in found]
+    assert run(*argv, "--compare")[2].splitlines()[0] == f"sea {score:.3f}: x"
 
 
 def test_rules_checked_at_every_token(run, checkpoint, lm, json_lines, tmp_path):
@@ -161,7 +165,9 @@ def test_rules_checked_at_every_token(run, checkpoint, lm, json_lines, tmp_path)
         (["conditions", "test", "none.safetensors", "x"], "cannot read the prompts in 'x'"),
         (["conditions", "show", "none.safetensors"], "no condition at 'none.safetensors'"),
         (["conditions", "show", "a", "--layer"], "did you mean '--layers'?"),
+        (["conditions", "fit", "x", "--out", "."], "--out . is no name for a file"),
         (["generate", "no/checkpoint", "Hi.", "--condition", "a=b"], "give a --rule"),
+        (["generate", "no/checkpoint", "Hi.", "--check", "token"], "--check token is for rules"),
         (["generate", "no/checkpoint", "Hi.", "--rule", "if a x"], "column 6"),
         (["generate", "no/checkpoint", "Hi.", "--rule", "if a then x"], "unknown condition 'a'"),
         (

@@ -52,8 +52,9 @@ def test_the_difference_of_means_by_hand():
     torch.testing.assert_close(found.gaps, gap.norm(dim=1))
 
 
-def test_whitening_by_inverting_the_covariance():
-    above, below = drawn(7, 0), drawn(4, 1)
+@pytest.mark.parametrize("counts", [(7, 4), (3, 2), (30, 20)])  # more dimensions, more texts
+def test_whitening_by_inverting_the_covariance(counts):
+    above, below = drawn(counts[0], 0), drawn(counts[1], 1)
     found = find_directions(above, below, "whitened")
     for layer in range(LAYERS):
         sides = [side[:, layer].double() for side in (above, below)]

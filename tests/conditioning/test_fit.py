@@ -9,6 +9,7 @@ import hypersteer as hs
 import tiny
 from conditioning.worlds import off_topic, on_topic
 from gating import states_by_hand
+from hypersteer.conditioning import fit, search
 from hypersteer.conditioning.fit import condition_scores, measure_condition
 from hypersteer.conditioning.search import auroc
 from hypersteer.errors import CheckpointError, ConfigError, DataError, ModelError, SteeringError
@@ -125,6 +126,28 @@ def test_a_behaviour_vector_is_the_gap_between_the_sides(lm, kind):
     assert torch.cosine_similarity(paired.vector, gap, dim=0) > 0.8
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"method": "meen"}, "method = 'meen' is unknown; did you mean 'mean'"),
+        ({"pooling": "respons"}, "did you mean 'response'"),
+        ({"scope": "al"}, "unknown scope 'al'"),
+        ({"method": "paired"}, "needs pairs"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_read(tiny_llama, monkeypatch, given, told):
+    monkeypatch.setattr(fit, "read_states", lambda *_a, **_k: pytest.fail("texts were read"))
+    pairs = [(text, "Yes.") for text in on_topic(5)]
+    with pytest.raises(SteeringError, match=told):
+        hs.fit_behaviour(tiny_llama, pairs, pairs[:4], **given)
+    for config, why in (({"method": "paired"}, "needs pairs"), ({"max_layers": 4}, "combinations")):
+        monkeypatch.setattr(search, "MOST_COLUMNS", 3)
+        with pytest.raises(SteeringError, match=why):
+            fitted(tiny_llama, **config) if "max_layers" in config else hs.fit_condition(
+                tiny_llama, on_topic(5), off_topic(6), config=hs.ConditionConfig(**config)
+            )
+
+
 def test_bad_requests(tiny_llama):
     lm = tiny_llama
     condition = fitted(lm)
@@ -140,7 +163,12 @@ def test_bad_requests(tiny_llama):
         condition_scores(lm, replace(condition, base_lm="other"), on_topic(1))
     with pytest.raises(SteeringError, match="empty"):
         hs.fit_condition(lm, [*on_topic(4), " "], off_topic(5))
+    with pytest.raises(SteeringError, match=r"a prompt or a pair .* not a list"):
+        hs.fit_condition(lm, [[{"role": "user", "content": "Hi"}]] * 4, off_topic(4))
     for field, value in (
+        ("method", "whitend"),
+        ("pooling", "mean"),
+        ("scorer", "legcy"),
         ("max_layers", 0),
         ("folds", 1),
         ("false_positives", 1.0),

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from hypersteer.conditioning import search
 from hypersteer.conditioning.search import auroc, describe, find_point
 from hypersteer.errors import ConfigError, DataError
 
@@ -82,6 +83,27 @@ def test_a_budget_of_false_positives(seed, budget):
     best = max(within, key=lambda one: (one[3], -one[4]))
     assert point.false_positives <= budget
     assert (point.recall, point.false_positives) == pytest.approx((best[3] / 9, best[4] / 7))
+
+
+def test_a_budget_takes_what_it_allows_and_no_rounding():
+    labels = torch.tensor([True] * 2 + [False] * 100)
+    values = torch.cat([torch.tensor([71.6, 71.7]), torch.arange(1.5, 101.5)])[:, None]
+    point = find_point(values, labels, false_positives=0.29)  # 0.29 * 100 is a little below 29
+    assert (point.recall, point.false_positives) == (1.0, 0.29)
+
+
+def test_a_budget_that_leaves_no_hits_is_told():
+    outer = torch.where(LABELS, 0.0, 1.0) * torch.tensor([-1.0, 1.0] * 8)
+    with pytest.raises(DataError, match="at most a share of 0 of the off-topic texts"):
+        find_point(outer[:, None], LABELS, false_positives=0.0)
+
+
+@pytest.mark.parametrize("together", [1, 7, 40])
+def test_combinations_are_searched_in_parts(monkeypatch, together):
+    table = scores(5, layers=6, coarse=True)
+    whole = find_point(table, LABELS, max_layers=3)
+    monkeypatch.setattr(search, "MOST_SCORES", together * len(LABELS))
+    assert find_point(table, LABELS, max_layers=3) == whole
 
 
 def test_ties_go_to_the_widest_margin_then_to_lower_layers():

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from hypersteer.edits import Site, VectorEdit
 from hypersteer.errors import CheckpointError, SteeringError
-from hypersteer.gates.condition import Condition, cast_condition, load_condition
+from hypersteer.gates.cast import cast_condition
+from hypersteer.gates.condition import Condition, load_condition
 
 WIDTH = 5
 
@@ -146,6 +147,11 @@ def test_damaged_and_foreign_files(tmp_path, spoil, told):
         (('"threshold": 0.1', '"threshold": "x"'), "damaged"),
         (('"name": "c", ', ""), "damaged"),
         (('"release": null', '"releases": null'), "damaged"),
+        (('"threshold": 0.1', '"threshold": true'), "threshold = True is not float"),
+        (('"name": "c"', '"name": 5'), "name = 5 is not str"),
+        (('"explained": []', '"explained": ["a"]'), "explained = 'a' is not float"),
+        (('"figures": {}', '"figures": {"f1": "x"}'), "is not float"),
+        (('"base_lm": "abc"', '"base_lm": null'), "base_lm = None is not str"),
     ],
 )
 def test_damaged_headers(tmp_path, change, told):
@@ -167,12 +173,13 @@ def test_damaged_headers(tmp_path, change, told):
         ({"fitted": (1,)}, "for 1 layers"),
         ({"means": drawn(2, 3)}, "other means"),
         ({"directions": drawn(2, WIDTH) * math.nan}, "not all finite"),
+        ({"directions": drawn(2, WIDTH) * 0}, "has no direction at layer"),
         ({"threshold": math.inf}, "not finite"),
         ({"release": 0.2}, "must lie below"),
         ({"release": 0.0, "fires": "below"}, "must lie above"),
         ({"scorer": "cosin"}, "did you mean 'cosine'"),
-        ({"pooling": "mean"}, "unknown pooling 'mean'"),
-        ({"fires": "over"}, "unknown fires 'over'"),
+        ({"pooling": "mean"}, "pooling = 'mean' is unknown"),
+        ({"fires": "over"}, "fires = 'over' is unknown"),
     ],
 )
 def test_bad_parts(fields, told):
@@ -191,6 +198,12 @@ def test_casts_settings_are_read_one_block_lower():
         "all",
     )
     torch.testing.assert_close(made.directions[0], vectors[2] / vectors[2].norm())
+    texts = {str(layer): vector.tolist() for layer, vector in vectors.items()}  # as JSON has them
+    read = cast_condition(texts, layers=[2, 3], threshold=0.04, comparator="larger")
+    assert torch.equal(read.directions, made.directions)
+    uneven = {**vectors, 2: drawn(3)}
+    with pytest.raises(SteeringError, match=rf"widths \[{WIDTH}, 3\]"):
+        cast_condition(uneven, layers=[1, 2], threshold=0.1, comparator="larger")
     smaller = cast_condition(vectors, layers=[1], threshold=0.1, comparator="smaller", mode="last")
     assert (smaller.layers, smaller.fires, smaller.pooling) == ((0,), "above", "last")
 

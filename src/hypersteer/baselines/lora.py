@@ -183,7 +183,7 @@ class Lora:
         )
         inject_adapter_in_model(config, adapted.model, ADAPTER)
         adapted.model.eval()
-        adapters = [adapted.model.get_submodule(name) for name in names]
+        adapters: list[Any] = [adapted.model.get_submodule(name) for name in names]
         for adapter in adapters:  # made in the dtype of the base LM
             for matrices in (adapter.lora_A, adapter.lora_B):
                 matrices[ADAPTER].float()

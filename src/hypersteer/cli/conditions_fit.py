@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> None:
     args = parse(ConditionsFit, argv, "conditions fit")
     if args.out is None:
         raise ConfigError("say where to write the condition: --out NAME.safetensors")
+    if Path(args.out).is_dir() or any(folder.is_file() for folder in Path(args.out).parents):
+        raise ConfigError(f"--out {args.out} is no name for a file; try health.safetensors")
     sides = read_sides(args.labelled, args.topic)
 
     from hypersteer.conditioning.fit import fit_condition

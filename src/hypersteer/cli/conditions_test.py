@@ -72,7 +72,7 @@ def _judged(
         ("in", sides.positives, measured.positives),
         ("out", sides.negatives, measured.negatives),
     ):
-        fired = condition.passed(torch.tensor(scores, dtype=torch.float64)).tolist()
+        fired = condition.passed(torch.tensor(scores, dtype=torch.float32)).tolist()
         names = [str(text) for text in texts]
         found += list(zip(names, [label] * len(texts), scores, fired, strict=True))
     return found

@@ -26,6 +26,7 @@ from hypersteer.errors import ConfigError, SteeringError, one_line
 
 if TYPE_CHECKING:
     from hypersteer.cli.show import Question
+    from hypersteer.gates.decisions import Check
     from hypersteer.steering import Steerer
 
 
@@ -110,10 +111,8 @@ def _questions(args: Generate) -> list["Question"]:
         SteeringError: for options that do not go together, lists of different lengths, or values
             that cannot steer.
     """
-    if args.steer and args.edit and not args.rule:
-        raise ConfigError("--steer and --edit exclude each other; give one of them")
-    if args.condition and not args.rule:
-        raise ConfigError("--condition is for rules; give a --rule that says what it switches on")
+    if not args.rule:
+        _check_without_rules(args)
     if args.compare and not args.steer and not args.edit:
         raise ConfigError("--compare needs something to compare with: give --steer or --edit")
     if args.batch_size < 1:
@@ -123,7 +122,9 @@ def _questions(args: Generate) -> list["Question"]:
         raise SteeringError("there is no prompt; give one in quotes, or a --prompts-file")
     if any(not prompt.strip() for prompt in prompts):
         raise SteeringError("a prompt is empty; give some text")
-    if args.save_edit is not None and (len(prompts) != 1 or not args.steer or args.rule):
+    if args.save_edit is not None and args.rule:
+        raise ConfigError("--save-edit writes one edit, and a --rule may switch several; leave one")
+    if args.save_edit is not None and (len(prompts) != 1 or not args.steer):
         raise ConfigError(
             f"--save-edit writes the edit of one --steer for one prompt, not for {len(prompts)} "
             f"prompts and {len(args.steer)} steering prompts"
@@ -143,6 +144,20 @@ def _questions(args: Generate) -> list["Question"]:
     strengths = [check_strength(strength) for strength in args.strength or (1.0,)]
     strengths = _each(strengths, len(prompts), "--strength")
     return [Question(*row) for row in zip(prompts, steers, strengths, strict=True)]
+
+
+def _check_without_rules(args: Generate) -> None:
+    """Refuse options that only rules have a use for.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if args.steer and args.edit:
+        raise ConfigError("--steer and --edit exclude each other; give one of them")
+    if args.condition:
+        raise ConfigError("--condition is for rules; give a --rule that says what it switches on")
+    if args.check != "prompt":
+        raise ConfigError(f"--check {args.check} is for rules; give a --rule")
 
 
 def _lines(name: str | None) -> list[str]:
@@ -204,8 +219,7 @@ def _answer(
         )
         for question, text, checks in zip(batch, texts, log.rows, strict=True):
             if args.json:
-                decided = [check.as_dict() for check in checks]
-                _print_json(question, text, {"decisions": decided} if checks else {})
+                _print_json(question, text, _decided(checks))
                 continue
             print(f"> {question.text}\n{text.strip()}\n", flush=True)
             if checks:
@@ -216,15 +230,22 @@ def _compare(
     steerer: "Steerer", questions: Sequence["Question"], decoding: dict[str, Any], args: Generate
 ) -> None:
     """Print the answers in three ways, batch by batch."""
-    from hypersteer.cli.show import compare, print_answers
+    from hypersteer.cli.show import compare, notice, print_answers
 
     for batch, options in _batches(questions, decoding, max(1, args.batch_size // 3)):
         for question, answers in zip(batch, compare(steerer, batch, options), strict=True):
             if args.json:
                 others = {"unsteered": answers.unsteered, "prompted": answers.prompted}
-                _print_json(question, answers.steered, others)
-            else:
-                print_answers(question, answers)
+                _print_json(question, answers.steered, others | _decided(answers.checks))
+                continue
+            print_answers(question, answers)
+            if answers.checks:
+                notice(describe(answers.checks))
+
+
+def _decided(checks: Sequence["Check"]) -> dict[str, Any]:
+    """What was decided on a row, where there are rules, for a line of JSON."""
+    return {"decisions": [check.as_dict() for check in checks]} if checks else {}
 
 
 def _batches(

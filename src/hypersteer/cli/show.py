@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hypersteer.data.batches import prompted
+from hypersteer.gates.decisions import Check, Decisions
 from hypersteer.lm.chat import Prompt
 from hypersteer.steering import Steer, Steerer
 
@@ -35,12 +36,21 @@ class Question(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Answers to one question; `shipped` is that of the package's own checkpoint, where asked."""
+    """Answers to one question.
+
+    Attributes:
+        unsteered: by the base LM as it is.
+        prompted: with the steering prompt in the user turn; None where there are no words.
+        steered: under the edit.
+        shipped: by the package's own checkpoint, where asked.
+        checks: what rules decided on the steered row.
+    """
 
     unsteered: str
     prompted: str | None
     steered: str
     shipped: str | None = None
+    checks: Sequence[Check] = ()
 
 
 def with_words(prompt: Prompt, words: str) -> Prompt:
@@ -72,13 +82,18 @@ def compare(
         rows.append((question.prompt, question.steer, question.strength, seed))
     prompts, steers, strengths, seeds = zip(*rows, strict=True)
     options: dict[str, Any] = {**decoding, "seed": tuple(seeds)}
-    texts = iter(
-        steerer.generate(list(prompts), steer=list(steers), strength=list(strengths), **options)
+    log = Decisions()
+    texts = steerer.generate(
+        list(prompts), steer=list(steers), strength=list(strengths), decisions=log, **options
     )
-    return [
-        Answers(next(texts), next(texts) if isinstance(question.steer, str) else None, next(texts))
-        for question in questions
-    ]
+    rest = iter(zip(texts, log.rows, strict=True))
+    found = []
+    for question in questions:
+        unsteered, _ = next(rest)
+        words = next(rest)[0] if isinstance(question.steer, str) else None
+        steered, checks = next(rest)
+        found.append(Answers(unsteered, words, steered, checks=checks))
+    return found
 
 
 def print_answers(question: Question, answers: Answers, note: str = "") -> None:
@@ -95,7 +110,8 @@ def print_answers(question: Question, answers: Answers, note: str = "") -> None:
         (question.text, "bold"), "\n", (steering, "cyan"), strength, (f" {note}" if note else "")
     )
     table = Table(title=title, title_justify="left", title_style="", expand=True)
-    shown = {name: text for name, text in answers._asdict().items() if text is not None}
+    given = (answers.unsteered, answers.prompted, answers.steered, answers.shipped)
+    shown = {n: t for n, t in zip(Answers._fields, given, strict=False) if t is not None}
     for name in shown:
         table.add_column(name, ratio=1)
     table.add_row(*(Text(text.strip()) for text in shown.values()))

@@ -55,16 +55,7 @@ def find_directions(
         DataError: if a side has fewer than two states, pairs are wanted and the sides are not
             equally many, or the states of a layer do not differ.
     """
-    if min(len(positives), len(negatives)) < 2:
-        raise DataError(
-            f"{len(positives)} and {len(negatives)} texts are too few to tell apart; give at least "
-            "two of each"
-        )
-    if method in ("paired", "difference") and len(positives) != len(negatives):
-        raise DataError(
-            f"method '{method}' needs pairs, but there are {len(positives)} and {len(negatives)} "
-            "texts; give as many of each, or use method 'global' or 'mean'"
-        )
+    check_counts(len(positives), len(negatives), method)
     above, below = positives.double().transpose(0, 1), negatives.double().transpose(0, 1)
     centres = (above.mean(1), below.mean(1))
     vectors, explained = [], []
@@ -80,6 +71,23 @@ def find_directions(
         gaps.float(),
         torch.stack(explained).float(),
     )
+
+
+def check_counts(positives: int, negatives: int, method: Contrast) -> None:
+    """Refuse numbers of texts that `find_directions` cannot work with.
+
+    Raises:
+        DataError: if a side has fewer than two, or pairs are wanted of unequal sides.
+    """
+    if min(positives, negatives) < 2:
+        raise DataError(
+            f"{positives} and {negatives} texts are too few to tell apart; give two or more of each"
+        )
+    if method in ("paired", "difference") and positives != negatives:
+        raise DataError(
+            f"method '{method}' needs pairs, but there are {positives} and {negatives} texts; give "
+            "as many of each, or use method 'global' or 'mean'"
+        )
 
 
 def _direction(above: Tensor, below: Tensor, method: Contrast) -> tuple[Tensor, Tensor]:
@@ -115,16 +123,18 @@ def _principal(data: Float[Tensor, "M D"]) -> Float[Tensor, " D"]:
 
 
 def _whitened(above: Float[Tensor, "P D"], below: Float[Tensor, "N D"]) -> Float[Tensor, " D"]:
-    """Solve (a I + b X'X) v = gap by Woodbury's identity, with as many unknowns as texts."""
+    """Solve (a I + b X'X) v = gap, with as many unknowns as texts (by Woodbury) or dimensions."""
     gap = above.mean(0) - below.mean(0)
     within = torch.cat([above - above.mean(0), below - below.mean(0)])
-    gram = within @ within.T
     rows, width = within.shape
+    gram = within @ within.T if rows < width else within.T @ within
     a = SHRINKAGE * gram.trace() / rows / width
     b = (1 - SHRINKAGE) / rows
     if not float(a) > 0:
         return F.normalize(gap, dim=0)
-    inner = gram + (a / b) * torch.eye(rows, dtype=gram.dtype, device=gram.device)
+    inner = gram + (a / b) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    if rows >= width:
+        return F.normalize(torch.linalg.solve(inner, gap), dim=0)
     return F.normalize(gap - within.T @ torch.linalg.solve(inner, within @ gap), dim=0)
 
 

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.conditioning.directions import Directions, find_directions
-from hypersteer.conditioning.search import Point, describe, find_point
+from hypersteer.conditioning.directions import Directions, check_counts, find_directions
+from hypersteer.conditioning.search import Point, check_combinations, describe, find_point
 from hypersteer.conditioning.texts import Fold, Text, Watch, make_folds, read_states
 from hypersteer.config.conditions import ConditionConfig, Contrast
-from hypersteer.edits import Scope, Site, VectorEdit
+from hypersteer.config.reading import check_choice
+from hypersteer.edits import Scope, Site, VectorEdit, check_scope
 from hypersteer.errors import ConfigError
 from hypersteer.gates.condition import Condition, score
 from hypersteer.lm.base import BaseLM
@@ -67,6 +68,8 @@ def fit_condition(
     """
     config = ConditionConfig() if config is None else config
     layers = tuple(lm.site(layer).layer for layer in config.layers) or tuple(range(lm.depth))
+    check_counts(len(positives), len(negatives), config.method)
+    check_combinations(len(layers), config.max_layers)
     folds = make_folds(len(positives), len(negatives), config.folds, config.seed)
     states = read_states(
         lm,
@@ -196,9 +199,14 @@ def fit_behaviour(
 
     Raises:
         DataError: if there are too few texts, or they do not differ.
+        ConfigError: for an unknown method, pooling or scope.
         SteeringError: for a text that is empty, too long, or has no tokens to pool.
     """
     site: Site = lm.site(layer)
+    check_choice("method", method, Contrast)
+    check_choice("pooling", pooling, TokenPooling)
+    check_scope(scope)
+    check_counts(len(positives), len(negatives), method)
     states = read_states(lm, [*positives, *negatives], [site.layer], pooling)
     found: Directions = find_directions(states[: len(positives)], states[len(positives) :], method)
     return VectorEdit(

@@ -4,10 +4,10 @@ Scores are worked out once, texts by layers; thresholds come from sorting them. 
 L layers, C columns (single layers and combinations of them).
 """
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterator
+from itertools import combinations, islice
 from math import comb
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,8 @@ from hypersteer.gates.condition import Fires
 
 MOST_COLUMNS = 200_000
 """Combinations of layers that are tried at most."""
+MOST_SCORES = 2_000_000
+"""Scores that are sorted at a time."""
 
 
 class Point(NamedTuple):
@@ -65,7 +67,7 @@ def find_point(
 
     The best F1 wins; with a budget of false positives, the most true positives within it, and then
     the fewest false ones. Ties go to the widest margin in units of the scores' spread, then to
-    fewer and lower layers, then to firing above.
+    fewer layers, to firing above, and to lower layers.
 
     Args:
         scores: of every text at every layer.
@@ -75,28 +77,33 @@ def find_point(
 
     Raises:
         ConfigError: if there are too many combinations.
-        DataError: if one side is empty or no threshold separates any scores.
+        DataError: if one side is empty, no threshold separates any scores, or none has a true
+            positive within the budget.
     """
     scores = scores.double()
     if not bool(positive.any()) or bool(positive.all()):
         raise DataError("texts of both sides are needed to choose a threshold")
-    joined = _combinations(scores.shape[1], max_layers)
+    check_combinations(scores.shape[1], max_layers)
     best: tuple[float, float] | None = None
     chosen: tuple[tuple[int, ...], float, Fires] | None = None
-    for size in sorted({len(columns) for columns in joined}):
-        members = [columns for columns in joined if len(columns) == size]
+    for fires, members in _searched(scores.shape[1], max_layers, len(scores)):
         values = scores[:, torch.tensor(members)]
-        for fires, column_scores in (("above", values.amax(-1)), ("below", -values.amin(-1))):
-            cuts = _best_cuts(column_scores, positive, false_positives)
-            gain = float(cuts.gains.max())
-            widths = cuts.widths.masked_fill(cuts.gains < gain, -1.0)
-            place = int(widths.argmax())
-            rank = (gain, float(widths[place]))
-            if gain > -torch.inf and (best is None or rank > best):
-                best = rank
-                threshold = float(cuts.thresholds[place]) * (1 if fires == "above" else -1)
-                chosen = (members[place], threshold, fires)
-    if chosen is None:
+        joined = values.amax(-1) if fires == "above" else -values.amin(-1)
+        cuts = _best_cuts(joined, positive, false_positives)
+        gain = float(cuts.gains.max())
+        widths = cuts.widths.masked_fill(cuts.gains < gain, -1.0)
+        place = int(widths.argmax())
+        rank = (gain, float(widths[place]))
+        if gain > -torch.inf and (best is None or rank > best):
+            best = rank
+            threshold = float(cuts.thresholds[place]) * (1 if fires == "above" else -1)
+            chosen = (members[place], threshold, fires)
+    if chosen is None or (false_positives is not None and best is not None and best[0] <= 0):
+        if false_positives is not None:
+            raise DataError(
+                f"no threshold lets at most a share of {false_positives:g} of the off-topic texts "
+                "through and any of the others; raise false_positives, or give other texts"
+            )
         raise DataError("no threshold tells any scores apart; give other texts or layers")
     columns, threshold, fires = chosen
     picked = scores[:, list(columns)]
@@ -154,7 +161,8 @@ def _best_cuts(
         wrong = called - hits
         # A false positive less never outweighs a true positive more.
         gains = hits - wrong / (len(scores) + 1)
-        gains = gains.masked_fill(wrong > budget * (len(scores) - wanted), -torch.inf)
+        allowed = budget * (len(scores) - wanted) + 1e-9
+        gains = gains.masked_fill(wrong > allowed, -torch.inf)
     gains = gains.masked_fill(~((upper > middles) & (middles >= lower)), -torch.inf)
     widths = (upper - lower) / scores.std(0).clamp(min=1e-12)
     best = gains.amax(0)
@@ -162,7 +170,12 @@ def _best_cuts(
     return _Cuts(best, widths.gather(0, places)[0], middles.gather(0, places)[0])
 
 
-def _combinations(layers: int, most: int) -> Sequence[tuple[int, ...]]:
+def check_combinations(layers: int, most: int) -> None:
+    """Refuse more combinations of layers than can be tried.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
     most = min(most, layers)
     count = sum(comb(layers, size) for size in range(1, most + 1))
     if count > MOST_COLUMNS:
@@ -170,4 +183,13 @@ def _combinations(layers: int, most: int) -> Sequence[tuple[int, ...]]:
             f"{layers} layers in groups of up to {most} are {count:,} combinations; "
             "give fewer layers or a smaller max_layers"
         )
-    return [group for size in range(1, most + 1) for group in combinations(range(layers), size)]
+
+
+def _searched(layers: int, most: int, texts: int) -> Iterator[tuple[Fires, list[tuple[int, ...]]]]:
+    """Combinations in the order in which ties are resolved, as many together as memory allows."""
+    together = max(1, MOST_SCORES // texts)
+    for size in range(1, min(most, layers) + 1):
+        for fires in get_args(Fires):
+            groups = combinations(range(layers), size)
+            while members := list(islice(groups, together)):
+                yield fires, members

@@ -91,7 +91,7 @@ def make_folds(positives: int, negatives: int, count: int, seed: int) -> list[Fo
     if count < 2 or min(positives, negatives) - -(-min(positives, negatives) // count) < 2:
         raise DataError(
             f"{positives} in-topic and {negatives} off-topic prompts are too few to hold some out; "
-            "give at least four of each"
+            "give at least three of each"
         )
     sizes = (positives, negatives)
     seeds = (seed, seed) if positives == negatives else (2 * seed, 2 * seed + 1)
@@ -130,6 +130,13 @@ def read_states(
 
 
 def _row(lm: BaseLM, text: Text, pooling: TokenPooling) -> tuple[PromptIds, list[int]]:
+    if not isinstance(text, str) and not (
+        isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
+    ):
+        raise SteeringError(
+            f"a contrastive text is a prompt or a pair (prompt, response), not a "
+            f"{type(text).__name__}"
+        )
     words, response = (text, "") if isinstance(text, str) else text
     prompt = lm.chat.prompt(words)
     ids = lm.chat.response(response) if response else []

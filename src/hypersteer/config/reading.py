@@ -58,7 +58,16 @@ def check_choices(config: Any) -> None:
         hint = hints[field.name]
         options = (hint, *get_args(hint)) if get_origin(hint) is tuple else (hint,)
         if any(get_origin(option) is Literal for option in options):
-            _checked(hint, getattr(config, field.name), field.name)
+            check_choice(field.name, getattr(config, field.name), hint)
+
+
+def check_choice(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value that is none of a `Literal`'s.
+
+    Raises:
+        ConfigError: naming it and the nearest choice.
+    """
+    _checked(hint, value, name)
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:

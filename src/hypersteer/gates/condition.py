@@ -6,20 +6,22 @@ a signed cosine with an intercept, and CAST's own is kept as `legacy`. Nothing h
 Shapes: K fitted layers, D width, B rows.
 """
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from hypersteer.config import check_choices, from_dict
 from hypersteer.config.conditions import Pooling, Scorer
 from hypersteer.edits import read_value, write_value
-from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest
+from hypersteer.errors import CheckpointError, SteeringError, one_line
 
 FORMAT = "hypersteer-condition-1"
 SMALLEST = 1e-8
@@ -73,6 +75,19 @@ class Condition:
     note: str = ""
 
     def __post_init__(self) -> None:
+        self._check_tensors()
+        for name in ("fitted", "layers", "explained"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        missing = [layer for layer in self.layers if layer not in self.fitted]
+        if missing or not self.layers:
+            raise SteeringError(
+                f"condition '{self.name}' reads layers {list(self.layers)}, but has directions for "
+                f"{list(self.fitted)}"
+            )
+        check_choices(self)
+        self._check_thresholds()
+
+    def _check_tensors(self) -> None:
         for name in ("directions", "means"):
             value = getattr(self, name).detach().to("cpu", torch.float32, copy=True)
             if value.ndim != 2 or len(value) != len(self.fitted):
@@ -86,23 +101,11 @@ class Condition:
         if self.means.shape != self.directions.shape:
             raise SteeringError(f"condition '{self.name}' has other means than directions")
         lengths = self.directions.norm(dim=-1)
+        if not bool(lengths.all()):
+            layer = self.fitted[int(lengths.argmin())]
+            raise SteeringError(f"condition '{self.name}' has no direction at layer {layer}, but 0")
         if bool((lengths - 1).abs().gt(1e-5).any()):  # else a loaded one would not be the saved one
             object.__setattr__(self, "directions", F.normalize(self.directions, dim=-1))
-        for name in ("fitted", "layers", "explained"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        missing = [layer for layer in self.layers if layer not in self.fitted]
-        if missing or not self.layers:
-            raise SteeringError(
-                f"condition '{self.name}' reads layers {list(self.layers)}, but has directions for "
-                f"{list(self.fitted)}"
-            )
-        for name, options in (("fires", Fires), ("scorer", Scorer), ("pooling", Pooling)):
-            value = getattr(self, name)
-            if value not in get_args(options):
-                raise ConfigError(
-                    f"unknown {name} {value!r}{nearest(str(value), get_args(options))}"
-                )
-        self._check_thresholds()
 
     def _check_thresholds(self) -> None:
         for value in (self.threshold, self.release):
@@ -185,13 +188,35 @@ def load_condition(path: str | Path) -> Condition:
     """
     path = Path(path)
     header, tensors = read_value(path, FORMAT, "condition")
-    fields: dict[str, Any] = {key: value for key, value in header.items() if key != "format"}
     try:
-        return Condition(**fields, directions=tensors["directions"], means=tensors["means"])
+        known = from_dict(_Header, {k: v for k, v in header.items() if k != "format"}, "header")
+        return Condition(
+            **{field.name: getattr(known, field.name) for field in dataclasses.fields(known)},
+            directions=tensors["directions"],
+            means=tensors["means"],
+        )
     except KeyError as error:
         raise CheckpointError(f"the condition '{path}' lacks {error}; it is damaged") from error
-    except (SteeringError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"the condition '{path}' is damaged: {error}") from error
+    except (SteeringError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the condition '{path}' is damaged: {one_line(error)}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """What a condition's file has beside its tensors, with the types that are checked."""
+
+    name: str
+    fitted: tuple[int, ...]
+    layers: tuple[int, ...]
+    threshold: float
+    fires: Fires
+    release: float | None
+    scorer: Scorer
+    pooling: Pooling
+    explained: tuple[float, ...]
+    base_lm: str
+    figures: dict[str, float]
+    note: str
 
 
 def score(
@@ -202,8 +227,8 @@ def score(
 ) -> Float[Tensor, "..."]:
     """Scores of pooled states along unit directions, from -1 to 1.
 
-    `cosine` is cos(h - mean, c). `legacy` is CAST's cos(h, tanh(c (c . h))), which is never
-    negative: up to the tanh it is the absolute value of cos(h, c).
+    `cosine` is cos(h - mean, c). `legacy` is CAST's cos(h, tanh(c (c . h))): up to the tanh it is
+    the absolute value of cos(h, c), so it cannot tell c from -c.
     """
     states = states.float()
     if scorer == "cosine":
@@ -213,61 +238,3 @@ def score(
         return (centred * directions).sum(-1) / norms
     projected = directions * (states * directions).sum(-1, keepdim=True)
     return F.cosine_similarity(states, torch.tanh(projected), dim=-1)
-
-
-def cast_condition(
-    vectors: Mapping[int, Sequence[float] | Tensor],
-    *,
-    layers: Sequence[int],
-    threshold: float,
-    comparator: Literal["larger", "smaller"],
-    mode: Literal["mean", "last"] = "mean",
-    name: str = "cast",
-    base_lm: str = "",
-) -> Condition:
-    """A condition with the settings that CAST publishes, in CAST's own numbering.
-
-    CAST measures at the *input* of its condition layer, so its layer L with vector L is read here
-    at the output of block L - 1. Its comparator describes the threshold: `larger` fires where the
-    threshold is larger than the score.
-
-    Args:
-        vectors: vectors by CAST's layer, as its files hold them.
-        layers: CAST's condition layers; it fires if any of them does.
-        threshold: CAST's threshold.
-        comparator: `larger` or `smaller`.
-        mode: `mean` over all tokens, chat prefix included, or `last`.
-        name: what it is about.
-        base_lm: fingerprint of the base LM it is for, where known.
-
-    Raises:
-        SteeringError: for a layer without a vector, layer 0 (its input is no block's output), or
-            an unknown comparator or mode.
-    """
-    fires = {"larger": "below", "smaller": "above"}
-    if comparator not in fires:
-        raise ConfigError(f"unknown comparator {comparator!r}{nearest(str(comparator), fires)}")
-    poolings = {"mean": "all", "last": "last"}
-    if mode not in poolings:
-        raise ConfigError(f"unknown mode {mode!r}{nearest(str(mode), poolings)}")
-    for layer in layers:
-        if layer not in vectors:
-            raise SteeringError(f"CAST's layer {layer} has no vector; there are {sorted(vectors)}")
-        if layer == 0:
-            raise SteeringError("CAST's layer 0 reads the embeddings, which are no block's output")
-    rows = [torch.as_tensor(vectors[layer], dtype=torch.float32) for layer in layers]
-    directions = torch.stack(rows) if rows else torch.zeros(0, 0)
-    below = tuple(layer - 1 for layer in layers)
-    return Condition(
-        name=name,
-        directions=directions,
-        means=torch.zeros_like(directions),
-        fitted=below,
-        layers=below,
-        threshold=threshold,
-        fires=fires[comparator],  # type: ignore[arg-type]
-        scorer="legacy",
-        pooling=poolings[mode],  # type: ignore[arg-type]
-        base_lm=base_lm,
-        note="CAST's settings",
-    )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.edits import Edit, VectorEdit
-from hypersteer.errors import ConfigError, SteeringError, nearest
+from hypersteer.errors import ConfigError, SteeringError, nearest, short
 from hypersteer.gates.condition import Condition
 from hypersteer.gates.grammar import WORDS, Mention, Rule, at_column, parse_rules
 
@@ -90,7 +90,10 @@ def rules(
         SteeringError: for a text that does not follow the grammar, pointing to the place, for
             names that are not given, or for what is no condition or edit.
     """
-    parsed = parse_rules(text if isinstance(text, str) else "\n".join(text))
+    lines = [text] if isinstance(text, str) else text
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
+        raise SteeringError(f"rules are a text, or a list of texts, not {short(text)}")
+    parsed = parse_rules("\n".join(lines))
     if order not in get_args(Order):
         raise ConfigError(f"unknown order {order!r}{nearest(str(order), get_args(Order))}")
     _check_names(conditions, edits)
@@ -125,7 +128,8 @@ def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object])
     for name, condition in conditions.items():
         if not isinstance(condition, Condition):
             raise SteeringError(
-                f"condition '{name}' is {condition!r}; give one of load_condition or fit_condition"
+                f"condition '{name}' is {short(condition)}; give one that load_condition or "
+                "fit_condition made"
             )
     for name, edit in edits.items():
         if not isinstance(edit, VectorEdit):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hypersteer.edits import Edit, Scope, Site, VectorEdit, check_strength
-from hypersteer.errors import CheckpointError, SteeringError
+from hypersteer.errors import CheckpointError, SteeringError, short
 from hypersteer.gates.decisions import Decisions
 from hypersteer.gates.rules import Rules
 from hypersteer.lm.base import BaseLM
@@ -136,7 +136,9 @@ def check_edit(lm: BaseLM, edit: Edit) -> None:
         SteeringError: if it is no edit, or its width is not the base LM's.
     """
     if not isinstance(edit, VectorEdit):
-        raise SteeringError(f"{edit!r} is not an edit; make one with steerer.edit or load_edit")
+        raise SteeringError(
+            f"{short(edit)} is not an edit; make one with steerer.edit or load_edit"
+        )
     if edit.base_lm and edit.base_lm != lm.fingerprint:
         raise CheckpointError(
             f"the edit '{edit.steering_prompt}' was made for the base LM {edit.base_lm}, not for "

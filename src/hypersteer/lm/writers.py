@@ -106,12 +106,21 @@ class VectorWriter:
         return add_vectors(whole, self.vectors, mask)
 
     def fix(self, hidden: Tensor, spans: Spans) -> None:
-        """Make the vectors, unless they are made, from the states that are to be written into."""
-        if self.vectors is None:
-            rows = len(self._scopes) // len(self._strengths)
-            made = self._source
-            made = made if isinstance(made, Tensor) else made(hidden[:rows], spans)
-            self.vectors = torch.cat([strength * made for strength in self._strengths])
+        """Make the vectors, unless they are made, from the states that are to be written into.
+
+        Copies of the rows have the same states, unless an edit further down has made them differ.
+        """
+        if self.vectors is not None:
+            return
+        source = self._source
+        if isinstance(source, Tensor):
+            made = [source] * len(self._strengths)
+        else:
+            copies = hidden.split(len(self._scopes) // len(self._strengths))
+            same = all(torch.equal(copies[0], other) for other in copies[1:])
+            made = [source(copy, spans) for copy in copies[: 1 if same else None]]
+            made = made * len(self._strengths) if same else made
+        self.vectors = torch.cat([s * one for s, one in zip(self._strengths, made, strict=True)])
 
     def silence(self, rows: Bool[Tensor, " B"]) -> None:
         """Add nothing to these rows from here on; the vectors must be made."""

@@ -1,0 +1,71 @@
+"""Conditions with the settings that CAST publishes (arXiv 2409.05907)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hypersteer.errors import ConfigError, SteeringError, nearest
+from hypersteer.gates.condition import Condition
+
+
+def cast_condition(
+    vectors: Mapping[int, Sequence[float] | Tensor] | Mapping[str, Sequence[float]],
+    *,
+    layers: Sequence[int],
+    threshold: float,
+    comparator: Literal["larger", "smaller"],
+    mode: Literal["mean", "last"] = "mean",
+    name: str = "cast",
+    base_lm: str = "",
+) -> Condition:
+    """A condition with the settings that CAST publishes, in CAST's own numbering.
+
+    CAST measures at the *input* of its condition layer, so its layer L with vector L is read here
+    at the output of block L - 1. Its comparator describes the threshold: `larger` fires where the
+    threshold is larger than the score.
+
+    Args:
+        vectors: vectors by CAST's layer, as its files hold them.
+        layers: CAST's condition layers; it fires if any of them does.
+        threshold: CAST's threshold.
+        comparator: `larger` or `smaller`.
+        mode: `mean` over all tokens, chat prefix included, or `last`.
+        name: what it is about.
+        base_lm: fingerprint of the base LM it is for, where known.
+
+    Raises:
+        SteeringError: for a layer without a vector, layer 0 (its input is no block's output), or
+            an unknown comparator or mode.
+    """
+    fires = {"larger": "below", "smaller": "above"}
+    if comparator not in fires:
+        raise ConfigError(f"unknown comparator {comparator!r}{nearest(str(comparator), fires)}")
+    poolings = {"mean": "all", "last": "last"}
+    if mode not in poolings:
+        raise ConfigError(f"unknown mode {mode!r}{nearest(str(mode), poolings)}")
+    known = {int(layer): vector for layer, vector in vectors.items()}  # JSON's keys are texts
+    for layer in layers:
+        if layer not in known:
+            raise SteeringError(f"CAST's layer {layer} has no vector; there are {sorted(known)}")
+        if layer == 0:
+            raise SteeringError("CAST's layer 0 reads the embeddings, which are no block's output")
+    rows = [torch.as_tensor(known[layer], dtype=torch.float32) for layer in layers]
+    if len({len(row) for row in rows}) > 1:
+        raise SteeringError(f"CAST's vectors have widths {[len(row) for row in rows]}; give equal")
+    directions = torch.stack(rows) if rows else torch.zeros(0, 0)
+    below = tuple(layer - 1 for layer in layers)
+    return Condition(
+        name=name,
+        directions=directions,
+        means=torch.zeros_like(directions),
+        fitted=below,
+        layers=below,
+        threshold=threshold,
+        fires=fires[comparator],  # type: ignore[arg-type]
+        scorer="legacy",
+        pooling=poolings[mode],  # type: ignore[arg-type]
+        base_lm=base_lm,
+        note="CAST's settings",
+    )
