@@ -69,7 +69,7 @@ class Gate:
 
     def open(self, slot: int) -> Bool[Tensor, " R"]:
         """In which rows the edit that is the row's number `slot` acts."""
-        return self._open[:, slot]
+        return self._open[slot]
 
     def start(self, copies: int, finished: Collection[int] = ()) -> None:
         """Begin a generation.
@@ -81,8 +81,8 @@ class Gate:
         device = self._lm.device
         of = [-1 if one is None else self._rules.index(one) for one in self._given]
         self._of = torch.tensor(of, device=device).repeat(copies)
-        self._open = torch.zeros(self.rows, self.slots, dtype=torch.bool, device=device)
-        self._open[:, 0] = self._of < 0
+        shut = torch.zeros(self.rows, dtype=torch.bool, device=device)
+        self._open = [self._of < 0, *[shut] * (self.slots - 1)]
         self._numbers = list(range(self.rows))
         self._copies, self._finished = copies, finished
         self._sums: dict[tuple[int, str], Tensor] = {}
@@ -142,7 +142,7 @@ class Gate:
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, in this order."""
         self._numbers = [self._numbers[row] for row in rows]
-        self._of, self._open = self._of[rows], self._open[rows]
+        self._of, self._open = self._of[rows], [of_slot[rows] for of_slot in self._open]
         for held in (self._sums, self._counts, self._fired):
             held.update({key: value[rows] for key, value in held.items()})  # type: ignore[arg-type]
 
@@ -199,7 +199,7 @@ class Gate:
         members = self._of == number
         acts = rules.acting(fired)
         for slot, now in enumerate(acts.values()):
-            self._open[:, slot] = torch.where(members, now, self._open[:, slot])
+            self._open[slot] = torch.where(members, now, self._open[slot])
         if self._log is not None:
             self._note(rules, members.tolist(), fired, acts)
 
