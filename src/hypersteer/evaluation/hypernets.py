@@ -76,8 +76,8 @@ def _training_flops(
     """Products of the whole training run, for rows as long as these concepts' are on average.
 
     Per row of T tokens: forward below the site; above it, for each of the K steering prompts,
-    forward and back to activations; and the hypernetwork forward, and back to activations and
-    weights, on its C tokens.
+    forward and back to activations; the hypernetwork forward, and back to activations and weights,
+    on its C tokens; and in distillation the prompted teacher, with guidance the plain one too.
     """
     rows = [e for one in concepts for e in one.positives[:8]]
     if not rows or "optim" not in card.training:
@@ -90,10 +90,14 @@ def _training_flops(
     first = card.site.layer + 1
     below = block_parameters(lm, 0, first)
     above = block_parameters(lm, first, lm.depth) + lm.embeddings.weight.numel()
-    optim, copies = card.training["optim"], 2 if card.training["loss"]["contrast"] else 1
+    optim, loss = card.training["optim"], card.training["loss"]
+    copies = 2 if loss["contrast"] else 1
+    taught = loss.get("objective") == "distillation"
+    teachers = (2 if loss.get("guidance") else 1) if taught else 0
     row = (
         FORWARD * below * tokens
         + copies * (FORWARD + BACKWARD) * above * tokens
         + copies * 3 * FORWARD * weights * read
+        + teachers * FORWARD * (below + above) * tokens
     )
     return row * optim["batch_size"] * card.step
