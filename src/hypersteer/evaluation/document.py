@@ -113,8 +113,8 @@ def notices(summary: Summary) -> list[str]:
     unscored = sum(count.unscored for count in summary.counts.values())
     if unscored:
         said.append(
-            f"{unscored:,} reported answers have no likelihood (empty, for example) and are in no "
-            "perplexity."
+            f"Reported answers without a likelihood (empty ones, for example), which are in no "
+            f"perplexity: {unscored:,}."
         )
     return said
 
