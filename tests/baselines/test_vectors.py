@@ -28,7 +28,7 @@ METHODS = [
     Lat(),
     LinearProbe(epochs=1),
     MassMean(length="activation"),
-    Caa(scope="all"),
+    Caa(scopes=("all",)),
 ]
 
 
