@@ -9,6 +9,7 @@ import pytest
 
 from evaluation.fakes import failed, made_up, row
 from hypersteer.errors import SteeringError
+from hypersteer.evaluation.published import HYPERSTEER_TABLE_1
 from hypersteer.evaluation.report import write_report
 from hypersteer.evaluation.samples import pick
 from hypersteer.evaluation.summary import Findings, summarise
@@ -233,6 +234,16 @@ def test_one_strength_and_one_held_set(tmp_path):
     assert page.tables[0][2][0][0] == "m"
     assert page.tables[0][2][1][0].split() == ["1.000"]  # one concept: no interval
     assert "nan" not in path.read_text(encoding="utf-8").lower()
+
+
+def test_nothing_is_published_only_where_all_was_run(tmp_path):
+    names = list(HYPERSTEER_TABLE_1.rows)
+    for methods, left in ((names, 0), (names[1:], 1)):
+        rows = [row(method=name, prompt_id=place) for name in methods for place in range(2)]
+        findings = Findings(rows=rows, config={}, compare_to=methods[0])
+        found = write_report(tmp_path / str(left), findings)
+        texts = [file.read_text() for file in found]
+        assert ["Published only" in text for text in texts] == [bool(left)] * 2
 
 
 def test_a_report_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

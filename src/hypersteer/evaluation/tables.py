@@ -55,7 +55,10 @@ def table_1(summary: Summary) -> Table:
         f"{HYPERSTEER_TABLE_1.source}): compare orders, not values.",
         groups=[("", 1), ("This run", len(ours)), ("Published, Gemma-2", 4)],
         columns=["Method", *ours, *HYPERSTEER_TABLE_1.columns],
-        sections=[Section("", rows), Section("Published only, not run here", others)],
+        sections=[
+            Section("", rows),
+            *([Section("Published only, not run here", others)] if others else []),
+        ],
         published=1 + len(ours),
     )
 
