@@ -22,6 +22,8 @@ from hypersteer.lm.writers import VectorWriter
 Tokens = Literal["response", "last"]
 """Which states stand for a text: the mean over its response, or the last one."""
 
+GENERATING: tuple[NamedScope, ...] = ("last_prompt", "response")
+"""The tokens whose next token is generated."""
 PAIRED = 0.5
 """Share of positives that must have a partner for pairs to be used."""
 
@@ -56,7 +58,7 @@ class Caa:
 
     tokens: Tokens = "response"
     length: Length = "activation"
-    scopes: tuple[NamedScope, ...] = ("last_prompt", "response")
+    scopes: tuple[NamedScope, ...] = GENERATING
     batch_tokens: int = 4096
     cache_bytes: int = 2 * 2**30
 

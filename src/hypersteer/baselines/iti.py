@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypersteer.baselines import vectors
-from hypersteer.baselines.caa import Tokens, summary
+from hypersteer.baselines.caa import GENERATING, Tokens, summary
 from hypersteer.baselines.heads import Heads, find_heads, read_heads, through
 from hypersteer.baselines.logistic import fit_logistic
 from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Learned, Steering
@@ -21,9 +21,6 @@ from hypersteer.edits import Site
 from hypersteer.errors import ConfigError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import VectorWriter, Writer
-
-SCOPES = ("last_prompt", "response")
-"""The tokens whose next token is generated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +141,7 @@ class Iti:
             vector = through(heads.projections[layer], shift.flatten(1))
             writers += [
                 VectorWriter(Site(layer, "attention"), vector.to(lm.device), [scope] * len(rows))
-                for scope in SCOPES
+                for scope in GENERATING
             ]
         return Steering(lm, [one.prompt for one in asked], writers)
 

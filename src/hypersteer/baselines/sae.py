@@ -175,14 +175,8 @@ class Sae:
                 "there are no rows to measure it on; give labels that do"
             )
         every = list(range(len(corpus.texts)))
-        states = States(
-            lm,
-            site,
-            corpus.texts,
-            [1 for _ in every],
-            batch_tokens=self.batch_tokens,
-            cache_bytes=0,
-        )
+        once = [1] * len(every)
+        states = States(lm, site, corpus.texts, once, batch_tokens=self.batch_tokens, cache_bytes=0)
         tops = features.pooled(states, every, dictionary.reader(chosen, lm.device))
         rows = [corpus.rows[number] or every for number in wanted]
         highest = torch.stack([tops[own, k].max() for k, own in enumerate(rows)])

@@ -35,6 +35,10 @@ class Question(NamedTuple):
         return steer if steer is None or isinstance(steer, str) else steer.steering_prompt
 
 
+SHOWN = ("unsteered", "prompted", "steered", "shipped")
+"""The answers, in the order of their columns."""
+
+
 class Answers(NamedTuple):
     """Answers to one question.
 
@@ -110,8 +114,8 @@ def print_answers(question: Question, answers: Answers, note: str = "") -> None:
         (question.text, "bold"), "\n", (steering, "cyan"), strength, (f" {note}" if note else "")
     )
     table = Table(title=title, title_justify="left", title_style="", expand=True)
-    given = (answers.unsteered, answers.prompted, answers.steered, answers.shipped)
-    shown = {n: t for n, t in zip(Answers._fields, given, strict=False) if t is not None}
+    found = {name: getattr(answers, name) for name in SHOWN}
+    shown = {name: text for name, text in found.items() if text is not None}
     for name in shown:
         table.add_column(name, ratio=1)
     table.add_row(*(Text(text.strip()) for text in shown.values()))

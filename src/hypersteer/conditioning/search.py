@@ -98,12 +98,12 @@ def find_point(
             best = rank
             threshold = float(cuts.thresholds[place]) * (1 if fires == "above" else -1)
             chosen = (members[place], threshold, fires)
-    if chosen is None or (false_positives is not None and best is not None and best[0] <= 0):
-        if false_positives is not None:
-            raise DataError(
-                f"no threshold lets at most a share of {false_positives:g} of the off-topic texts "
-                "through and any of the others; raise false_positives, or give other texts"
-            )
+    if chosen is None and false_positives is not None:
+        raise DataError(
+            f"no threshold lets at most a share of {false_positives:g} of the off-topic texts "
+            "through and any of the others; raise false_positives, or give other texts"
+        )
+    if chosen is None:
         raise DataError("no threshold tells any scores apart; give other texts or layers")
     columns, threshold, fires = chosen
     picked = scores[:, list(columns)]
@@ -162,7 +162,7 @@ def _best_cuts(
         # A false positive less never outweighs a true positive more.
         gains = hits - wrong / (len(scores) + 1)
         allowed = budget * (len(scores) - wanted) + 1e-9
-        gains = gains.masked_fill(wrong > allowed, -torch.inf)
+        gains = gains.masked_fill((wrong > allowed) | (hits == 0), -torch.inf)
     gains = gains.masked_fill(~((upper > middles) & (middles >= lower)), -torch.inf)
     widths = (upper - lower) / scores.std(0).clamp(min=1e-12)
     best = gains.amax(0)

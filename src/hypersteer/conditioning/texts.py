@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.errors import DataError, SteeringError, one_line
+from hypersteer.errors import DataError, SteeringError, one_line, short
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate
 from hypersteer.lm.pooled import TokenPooling, pooled_states
@@ -134,8 +134,7 @@ def _row(lm: BaseLM, text: Text, pooling: TokenPooling) -> tuple[PromptIds, list
         isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
     ):
         raise SteeringError(
-            f"a contrastive text is a prompt or a pair (prompt, response), not a "
-            f"{type(text).__name__}"
+            f"a contrastive text is a prompt or a pair (prompt, response), not {short(text)}"
         )
     words, response = (text, "") if isinstance(text, str) else text
     prompt = lm.chat.prompt(words)

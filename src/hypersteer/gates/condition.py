@@ -161,21 +161,8 @@ class Condition:
         Raises:
             SteeringError: if the file cannot be written.
         """
-        header = {
-            "format": FORMAT,
-            "name": self.name,
-            "fitted": list(self.fitted),
-            "layers": list(self.layers),
-            "threshold": self.threshold,
-            "fires": self.fires,
-            "release": self.release,
-            "scorer": self.scorer,
-            "pooling": self.pooling,
-            "explained": list(self.explained),
-            "base_lm": self.base_lm,
-            "figures": dict(self.figures),
-            "note": self.note,
-        }
+        known = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Header)}
+        header = {"format": FORMAT, **known, "figures": dict(self.figures)}
         tensors = {"directions": self.directions, "means": self.means}
         return write_value(Path(path), tensors, header, "condition")
 
