@@ -14,7 +14,7 @@ from hypersteer.errors import ModelError
 from hypersteer.hypernet.trunk import trunk_blocks
 from hypersteer.lm.chat import collate
 from hypersteer.lm.generate import Decoding, decode
-from hypersteer.lm.hooks import at_input, at_output, forked, head_at
+from hypersteer.lm.hooks import at_input, at_output, at_sites, head_at
 from hypersteer.lm.writers import VectorWriter, written
 
 PROMPT = "Tell me about your day at the sea."
@@ -102,7 +102,7 @@ def test_7_every_hook_is_undone_after_an_exception(tiny_llama):
     for context in (
         lambda: at_output(lm.blocks[0], fail),
         lambda: at_input(lm.blocks[0], fail),
-        lambda: forked(lm.blocks, Site(1), 1, 2),
+        lambda: at_sites(lm.blocks, [(Site(0), fail), (Site(1, "mlp"), fail)]),
         lambda: head_at(head, torch.ones(1, 1, dtype=torch.bool)),
     ):
         with suppress(Broken), context():

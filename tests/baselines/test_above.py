@@ -21,7 +21,7 @@ def setup_of(lm, site):
     texts = make_corpus(lm, concepts_of(3)).texts
     states = States(lm, site, texts, [1] * len(texts), batch_tokens=10**6, cache_bytes=0)
     numbers = list(range(len(texts)))
-    return states.batch(numbers), states.read(numbers), Above(lm, site, states.batch([0, 1]))
+    return states.batch(numbers), states.read(numbers), Above(lm, site)
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)

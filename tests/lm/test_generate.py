@@ -71,7 +71,7 @@ def test_roomy_layer_holds_what_was_put_in(monkeypatch):
         assert torch.equal(values, -whole)
         assert layer.get_seq_length() == whole.shape[2]
         if count == 6:
-            layer.batch_select_indices(torch.tensor([2, 0]))
+            layer.reorder_cache(torch.tensor([2, 0]))
             parts = [p[[2, 0]] for p in parts]
             monkeypatch.setattr(torch, "randn", lambda _b, *s, make=torch.randn: make(2, *s))
 

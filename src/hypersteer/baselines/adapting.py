@@ -184,9 +184,7 @@ class Responses:
             batch_tokens=batch_tokens,
             cache_bytes=cache_bytes if site else 0,
         )
-        # Two rows of the shortest texts show whether the blocks above can run alone.
-        shortest = sorted(range(len(corpus.texts)), key=lambda n: corpus.texts[n].size)[:2]
-        self._above = Above(lm, site, self.states.batch(shortest)) if site and shortest else None
+        self._above = Above(lm, site) if site else None
 
     def losses(
         self,

@@ -179,9 +179,7 @@ class Training:
             batch_tokens=recipe.batch_tokens,
             cache_bytes=recipe.cache_bytes,
         )
-        # Two rows of the shortest texts show whether the blocks above can run alone.
-        probe = sorted(range(len(self._texts)), key=lambda n: self._texts[n].size)[:2]
-        self._above = Above(lm, site, self.states.batch(probe))
+        self._above = Above(lm, site)
         self._tokens = self._responses = 0
         self._weights = self._started()
         self._optimizer = torch.optim.AdamW(

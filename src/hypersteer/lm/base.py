@@ -134,14 +134,13 @@ class BaseLM:
         return self.model(**inputs)
 
     def logits(
-        self, batch: TokenBatch, wanted: Bool[Tensor, "R T"] | None = None
+        self, batch: TokenBatch, wanted: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "..."]:
         """Next-token logits, under whatever hooks are in place.
 
         Args:
             batch: tokens and spans, on the model's device.
-            wanted: tokens whose logits are wanted; the head runs on no others. It has as many rows
-                R as leave the blocks (more than B under `forked`).
+            wanted: tokens whose logits are wanted; the head runs on no others.
 
         Returns:
             [B, T, V], or [N, V] for the N wanted tokens in row-major order.

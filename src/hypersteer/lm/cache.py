@@ -35,11 +35,10 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[..., :new, :] for room in self._room)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows only."""
-        if self.get_seq_length() > 0:
-            self._room = None
-        super().batch_select_indices(indices)
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Pick rows by number, in any order, some of them several times or never."""
+        self._room = None
+        super().reorder_cache(beam_idx)
 
     @staticmethod
     def _grown(held: Tensor | None, fresh: Tensor, old: int, new: int) -> Tensor:
@@ -59,8 +58,16 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     return cache
 
 
-def select_rows(cache: DynamicCache, index: Tensor, *, among: int) -> None:
-    """Pick rows, once or several times, in those layers that hold `among` rows."""
-    for layer in cache.layers:
-        if isinstance(layer, DynamicLayer) and layer.keys is not None and len(layer.keys) == among:
-            layer.batch_select_indices(index)
+def joined(lower: DynamicCache, upper: DynamicCache, below: int, rows: Tensor) -> DynamicCache:
+    """One cache from the lowest layers of one and the others of another.
+
+    Args:
+        lower: cache of a pass up to a border; its rows are picked by number.
+        upper: cache of the pass above it, which has as many rows as are picked.
+        below: number of layers below the border.
+        rows: which rows of `lower` to take, in order; some may be taken several times.
+    """
+    for layer in lower.layers[:below]:
+        layer.reorder_cache(rows)
+    upper.layers = [*lower.layers[:below], *upper.layers[below:]]
+    return upper

@@ -1,20 +1,21 @@
 """Cached decoding of a batch under edits: one prefill, then one token per row and step."""
 
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hypersteer.edits import Site
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.cache import new_cache, select_rows
+from hypersteer.lm.cache import joined, new_cache
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
-from hypersteer.lm.hooks import forked
+from hypersteer.lm.hooks import ReadWrite, at_sites, capture
 from hypersteer.lm.packing import pack, packed_products
 from hypersteer.lm.sampling import Sampler
-from hypersteer.lm.writers import Writer, gates_of, written
+from hypersteer.lm.upper_blocks import repeated, shared_below, upper_blocks
+from hypersteer.lm.writers import Writer, acting, gates_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,36 +169,57 @@ class Running:
     @torch.inference_mode()
     def advance(self) -> Tensor:
         """Run the tokens not yet run; logits [B, V] of the last one."""
-        with ExitStack() as stack:
-            stack.enter_context(packed_products(self._packed))
-            if self._spans is not None:
-                for gate in self._gates:
-                    gate.start(self._copies, self.finished)
-                    gate.look_ahead(self._next)
-            if self._spans is not None and self._copies > 1:
-                site = min(writer.site for writer in self._writers)
-                rows = len(self._mask)
-                stack.enter_context(forked(self._lm.blocks, site, rows, self._copies))
-            stack.enter_context(written(self._lm.blocks, self._writers, self._spans))
-            output = self._lm.forward(
-                self._next,
-                attention_mask=self._mask,
-                position_ids=self._positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        if self._spans is not None and self._copies > 1:
-            self._unshare()
-        self._spans = None
-        return output.logits[:, -1]
+        with packed_products(self._packed):
+            if self._spans is None:
+                with at_sites(self._lm.blocks, acting(self._writers, None)):
+                    return self._run(self._lm)
+            for gate in self._gates:
+                gate.start(self._copies, self.finished)
+                gate.look_ahead(self._next)
+            functions = acting(self._writers, self._spans)
+            self._spans = None
+            if self._copies > 1:
+                return self._fan_out(functions)
+            with at_sites(self._lm.blocks, functions):
+                return self._run(self._lm)
 
-    def _unshare(self) -> None:
-        """After a forked prefill, give every copy its own rows below the site as well."""
-        rows = len(self._mask)
-        index = torch.arange(rows, device=self._mask.device).repeat(self._copies)
-        select_rows(self._cache, index, among=rows)
+    def _fan_out(self, functions: Sequence[tuple[Site, ReadWrite]]) -> Tensor:
+        """The prefill at several strengths: blocks that see no edit run once for all of them."""
+        lm, batch, lower_cache = self._lm, self._next, self._cache
+        index = torch.arange(len(batch.ids), device=batch.ids.device).repeat(self._copies)
+        lowest = min(writer.site for writer in self._writers)
+        below = shared_below(lowest)
+        upper = upper_blocks(lm, below)
+        if upper is not None:
+            seen_below = [one for one in functions if one[0].layer < lowest.layer]
+            with (
+                at_sites(lm.blocks, seen_below),
+                capture(lm.blocks, [upper.border], stop=True) as states,
+            ):
+                self._run(lm)
+            functions = [one for one in functions if one[0].layer >= lowest.layer]
+            self._cache = new_cache(lm.model)
+        self._next = repeated(batch, self._copies)
         self._mask, self._positions = self._mask[index], self._positions[index]
+        if upper is None:
+            with at_sites(lm.blocks, functions):
+                return self._run(lm)
+        given = states[upper.border].repeat(self._copies, 1, 1)
+        with upper.given(given), at_sites(upper.view.blocks, functions):
+            logits = self._run(upper.view)
+        self._cache = joined(lower_cache, self._cache, below, index)
+        return logits
+
+    def _run(self, lm: BaseLM) -> Tensor:
+        output = lm.forward(
+            self._next,
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
 
     def append(self, chosen: Tensor) -> None:
         """Make the chosen token of each row the next to run."""
@@ -209,7 +231,7 @@ class Running:
     def keep_rows(self, rows: list[int]) -> None:
         """Drop finished rows from the batch."""
         index = torch.tensor(rows, device=self._mask.device)
-        self._cache.batch_select_indices(index)
+        self._cache.reorder_cache(index)
         self._next = TokenBatch(self._next.ids[index], self._next.spans)
         self._mask, self._positions = self._mask[index], self._positions[index]
         self.rows = [self.rows[row] for row in rows]

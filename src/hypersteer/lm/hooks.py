@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hypersteer.edits import Site
-from hypersteer.lm.blocks import check_site, site_module
+from hypersteer.lm.blocks import site_module
 
 ReadWrite = Callable[[Tensor], Tensor | None]
 """Takes hidden states [B, T, D]; returns what replaces them, or None to leave them."""
@@ -98,34 +98,6 @@ def capture(
 
 class _SeenAll(Exception):
     """Ends a forward pass that has nothing more to show."""
-
-
-@contextmanager
-def forked(blocks: nn.ModuleList, site: Site, rows: int, copies: int) -> Generator[None]:
-    """Run the blocks from the site upwards on `copies` times the rows; below, rows are shared.
-
-    Whatever a block receives with a leading batch dimension of `rows` (masks, rotary embeddings,
-    hidden states) is repeated, so that row r of copy c is row `c * rows + r`. For a `residual`
-    site the function at the site repeats the hidden states itself; for a sub-layer site its own
-    block already sees all copies.
-    """
-
-    def repeat(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == rows:
-            return value.repeat(copies, *[1] * (value.ndim - 1))
-        if isinstance(value, tuple):
-            return tuple(repeat(item) for item in value)
-        return value
-
-    def repeat_inputs(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return repeat(args), {name: repeat(value) for name, value in kwargs.items()}
-
-    site = check_site(site, len(blocks))
-    first = site.layer + (site.kind == "residual")
-    with ExitStack() as stack:
-        for block in blocks[first:]:
-            stack.enter_context(at_input(block, repeat_inputs))
-        yield
 
 
 @contextmanager

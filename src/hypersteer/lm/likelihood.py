@@ -102,17 +102,17 @@ def response_losses(
 
     Args:
         lm: the base LM.
-        batch: B prompts with their responses, on the model's device.
-        copies: K, how many times the rows leave the blocks (more than once under `forked`).
-        teacher: logits of the N response tokens to come close to; the loss is then the divergence
-            from them, and otherwise the cross-entropy of the response.
+        batch: K times the same B prompts with their responses, on the model's device.
+        copies: K.
+        teacher: logits of the N response tokens of the B rows to come close to; the loss is then
+            the divergence from them, and otherwise the cross-entropy of the response.
     """
     if teacher is None:
-        losses, rows = _response_tokens(lm, batch, copies)
+        losses, rows = _response_tokens(lm, batch)
     else:
-        logits, rows = response_logits(lm, batch, copies)
+        logits, rows = response_logits(lm, batch)
         losses = token_divergence(logits, teacher.repeat(copies, 1))
-    return row_means(losses, rows, copies * len(batch.ids)).view(copies, -1)
+    return row_means(losses, rows, len(batch.ids)).view(copies, -1)
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def response_token_losses(
     """
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     with written(lm.blocks, writers, batch.spans):
-        losses, _ = _response_tokens(lm, batch, 1)
+        losses, _ = _response_tokens(lm, batch)
     return list(losses.cpu().split([len(response) for response in responses]))
 
 
@@ -154,17 +154,15 @@ def in_batches(
     return [results[row] for row in range(len(lengths))]
 
 
-def _response_tokens(lm: BaseLM, batch: TokenBatch, copies: int) -> tuple[Tensor, Tensor]:
+def _response_tokens(lm: BaseLM, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Losses [N] of all response tokens, and the row [N] of each."""
-    logits, rows = response_logits(lm, batch, copies)
-    targets = batch.ids[batch.spans.response].repeat(copies)
-    return token_cross_entropy(logits, targets), rows
+    logits, rows = response_logits(lm, batch)
+    return token_cross_entropy(logits, batch.ids[batch.spans.response]), rows
 
 
-def response_logits(lm: BaseLM, batch: TokenBatch, copies: int = 1) -> tuple[Tensor, Tensor]:
+def response_logits(lm: BaseLM, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Logits [N, V] that predict the response tokens, and the row [N] of each."""
     response = batch.spans.response
     wanted = torch.zeros_like(response)
     wanted[:, :-1] = response[:, 1:]
-    logits = lm.logits(batch, wanted.repeat(copies, 1))
-    return logits, response.repeat(copies, 1).nonzero()[:, 0]
+    return lm.logits(batch, wanted), response.nonzero()[:, 0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hypersteer.edits import Scope, Site
 from hypersteer.lm.chat import Spans, scope_mask
 from hypersteer.lm.gate import Gate
-from hypersteer.lm.hooks import at_sites
+from hypersteer.lm.hooks import ReadWrite, at_sites
 
 MakeVectors = Callable[[Tensor, Spans], Tensor]
 """Hidden states [B, T, D] at the site and their spans -> vectors [B, D], strength included."""
@@ -38,7 +38,7 @@ class Writer(Protocol):
     def at(self, strengths: Sequence[float]) -> "Writer":
         """This writer for `len(strengths)` copies of its rows, each copy at its own strength.
 
-        Row r of copy c is row `c * B + r`, as `hypersteer.lm.hooks.forked` has it.
+        Row r of copy c is row `c * B + r`, as `hypersteer.lm.upper_blocks.repeated` has it.
         """
         ...
 
@@ -261,23 +261,27 @@ def gates_of(writers: Sequence[Writer]) -> list[Gate]:
     return list(dict.fromkeys(w.gate for w in writers if isinstance(w, GatedWriter)))
 
 
-@contextmanager
-def written(
-    blocks: nn.ModuleList, writers: Sequence[Writer], spans: Spans | None
-) -> Generator[None]:
-    """Let the writers act on the forward passes in the context.
+def acting(writers: Sequence[Writer], spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
+    """What a forward pass runs at which site for the writers and their gates, in order.
 
     Args:
-        blocks: the base LM's decoder blocks.
         writers: what to write, in order.
         spans: what each token is, or None where all are response tokens after the prefill.
     """
 
-    def act(writer: Writer) -> Callable[[Tensor], Tensor]:
+    def act(writer: Writer) -> ReadWrite:
         if spans is None:
             return writer.step
         return lambda hidden: writer.prefill(hidden, spans)
 
     readers = [reader for gate in gates_of(writers) for reader in gate.readers(spans)]
-    with at_sites(blocks, [*readers, *((writer.site, act(writer)) for writer in writers)]):
+    return [*readers, *((writer.site, act(writer)) for writer in writers)]
+
+
+@contextmanager
+def written(
+    blocks: nn.ModuleList, writers: Sequence[Writer], spans: Spans | None
+) -> Generator[None]:
+    """Let the writers act on the forward passes in the context; see `acting`."""
+    with at_sites(blocks, acting(writers, spans)):
         yield

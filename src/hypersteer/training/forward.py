@@ -18,8 +18,9 @@ from hypersteer.hypernet.network import read_steering, write_vectors
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate, scope_mask
 from hypersteer.lm.guided import guided_logits
-from hypersteer.lm.hooks import at_sites, forked
+from hypersteer.lm.hooks import at_sites
 from hypersteer.lm.likelihood import response_logits, response_losses
+from hypersteer.lm.upper_blocks import repeated, shared_below, upper_blocks
 from hypersteer.lm.writers import add_vectors
 
 
@@ -70,11 +71,17 @@ def steered_losses(
         vectors = write_vectors(
             setup.network, lm, setup.config, flat, prompts, base, batch.spans, own
         )
-        whole = hidden if len(hidden) == len(mask) else hidden.repeat(copies, 1, 1)
-        return add_vectors(whole, vectors, mask)
+        return add_vectors(hidden, vectors, mask)
 
-    with forked(lm.blocks, site, len(prompts), copies), at_sites(lm.blocks, [(site, act)]):
-        return response_losses(lm, batch, copies, teacher)
+    whole = repeated(batch, copies)
+    upper = upper_blocks(lm, shared_below(site)) if copies > 1 else None
+    if upper is None:
+        with at_sites(lm.blocks, [(site, act)]):
+            return response_losses(lm, whole, copies, teacher)
+    with torch.no_grad():
+        states = lm.states(batch, upper.border)
+    with upper.given(states.repeat(copies, 1, 1)), at_sites(upper.view.blocks, [(site, act)]):
+        return response_losses(upper.view, whole, copies, teacher)
 
 
 def plain_losses(
@@ -82,7 +89,7 @@ def plain_losses(
 ) -> Float[Tensor, " B"]:
     """Each row's mean cross-entropy on its response without any edit."""
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
-    return response_losses(lm, batch, 1)[0]
+    return response_losses(lm, batch)[0]
 
 
 @torch.no_grad()

@@ -1,0 +1,181 @@
+"""Run only the upper blocks of a base LM, from hidden states that are at hand.
+
+The base LM's own forward runs, so masks, positions, rotary or linear biases, soft-caps and whatever
+else a family has are its business, for however many rows it is given. It runs on a view of the
+model in which the lower blocks are replaced by stand-ins that return the given states: a handful of
+shallow copies of modules around the same weights and the same upper blocks. The base LM itself is
+never touched, so other threads may use it meanwhile, and hooks on its upper blocks act in the view.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from hypersteer.edits import Site
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds, TokenBatch, collate
+from hypersteer.lm.hooks import capture
+
+CLOSE = {torch.float32: 1e-3}
+CLOSE_IN_HALF = 3e-2
+"""Largest difference to the whole model's logits, as a share of the largest of them."""
+
+_views: WeakKeyDictionary[nn.ModuleList, dict[int, "UpperBlocks | None"]] = WeakKeyDictionary()
+"""By blocks, since what is held does not refer to them."""
+_lock = threading.Lock()
+
+
+class UpperBlocks:
+    """The base LM without its lower blocks; made by `upper_blocks`.
+
+    Attributes:
+        border: the site whose states are given: the output of the highest block left out.
+        view: a base LM whose lower blocks return what `given` provides. Sites count as in the base
+            LM: hooks at the highest stand-in's output see the given states.
+    """
+
+    def __init__(self, lm: BaseLM, path: list[str], rests: list["tuple | None"]) -> None:
+        self.border = Site(len(rests) - 1)
+        self._given = threading.local()
+        stand_ins = [
+            _StandIn(block, rest, self._states)
+            for block, rest in zip(lm.blocks[: len(rests)], rests, strict=True)
+        ]
+        blocks = nn.ModuleList([*stand_ins, *lm.blocks[len(rests) :]])
+        self.view = replace(lm, model=_with_blocks(lm.model, path, blocks), blocks=blocks)
+
+    @contextmanager
+    def given(self, states: Tensor) -> Generator[None]:
+        """Let the view's forward passes of this thread start from states [R, T, D]."""
+        self._given.states = states
+        try:
+            yield
+        finally:
+            del self._given.states
+
+    def _states(self) -> Tensor:
+        return self._given.states
+
+
+def upper_blocks(lm: BaseLM, below: int) -> UpperBlocks | None:
+    """The base LM without its lowest blocks; None where they cannot be left out.
+
+    That is so where the model's forward is patched (spread over several devices), and where upper
+    blocks need more from lower ones than hidden states (keys and values shared between layers, the
+    embeddings). The latter is found out once, by running a small batch both ways.
+
+    Args:
+        lm: the base LM.
+        below: number of blocks to leave out; with 0 there is nothing to leave out.
+    """
+    if not below:
+        return None
+    with _lock:
+        held = _views.setdefault(lm.blocks, {})
+        if below not in held:
+            held[below] = _checked(lm, below)
+        return held[below]
+
+
+def shared_below(site: Site) -> int:
+    """How many of the lowest blocks do not see what is written at a site (of a known layer)."""
+    return site.layer + (site.kind == "residual")
+
+
+def repeated(batch: TokenBatch, copies: int) -> TokenBatch:
+    """The batch's rows several times over: row r of copy c is row `c * B + r`."""
+    spans = type(batch.spans)(*(mask.repeat(copies, 1) for mask in batch.spans))
+    return TokenBatch(batch.ids.repeat(copies, 1), spans)
+
+
+@torch.no_grad()
+def _checked(lm: BaseLM, below: int) -> UpperBlocks | None:
+    path = _path(lm.model, lm.blocks)
+    if path is None:
+        return None
+    probe = _probe(lm)
+    border = Site(below - 1)
+    with capture(lm.blocks, [border]) as states:
+        whole, rests = _logits_and_rests(lm, probe)
+    upper = UpperBlocks(lm, path, rests[:below])
+    twice = repeated(probe, 2)
+    try:
+        with upper.given(states[border].repeat(2, 1, 1)):
+            found = upper.view.logits(twice)
+    except Exception:  # whatever a block above misses, then the blocks below have to run
+        return None
+    real = twice.spans.real
+    expected = whole.repeat(2, 1, 1)[real].float()
+    limit = CLOSE.get(lm.dtype, CLOSE_IN_HALF) * float(expected.abs().max())
+    return upper if float((found[real].float() - expected).abs().max()) <= limit else None
+
+
+def _probe(lm: BaseLM) -> TokenBatch:
+    """Two short rows of different lengths, whose ids differ."""
+    count = min(lm.vocab, 97)
+    rows = [[(7 * i + 3) % count for i in range(6)], [(5 * i + 1) % count for i in range(4)]]
+    return collate([PromptIds(ids, 0) for ids in rows], pad_id=lm.chat.pad_id).to(lm.device)
+
+
+class _StandIn(nn.Module):
+    """Takes the place of a block: passes for it, and returns the given states."""
+
+    def __init__(self, block: nn.Module, rest: tuple | None, given: Callable[[], Any]) -> None:
+        super().__init__()
+        self._block = (block,)  # in a tuple, it is no child
+        self._rest = rest
+        self._states = given
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._block[0], name)  # such as the block's attention kind
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        """The given states, in the form that the block returns its own."""
+        states = self._states()
+        return states if self._rest is None else (states, *self._rest)
+
+
+def _logits_and_rests(lm: BaseLM, probe: TokenBatch) -> tuple[Tensor, list[tuple | None]]:
+    """Logits, and what each block returns beside states; None where it returns a bare tensor."""
+    rests: list[tuple | None] = []
+
+    def look(_module: nn.Module, _args: Any, output: Any) -> None:
+        rests.append(None if isinstance(output, Tensor) else (None,) * (len(output) - 1))
+
+    handles = [block.register_forward_hook(look) for block in lm.blocks]
+    try:
+        return lm.logits(probe), rests
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _path(model: nn.Module, blocks: nn.ModuleList) -> list[str] | None:
+    """Names that lead from the model to its blocks; None if a forward on the way is patched."""
+    dotted = next((name for name, module in model.named_modules() if module is blocks), None)
+    if not dotted:
+        return None
+    path = dotted.split(".")
+    on_the_way = [model.get_submodule(".".join(path[:end])) for end in range(len(path))]
+    return None if any("forward" in vars(module) for module in on_the_way) else path
+
+
+def _with_blocks(module: nn.Module, path: list[str], blocks: nn.ModuleList) -> Any:
+    """A shallow copy of a module that has other blocks at the end of the path."""
+    name, *rest = path
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    child = module._modules[name]
+    assert child is not None
+    twin._modules[name] = _with_blocks(child, rest, blocks) if rest else blocks
+    return twin
