@@ -29,7 +29,7 @@ def as_real(value: object) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf if bool(value > 0) else -math.inf  # type: ignore[operator]
 
 
 def _held(value: Any) -> Any:

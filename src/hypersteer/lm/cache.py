@@ -38,7 +38,7 @@ class RoomyLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Pick rows by number, in any order, some of them several times or never."""
         self._room = None
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
 
     @staticmethod
     def _grown(held: Tensor | None, fresh: Tensor, old: int, new: int) -> Tensor:
@@ -58,6 +58,14 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     return cache
 
 
+def pick_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep these rows, by number and in this order; some may be taken several times.
+
+    `reorder_cache` is what every kind of layer has, linear attention and convolutions included.
+    """
+    cache.reorder_cache(rows)  # type: ignore[arg-type]
+
+
 def joined(lower: DynamicCache, upper: DynamicCache, below: int, rows: Tensor) -> DynamicCache:
     """One cache from the lowest layers of one and the others of another.
 
@@ -67,7 +75,7 @@ def joined(lower: DynamicCache, upper: DynamicCache, below: int, rows: Tensor) -
         below: number of layers below the border.
         rows: which rows of `lower` to take, in order; some may be taken several times.
     """
-    for layer in lower.layers[:below]:
-        layer.reorder_cache(rows)
-    upper.layers = [*lower.layers[:below], *upper.layers[below:]]
+    lower.layers = lower.layers[:below]
+    pick_rows(lower, rows)
+    upper.layers = [*lower.layers, *upper.layers[below:]]
     return upper

@@ -9,7 +9,7 @@ from torch import Tensor
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.cache import joined, new_cache
+from hypersteer.lm.cache import joined, new_cache, pick_rows
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
 from hypersteer.lm.hooks import ReadWrite, at_sites, capture
 from hypersteer.lm.packing import pack, packed_products
@@ -185,30 +185,38 @@ class Running:
 
     def _fan_out(self, functions: Sequence[tuple[Site, ReadWrite]]) -> Tensor:
         """The prefill at several strengths: blocks that see no edit run once for all of them."""
-        lm, batch, lower_cache = self._lm, self._next, self._cache
-        index = torch.arange(len(batch.ids), device=batch.ids.device).repeat(self._copies)
+        lm, lower_cache = self._lm, self._cache
+        index = torch.arange(len(self._mask), device=self._mask.device).repeat(self._copies)
         lowest = min(writer.site for writer in self._writers)
         below = shared_below(lowest)
         upper = upper_blocks(lm, below)
-        if upper is not None:
-            seen_below = [one for one in functions if one[0].layer < lowest.layer]
-            with (
-                at_sites(lm.blocks, seen_below),
-                capture(lm.blocks, [upper.border], stop=True) as states,
-            ):
-                self._run(lm)
-            functions = [one for one in functions if one[0].layer >= lowest.layer]
-            self._cache = new_cache(lm.model)
-        self._next = repeated(batch, self._copies)
-        self._mask, self._positions = self._mask[index], self._positions[index]
         if upper is None:
+            self._repeat(index)
             with at_sites(lm.blocks, functions):
                 return self._run(lm)
-        given = states[upper.border].repeat(self._copies, 1, 1)
-        with upper.given(given), at_sites(upper.view.blocks, functions):
+        above = [one for one in functions if one[0].layer >= lowest.layer]
+        with at_sites(lm.blocks, [one for one in functions if one not in above]):
+            given = self._states(upper.border)
+        self._repeat(index)
+        self._cache = new_cache(lm.model)
+        with (
+            upper.given(given.repeat(self._copies, 1, 1)),
+            at_sites(upper.view.blocks, above),
+        ):
             logits = self._run(upper.view)
         self._cache = joined(lower_cache, self._cache, below, index)
         return logits
+
+    def _states(self, border: Site) -> Tensor:
+        """Run the blocks up to a border only; the states that leave it."""
+        with capture(self._lm.blocks, [border], stop=True) as states:
+            self._run(self._lm)
+        return states[border]
+
+    def _repeat(self, index: Tensor) -> None:
+        """Let the tokens to run next be those of these rows."""
+        self._next = repeated(self._next, self._copies)
+        self._mask, self._positions = self._mask[index], self._positions[index]
 
     def _run(self, lm: BaseLM) -> Tensor:
         output = lm.forward(
@@ -231,7 +239,7 @@ class Running:
     def keep_rows(self, rows: list[int]) -> None:
         """Drop finished rows from the batch."""
         index = torch.tensor(rows, device=self._mask.device)
-        self._cache.reorder_cache(index)
+        pick_rows(self._cache, index)
         self._next = TokenBatch(self._next.ids[index], self._next.spans)
         self._mask, self._positions = self._mask[index], self._positions[index]
         self.rows = [self.rows[row] for row in rows]

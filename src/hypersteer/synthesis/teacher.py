@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from hypersteer.config.synthesis import SynthesisConfig
@@ -74,9 +74,7 @@ class EndpointTeacher:
     """
 
     def __init__(self, writing: EndpointConfig) -> None:
-        deciding = EndpointConfig(
-            **{f.name: getattr(writing, f.name) for f in fields(writing)} | {"temperature": 0.0}
-        )
+        deciding = replace(writing, temperature=0.0)
         self._endpoints = {False: Endpoint(writing), True: Endpoint(deciding)}
         self.name = writing.model
         self.at_once = CALLS_AT_ONCE * writing.concurrency

@@ -1,0 +1,131 @@
+"""Which base LM something was made for: told by architecture and weights, whatever their format.
+
+An identity holds the sizes of a model, and for every group of weights their norm and a few random
+projections, from which the distance between the weights of two models follows (Johnson and
+Lindenstrauss 1984). Copies in bfloat16, float16, 8 or 4 bits, or from another file format, differ
+by no more than their rounding, which an identity knows as well; a fine-tuned or merged model
+differs by more, unless it hides in the rounding of a copy with few bits.
+"""
+
+import base64
+import binascii
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+PROJECTIONS = 6
+"""Random projections of each group of weights."""
+
+PREFIX = "hypersteer-lm-1"
+LEGACY_LENGTH = 16
+"""Digits of the hexadecimal fingerprints of earlier versions."""
+
+HALF = 0.002
+"""Relative rounding error of bfloat16; weights are taken to be rounded that much at least."""
+
+BAND = (0.5, 1.35)
+"""The distance between a copy with few bits and its original, in units of its rounding. A distance
+well below is no rounding either: it is what was changed after the weights had been rounded."""
+
+BAND_OF_ONE = 2.5
+"""The upper end for a single group, whose distance a few projections tell less precisely."""
+
+MARGIN = 0.003
+"""Added to limits: what conversions between formats change besides."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identity:
+    """What tells one base LM from another.
+
+    Attributes:
+        architecture: sizes and kind, to be equal exactly.
+        rounding: relative rounding error of the weights, as far as it shows in them.
+        norms: shape [P], norm of each of P groups of weights; NaN where they cannot be read.
+        projections: shape [P, K], random projections of each group, in units of its norm.
+    """
+
+    architecture: str
+    rounding: float
+    norms: np.ndarray
+    projections: np.ndarray
+
+    def __str__(self) -> str:
+        """One line of text, from which `parse` makes the identity again."""
+        parts = self.norms.astype("<f4").tobytes() + self.projections.astype("<f2").tobytes()
+        held = base64.b64encode(parts).decode("ascii")
+        return f"{PREFIX}|{self.architecture}|{self.rounding:.4g}|{held}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Identity":
+        """The identity that a text was made from.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        try:
+            prefix, architecture, rounding, held = text.split("|")
+            raw = base64.b64decode(held, validate=True)
+        except (ValueError, binascii.Error) as error:
+            raise ValueError("it is no identity of a base LM") from error
+        groups, rest = divmod(len(raw), 4 + 2 * PROJECTIONS)
+        if prefix != PREFIX or rest or not groups:
+            raise ValueError("it is no identity of a base LM")
+        norms = np.frombuffer(raw, "<f4", groups).astype(np.float64)
+        projections = np.frombuffer(raw, "<f2", offset=4 * groups).astype(np.float64)
+        return cls(architecture, float(rounding), norms, projections.reshape(groups, -1))
+
+    def difference(self, other: "Identity") -> str:
+        """In what two base LMs differ, for a message; empty if they are the same."""
+        if self.architecture != other.architecture or len(self.norms) != len(other.norms):
+            return f"it is {self.architecture}, not {other.architecture}"
+        distances = self._distances(other)
+        if not len(distances):
+            return ""
+        expected = math.hypot(max(self.rounding, HALF), max(other.rounding, HALF))
+        together, worst = float(np.sqrt(np.mean(distances**2))), float(distances.max())
+        negligible = together <= BAND[1] * math.hypot(HALF, HALF) + MARGIN
+        # Two copies with few bits each may be of one another, which brings them closer.
+        least = BAND[0] * expected if min(self.rounding, other.rounding) <= HALF else 0.0
+        explained = least <= together <= BAND[1] * expected + MARGIN
+        if not negligible and not explained:
+            return f"its weights differ by {_percent(together)}, not by rounding ({_percent(expected)})"
+        if worst > BAND_OF_ONE * expected + 2 * MARGIN:
+            return f"some weights differ by {_percent(worst)}, not by rounding ({_percent(expected)})"
+        return ""
+
+    def _distances(self, other: "Identity") -> np.ndarray:
+        """Relative distance of each group that both could read."""
+        mine, theirs = (one.projections * one.norms[:, None] for one in (self, other))
+        readable = np.isfinite(self.norms) & np.isfinite(other.norms)
+        distance = np.sqrt(np.mean((mine - theirs) ** 2, axis=1))[readable]
+        size = np.maximum(self.norms, other.norms)[readable]
+        return distance / np.maximum(size, 1e-30)
+
+
+def is_legacy(text: str) -> bool:
+    """Whether a text is a fingerprint as earlier versions wrote them."""
+    return len(text) == LEGACY_LENGTH and all(c in "0123456789abcdef" for c in text)
+
+
+def same_base_lm(first: str, second: str) -> bool:
+    """Whether two stored texts name the same base LM, each an identity or an old fingerprint."""
+    if first == second:
+        return True
+    try:
+        return not Identity.parse(first).difference(Identity.parse(second))
+    except ValueError:
+        return False
+
+
+def described(text: str) -> str:
+    """The base LM that a stored text names, for a message."""
+    try:
+        return Identity.parse(text).architecture
+    except ValueError:
+        return text
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
