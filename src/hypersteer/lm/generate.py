@@ -183,8 +183,7 @@ class Running:
                 self._next,
                 attention_mask=self._mask,
                 position_ids=self._positions,
-                past_key_values=self._cache,
-                use_cache=True,
+                cache=self._cache,
                 logits_to_keep=1,
             )
         if self._spans is not None and self._copies > 1:
