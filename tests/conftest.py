@@ -1,4 +1,10 @@
-"""One torch thread, tensor shapes checked while tests run, and the tiny base LMs."""
+"""One torch thread, tensor shapes checked while tests run, and the tiny base LMs.
+
+Warnings are errors (pyproject.toml says which are not); what libraries tell through logging
+instead fails the test too, see `silent_libraries`.
+"""
+
+import logging
 
 from jaxtyping import install_import_hook
 
@@ -28,6 +34,42 @@ import torch  # noqa: E402
 import tiny  # noqa: E402
 
 torch.set_num_threads(1)
+
+LIBRARIES = ("transformers", "torch", "accelerate", "peft", "huggingface_hub", "safetensors")
+"""Libraries that warn of a call of ours, a deprecated one say, on their own loggers."""
+
+OF_TESTS = "`loss_type=None` was set in the config"
+"""Said where a test compares with transformers' own loss, which the package never asks for."""
+
+
+class Heard(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not (line := record.getMessage()).startswith(OF_TESTS):
+            self.lines.append(f"{record.name}: {line}")
+
+
+# From the start of the session: fixtures that tests share load models too.
+HEARD = Heard()
+for library in LIBRARIES:
+    logging.getLogger(library).addHandler(HEARD)
+
+
+@pytest.fixture(autouse=True)
+def silent_libraries():
+    """No library logs a warning: users would read it on standard error.
+
+    A test that gives a library cause to complain takes the lines out of what this yields.
+    """
+    yield HEARD.lines
+    told = HEARD.lines.copy()
+    HEARD.lines.clear()
+    assert not told
 
 
 @pytest.fixture(scope="session", params=tiny.FAMILIES)

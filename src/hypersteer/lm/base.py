@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hypersteer.edits import Site
 from hypersteer.errors import SteeringError
@@ -118,17 +118,25 @@ class BaseLM:
         layer = round(DEFAULT_HEIGHT * self.depth) if layer is None else layer
         return check_site(Site(layer, kind), self.depth)  # type: ignore[arg-type]
 
-    def forward(self, batch: TokenBatch, **extra: Any) -> Any:
+    def forward(self, batch: TokenBatch, *, cache: Cache | None = None, **extra: Any) -> Any:
         """Run the model on a batch with exact masks and positions; hooks in place apply.
 
-        `extra` goes to the model's forward (cache and the like).
+        Args:
+            batch: tokens and spans, on the model's device.
+            cache: keys and values of what ran before, to read and to add to; without one nothing
+                is kept.
+            extra: goes to the model's forward.
         """
         inputs = {
             "input_ids": batch.ids,
             "attention_mask": batch.spans.real.long(),
-            "use_cache": False,
+            "use_cache": cache is not None,
             **extra,
         }
+        if cache is not None:
+            # The name since transformers 5.24; older releases, and code written for them, say
+            # `past_key_values`, which newer ones take with a warning.
+            inputs["cache" if "cache" in self._accepted else "past_key_values"] = cache
         if "position_ids" in self._accepted:
             inputs.setdefault("position_ids", batch.positions)
         return self.model(**inputs)

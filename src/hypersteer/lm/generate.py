@@ -223,8 +223,7 @@ class Running:
             self._next,
             attention_mask=self._mask,
             position_ids=self._positions,
-            past_key_values=self._cache,
-            use_cache=True,
+            cache=self._cache,
             logits_to_keep=1,
         )
         return output.logits[:, -1]
