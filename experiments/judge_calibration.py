@@ -244,6 +244,7 @@ def main() -> None:
         return Calibration(
             base_lm=lm.name,
             fingerprint=lm.fingerprint,
+            identity=str(lm.identity),
             data=" and ".join(one.name for one in fit_on),
             background=behind,
             scales=fitted(fit_on),

@@ -202,7 +202,7 @@ def describe(
         "normalize_activations": "none",
         "finetuning_scaling_factor": False,
         "neuronpedia_id": None,
-        "base_lm": lm.fingerprint,
+        "base_lm": str(lm.identity),
         "trained_on": data,
         "recipe": {name: getattr(recipe, name) for name in Recipe.__slots__},
         "held_back_figures": found._asdict(),

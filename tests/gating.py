@@ -60,7 +60,7 @@ def condition_at(lm, layer, seed=0, pooling="prompt", prompts=PROMPTS, **fields)
         fitted=(layer,),
         layers=(layer,),
         pooling=pooling,
-        base_lm=lm.fingerprint,
+        base_lm=str(lm.identity),
         **{"threshold": (scores[middle] + scores[middle - 1]) / 2, **fields},
     )
 

@@ -186,7 +186,7 @@ def module_at(lm: BaseLM, site: Site) -> nn.Module:
 def edit_of(lm: BaseLM, site: Site, seed: int = 0, scope: str = "all", size: float = 1.0):
     """A random vector of the size of ordinary hidden states."""
     vector = size * torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
-    return VectorEdit(vector=vector, site=site, scope=scope, base_lm=lm.fingerprint)
+    return VectorEdit(vector=vector, site=site, scope=scope, base_lm=str(lm.identity))
 
 
 @cache
@@ -208,7 +208,12 @@ def steerer_of(
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=1.5 * WIDTH**-0.5)
     card = Card(
-        base_lm=lm.name, fingerprint=lm.fingerprint, site=site, scope=scope, hypernet=config
+        base_lm=lm.name,
+        fingerprint=lm.fingerprint,
+        identity=str(lm.identity),
+        site=site,
+        scope=scope,
+        hypernet=config,
     )
     return Steerer(lm, network.eval().requires_grad_(False), card, generator="test")
 

@@ -42,7 +42,9 @@ class Card:
 
     Attributes:
         base_lm: name that the base LM was loaded as.
-        fingerprint: of the base LM.
+        fingerprint: a short label of the base LM's weights.
+        identity: tells the base LM from others; empty in checkpoints of earlier versions, which
+            are held against the fingerprint.
         site: where the hypernetwork reads and writes.
         scope: which tokens its vectors touch.
         hypernet: variant and sizes.
@@ -63,6 +65,7 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     concepts: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
+    identity: str = ""
 
 
 def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
@@ -189,6 +192,7 @@ def read_card(folder: Path) -> Card:
             metrics=dict(raw["metrics"]),
             concepts=tuple(raw["concepts"]),
             held_out=tuple(raw["held_out"]),
+            identity=str(raw.get("identity", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, SteeringError) as error:
         raise CheckpointError(f"'{folder}/config.json' is damaged: {one_line(error)}") from error
@@ -200,11 +204,12 @@ def read_hypernet(folder: Path, card: Card, lm: BaseLM) -> Hypernet:
     Raises:
         CheckpointError: if the base LM is another one, or the weights are corrupt or do not fit.
     """
-    if card.fingerprint != lm.fingerprint:
-        raise CheckpointError(
-            f"'{folder}' was trained for {card.base_lm} ({card.fingerprint}), but the base LM is "
-            f"{lm.name} ({lm.fingerprint}); load that one, or train a hypernetwork for this one"
-        )
+    lm.check_made_for(
+        card.identity or card.fingerprint,
+        f"'{folder}'",
+        f"load {card.base_lm}, or train a hypernetwork for this one",
+        "trained",
+    )
     with torch.random.fork_rng():
         # Every weight is overwritten, and a quantised base LM has none to copy.
         blank = dataclasses.replace(card.hypernet, init="random")

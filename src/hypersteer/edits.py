@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest, one_line
 from hypersteer.files import replacing
+from hypersteer.identity import same_base_lm
 
 SiteKind = Literal["residual", "attention", "mlp"]
 NamedScope = Literal["all", "prompt", "response", "last_prompt"]
@@ -98,7 +99,7 @@ class VectorEdit:
         vector: shape [D], float32, in units of the hidden states it is added to.
         site: where it acts.
         scope: which tokens it touches.
-        base_lm: fingerprint of the base LM it was made for; another base LM refuses it.
+        base_lm: identity of the base LM it was made for; another base LM refuses it.
         steering_prompt: the text it came from, or a note of the algebra that made it.
         generator: hash of the hypernetwork that wrote it; empty if made otherwise.
     """
@@ -147,7 +148,7 @@ class VectorEdit:
             return NotImplemented
         for name in ("site", "scope", "base_lm"):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
+            if mine != theirs and not (name == "base_lm" and same_base_lm(mine, theirs)):
                 raise SteeringError(
                     f"edits with different {name} cannot be combined: {mine} and {theirs}"
                 )

@@ -18,8 +18,6 @@ PROJECTIONS = 6
 """Random projections of each group of weights."""
 
 PREFIX = "hypersteer-lm-1"
-LEGACY_LENGTH = 16
-"""Digits of the hexadecimal fingerprints of earlier versions."""
 
 HALF = 0.002
 """Relative rounding error of bfloat16; weights are taken to be rounded that much at least."""
@@ -41,12 +39,14 @@ class Identity:
 
     Attributes:
         architecture: sizes and kind, to be equal exactly.
+        label: a short name of the weights for messages; other formats may have another.
         rounding: relative rounding error of the weights, as far as it shows in them.
         norms: shape [P], norm of each of P groups of weights; NaN where they cannot be read.
         projections: shape [P, K], random projections of each group, in units of its norm.
     """
 
     architecture: str
+    label: str
     rounding: float
     norms: np.ndarray
     projections: np.ndarray
@@ -55,7 +55,7 @@ class Identity:
         """One line of text, from which `parse` makes the identity again."""
         parts = self.norms.astype("<f4").tobytes() + self.projections.astype("<f2").tobytes()
         held = base64.b64encode(parts).decode("ascii")
-        return f"{PREFIX}|{self.architecture}|{self.rounding:.4g}|{held}"
+        return f"{PREFIX}|{self.architecture}|{self.label}|{self.rounding:.4g}|{held}"
 
     @classmethod
     def parse(cls, text: str) -> "Identity":
@@ -65,7 +65,7 @@ class Identity:
             ValueError: if it is none.
         """
         try:
-            prefix, architecture, rounding, held = text.split("|")
+            prefix, architecture, label, rounding, held = text.split("|")
             raw = base64.b64decode(held, validate=True)
         except (ValueError, binascii.Error) as error:
             raise ValueError("it is no identity of a base LM") from error
@@ -74,7 +74,7 @@ class Identity:
             raise ValueError("it is no identity of a base LM")
         norms = np.frombuffer(raw, "<f4", groups).astype(np.float64)
         projections = np.frombuffer(raw, "<f2", offset=4 * groups).astype(np.float64)
-        return cls(architecture, float(rounding), norms, projections.reshape(groups, -1))
+        return cls(architecture, label, float(rounding), norms, projections.reshape(groups, -1))
 
     def difference(self, other: "Identity") -> str:
         """In what two base LMs differ, for a message; empty if they are the same."""
@@ -90,9 +90,9 @@ class Identity:
         least = BAND[0] * expected if min(self.rounding, other.rounding) <= HALF else 0.0
         explained = least <= together <= BAND[1] * expected + MARGIN
         if not negligible and not explained:
-            return f"its weights differ by {_percent(together)}, not by rounding ({_percent(expected)})"
+            return _off("its weights differ", together, expected)
         if worst > BAND_OF_ONE * expected + 2 * MARGIN:
-            return f"some weights differ by {_percent(worst)}, not by rounding ({_percent(expected)})"
+            return _off("some weights differ", worst, expected)
         return ""
 
     def _distances(self, other: "Identity") -> np.ndarray:
@@ -102,11 +102,6 @@ class Identity:
         distance = np.sqrt(np.mean((mine - theirs) ** 2, axis=1))[readable]
         size = np.maximum(self.norms, other.norms)[readable]
         return distance / np.maximum(size, 1e-30)
-
-
-def is_legacy(text: str) -> bool:
-    """Whether a text is a fingerprint as earlier versions wrote them."""
-    return len(text) == LEGACY_LENGTH and all(c in "0123456789abcdef" for c in text)
 
 
 def same_base_lm(first: str, second: str) -> bool:
@@ -122,10 +117,11 @@ def same_base_lm(first: str, second: str) -> bool:
 def described(text: str) -> str:
     """The base LM that a stored text names, for a message."""
     try:
-        return Identity.parse(text).architecture
+        identity = Identity.parse(text)
     except ValueError:
         return text
+    return f"{identity.label} ({identity.architecture})"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+def _off(what: str, distance: float, expected: float) -> str:
+    return f"{what} by {100 * distance:.2g} %, rounding by {100 * expected:.2g} %"

@@ -168,7 +168,7 @@ class Steerer:
             vector=vector,
             site=self.card.site,
             scope=self.card.scope if scope is None else check_scope(scope),
-            base_lm=self.lm.fingerprint,
+            base_lm=str(self.lm.identity),
             steering_prompt=text,
             generator=self._generator,
         )

@@ -113,7 +113,7 @@ def test_the_script_writes_a_folder_that_both_methods_use(tmp_path, monkeypatch,
     assert 4000 < about["trained_on"]["tokens"] < 8000
     assert about["held_back_figures"]["explained_variance"] > 0.2
     dictionary = read_dictionary(str(out))
-    assert (dictionary.site, dictionary.base_lm) == (Site(2), lm.fingerprint)
+    assert (dictionary.site, dictionary.base_lm) == (Site(2), str(lm.identity))
     lines = (out / "labels.jsonl").read_text(encoding="utf-8").splitlines()
     labels = [json.loads(line) for line in lines]
     assert {label["index"] for label in labels} <= set(range(48))

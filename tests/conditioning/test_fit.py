@@ -24,7 +24,11 @@ def fitted(lm, count=10, **config):
 def test_a_condition_tells_topics_apart_and_gates_on_new_prompts(lm):
     lm = tiny.ending_with(lm)
     condition = fitted(lm)
-    assert (condition.name, condition.fires, condition.base_lm) == ("sea", "above", lm.fingerprint)
+    assert (condition.name, condition.fires, condition.base_lm) == (
+        "sea",
+        "above",
+        str(lm.identity),
+    )
     assert condition.fitted == (0, 1, 2, 3)
     assert condition.figures["f1"] == 1
     new = [*on_topic(4, seed=7), *off_topic(4, seed=8)]
@@ -108,7 +112,11 @@ def test_a_behaviour_vector_is_the_gap_between_the_sides(lm, kind):
     edit = hs.fit_behaviour(
         lm, positives, negatives, layer=1, method="mean", pooling=kind, name="pirate"
     )
-    assert (edit.site, edit.base_lm, edit.steering_prompt) == (lm.site(1), lm.fingerprint, "pirate")
+    assert (edit.site, edit.base_lm, edit.steering_prompt) == (
+        lm.site(1),
+        str(lm.identity),
+        "pirate",
+    )
 
     def mean_state(texts):
         states = []

@@ -1,10 +1,12 @@
 """What the model's own forward is given."""
 
+import inspect
+from dataclasses import replace
+
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
-from hypersteer.lm.base import BaseLM
 from hypersteer.lm.cache import new_cache
 from hypersteer.lm.chat import collate
 
@@ -22,7 +24,11 @@ class OfBefore(LlamaForCausalLM):
 @pytest.mark.parametrize(("kind", "name"), [(OfToday, "cache"), (OfBefore, "past_key_values")])
 def test_a_cache_goes_by_the_name_that_the_forward_takes(kind, name):
     """transformers 5.24 renamed it, and warns of the old name; older releases know no other."""
-    lm = BaseLM.of(kind(LlamaConfig(**tiny.GQA)), tiny.tokenizer())
+    lm = replace(
+        tiny.lm_of("llama"),
+        model=kind(LlamaConfig(**tiny.GQA)),
+        _accepted=frozenset(inspect.signature(kind.forward).parameters),
+    )
     batch = collate([lm.chat.prompt("Hi")], pad_id=lm.chat.pad_id, side="left")
     cache = new_cache(lm.model)
     assert lm.forward(batch, cache=cache) == {name: cache, "use_cache": True}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
+from hypersteer.identity import described
 from hypersteer.lm.base import BaseLM
 
 WEIGHTS = ("sae_weights.safetensors", "params.safetensors", "params.npz")
@@ -54,7 +55,7 @@ class Dictionary:
         top_k: only so many features of a token are kept, the largest; 0 keeps all.
         site: where it reads, if the files say so.
         neuronpedia: its name there, such as `gemma-2-2b/10-gemmascope-res-16k`, or empty.
-        base_lm: fingerprint of the base LM it was trained on, or empty.
+        base_lm: identity of the base LM it was trained on, or empty.
     """
 
     encoder: Float[Tensor, "F D"]
@@ -113,10 +114,11 @@ class Dictionary:
                 f"the dictionary is for states of width {width}, but those of {lm.name} have "
                 f"{lm.width}; give one made for this base LM, or train it: {TRAIN}"
             )
-        if self.base_lm and self.base_lm != lm.fingerprint:
+        if self.base_lm and (difference := lm.difference(self.base_lm, "the dictionary")):
             raise ConfigError(
-                f"the dictionary was trained on base LM {self.base_lm}, but {lm.name} is "
-                f"{lm.fingerprint}; train one for it: {TRAIN} --lm {lm.name}"
+                f"the dictionary was trained on base LM {described(self.base_lm)}, another "
+                f"one than {lm.name} ({lm.fingerprint}): {difference}; train one for it: {TRAIN} "
+                f"--lm {lm.name}"
             )
         if self.site is not None and self.site != site:
             raise ConfigError(

@@ -161,6 +161,7 @@ def _shipped(steerer: "Steerer") -> "Steerer | None":
     from hypersteer.checkpoint import find_checkpoint, read_card
     from hypersteer.steering import load
 
-    if read_card(find_checkpoint(SHIPPED)).fingerprint != steerer.lm.fingerprint:
+    card = read_card(find_checkpoint(SHIPPED))
+    if steerer.lm.difference(card.identity, "the checkpoint that ships"):
         return None
     return load(SHIPPED, lm=steerer.lm)

@@ -98,7 +98,7 @@ def fit_condition(
         scorer=config.scorer,
         pooling=config.pooling,
         explained=tuple(round(float(share), 6) for share in found.explained),
-        base_lm=lm.fingerprint,
+        base_lm=str(lm.identity),
         figures={**_figures(point), "positives": len(positives), "negatives": len(negatives)},
         note=f"{config.method} contrast of {len(positives)} and {len(negatives)} prompts",
     )
@@ -213,7 +213,7 @@ def fit_behaviour(
         vector=found.vectors[0] * found.gaps[0].abs(),
         site=site,
         scope=scope,
-        base_lm=lm.fingerprint,
+        base_lm=str(lm.identity),
         steering_prompt=name,
     )
 

@@ -51,7 +51,7 @@ class Condition:
         pooling: `prompt` (mean over the prompt without the chat prefix), `all` (mean with it) or
             `last` (last token of the prompt).
         explained: share of the variance along each direction, [K].
-        base_lm: fingerprint of the base LM it was fitted for; another base LM refuses it.
+        base_lm: identity of the base LM it was fitted for; another base LM refuses it.
         figures: how it did on held-out prompts, which chose the point.
         note: how it was made.
 

@@ -79,7 +79,8 @@ class Calibration:
 
     Attributes:
         base_lm: name of the base LM that it was fitted with.
-        fingerprint: identifies that base LM's weights.
+        fingerprint: a short label of that base LM's weights.
+        identity: tells that base LM from others; empty in files of earlier versions.
         data: what it was fitted on, in words.
         background: what signals are compared against.
         scales: one per dimension.
@@ -90,11 +91,14 @@ class Calibration:
     data: str
     background: Background
     scales: dict[str, Scale]
+    identity: str = ""
 
     @property
     def version(self) -> str:
         """Eight hex digits that change with any constant."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        # Which base LM it is for is no constant; what earlier versions wrote keeps its number.
+        constants = {name: value for name, value in asdict(self).items() if name != "identity"}
+        text = json.dumps(constants, sort_keys=True)
         return hashlib.sha256(f"{FORMAT}{text}".encode()).hexdigest()[:8]
 
     def save(self, path: Path) -> None:
@@ -135,7 +139,12 @@ class Calibration:
             raise ValueError(f"its format is {entry['format']!r}")
         named = {key: str(entry[key]) for key in ("base_lm", "fingerprint", "data")}
         scales = {name: Scale(**_tuples(entry["scales"][name])) for name in DIMENSIONS}
-        return cls(**named, background=Background(**_tuples(entry["background"])), scales=scales)
+        return cls(
+            **named,
+            background=Background(**_tuples(entry["background"])),
+            scales=scales,
+            identity=str(entry.get("identity", "")),
+        )
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:

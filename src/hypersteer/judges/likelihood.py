@@ -55,11 +55,12 @@ class LikelihoodJudge:
     def __init__(self, lm: BaseLM, calibration: Calibration | None = None) -> None:
         self._calibration = calibration or Calibration.load()
         made_for = self._calibration
-        if made_for.fingerprint != lm.fingerprint:
+        named = f"the likelihood judge's calibration {made_for.version}"
+        if difference := lm.difference(made_for.identity or made_for.fingerprint, named):
             raise ConfigError(
-                f"the likelihood judge's calibration {made_for.version} was made with "
-                f"{made_for.base_lm} ({made_for.fingerprint}), not with {lm.name} "
-                f"({lm.fingerprint}); make one with {RECIPE} and give it as judge.calibration"
+                f"{named} was made with {made_for.base_lm}, another base LM than {lm.name} "
+                f"({lm.fingerprint}): {difference}; make one with {RECIPE} and give it as "
+                "judge.calibration"
             )
         self.name = f"likelihood ({lm.name} {lm.fingerprint}, calibration {made_for.version})"
         self._reader = SignalReader(lm, made_for.background)

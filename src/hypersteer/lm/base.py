@@ -1,7 +1,7 @@
 """The base LM as a value: a frozen model, its tokenizer and blocks, one forward under edits."""
 
-import hashlib
 import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,13 +12,21 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hypersteer.edits import Site
-from hypersteer.errors import SteeringError
+from hypersteer.errors import CheckpointError, SteeringError
+from hypersteer.identity import Identity, described
 from hypersteer.lm.blocks import check_site, find_blocks
 from hypersteer.lm.chat import Chat, TokenBatch
 from hypersteer.lm.hooks import capture, head_at
+from hypersteer.lm.sketch import measure
+
+log = logging.getLogger(__name__)
 
 DEFAULT_HEIGHT = 0.4
 """How far up the blocks a site is by default."""
+
+
+WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+"""How configurations call the context window, the commonest first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +41,7 @@ class BaseLM:
         tokenizer: its tokenizer.
         chat: prompts and responses as token ids.
         blocks: its decoder blocks.
-        fingerprint: identifies the weights, whatever dtype they were loaded in.
+        identity: tells this base LM from others, whatever format its weights are in.
     """
 
     name: str
@@ -41,7 +49,7 @@ class BaseLM:
     tokenizer: PreTrainedTokenizerBase
     chat: Chat
     blocks: nn.ModuleList
-    fingerprint: str
+    identity: Identity = field(repr=False)
     _accepted: frozenset[str] = field(repr=False)
 
     @classmethod
@@ -60,18 +68,31 @@ class BaseLM:
             tokenizer: its tokenizer.
             name: how messages call it.
             blocks: dotted path of the decoder blocks where they cannot be found by structure.
+
+        Raises:
+            ModelError: if it cannot be steered, see `hypersteer.lm.checks`.
         """
+        from hypersteer.lm.checks import check_runs  # it builds on this class
+
         model.eval().requires_grad_(False)
         accepted = frozenset(inspect.signature(model.forward).parameters)
-        return cls(
+        found = find_blocks(model, blocks)
+        made = cls(
             name=name or model.config.name_or_path or type(model).__name__,
             model=model,
             tokenizer=tokenizer,
             chat=Chat(tokenizer, _end_of_turn(model, tokenizer)),
-            blocks=find_blocks(model, blocks),
-            fingerprint=_fingerprint(model),
+            blocks=found,
+            identity=measure(model, found),
             _accepted=accepted,
         )
+        check_runs(made)
+        return made
+
+    @property
+    def fingerprint(self) -> str:
+        """A short label of the weights; other formats of the same weights may have another."""
+        return self.identity.label
 
     @property
     def width(self) -> int:
@@ -105,9 +126,10 @@ class BaseLM:
 
     @property
     def context_window(self) -> int:
-        """Most tokens that prompt and response may have together."""
+        """Most tokens that prompt and response may have together; 2^31 where nothing limits it."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or 2**31)
+        named = (getattr(config, name, None) for name in WINDOW_NAMES)
+        return int(next((size for size in named if size), 2**31))
 
     def site(self, layer: int | None = None, kind: str = "residual") -> Site:
         """A site of this model, checked; by default in the block 40 % of the way up.
@@ -180,6 +202,44 @@ class BaseLM:
 
         return steered.stream(self, prompt, **options)
 
+    def difference(self, stored: str, what: str) -> str:
+        """In what a stored base LM differs from this one, for a message; empty if it is this one.
+
+        Args:
+            stored: `str(lm.identity)`, or the fingerprint that an earlier version wrote.
+            what: what was stored with it, such as `the edit 'x'`; named in an advice to save it
+                anew where it has a fingerprint only.
+        """
+        try:
+            return Identity.parse(stored).difference(self.identity)
+        except ValueError:
+            if stored != self.fingerprint:
+                return f"it is {stored}, not {self.fingerprint}"
+        log.warning(
+            "%s was saved by an earlier version, which told base LMs apart by their embeddings "
+            "only; save it anew",
+            what,
+        )
+        return ""
+
+    def check_made_for(self, stored: str, what: str, way_out: str, made: str = "made") -> None:
+        """Refuse what was made for another base LM.
+
+        Args:
+            stored: see `difference`; empty for none, which fits all.
+            what: what it is, for the message, such as `the edit 'x'`.
+            way_out: what to do about it.
+            made: how it came about.
+
+        Raises:
+            CheckpointError: if it is for another one.
+        """
+        if stored and (difference := self.difference(stored, what)):
+            raise CheckpointError(
+                f"{what} was {made} for the base LM {described(stored)}, another one than "
+                f"{self.name} ({self.fingerprint}): {difference}; {way_out}"
+            )
+
     def check_length(self, tokens: int, what: str) -> None:
         """Refuse what does not fit the context window.
 
@@ -198,16 +258,3 @@ def _end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, Sequence) else [configured]
     return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *ids] if i is not None))
-
-
-def _fingerprint(model: PreTrainedModel, samples: int = 65536) -> str:
-    """Hash of the sizes and of the signs of evenly spaced embedding entries.
-
-    Signs survive rounding to another dtype and quantisation (embeddings are not quantised), but
-    not a fine-tuning run.
-    """
-    config = model.config.get_text_config()
-    table = cast(nn.Embedding, model.get_input_embeddings()).weight.detach().flatten()
-    signs = (table[:: max(1, table.numel() // samples)] < 0).cpu().numpy()
-    sizes = (config.model_type, config.hidden_size, config.num_hidden_layers, table.numel())
-    return hashlib.sha256(repr(sizes).encode() + signs.tobytes()).hexdigest()[:16]

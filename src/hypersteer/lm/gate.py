@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hypersteer.edits import Edit, Site
-from hypersteer.errors import CheckpointError, SteeringError
+from hypersteer.errors import SteeringError
 from hypersteer.gates.condition import Condition
 from hypersteer.gates.decisions import Check, Decisions
 from hypersteer.gates.rules import Rules
@@ -253,11 +253,8 @@ def check_condition(lm: BaseLM, condition: Condition, name: str = "") -> None:
         SteeringError: if its width is not the base LM's.
     """
     name = name or condition.name
-    if condition.base_lm and condition.base_lm != lm.fingerprint:
-        raise CheckpointError(
-            f"the condition '{name}' was fitted for the base LM {condition.base_lm}, not for "
-            f"{lm.name} ({lm.fingerprint}); fit it anew with this one"
-        )
+    way_out = "fit it anew with this one"
+    lm.check_made_for(condition.base_lm, f"the condition '{name}'", way_out, "fitted")
     if condition.width != lm.width:
         raise SteeringError(
             f"the condition '{name}' has width {condition.width}, but {lm.name} has width "

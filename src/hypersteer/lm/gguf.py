@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from hypersteer.config import cache_folder
-from hypersteer.errors import ModelError, one_line
+from hypersteer.errors import ModelError, SteeringError, one_line
+from hypersteer.lm.weights import load_weights
 
 FORMAT = 1
 """Raised when the converted form changes, so that old ones are not read."""
@@ -41,7 +42,9 @@ def converted(path: Path) -> str:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 _convert(path, Path(scratch) / "model")
                 _move(Path(scratch) / "model", folder)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except SteeringError:
+            raise
+        except Exception as error:  # readers of damaged files raise all kinds
             raise ModelError(f"cannot convert '{path}': {one_line(error)}") from error
     return str(folder)
 
@@ -66,10 +69,8 @@ def _key(path: Path, edge: int = 1 << 20) -> str:
 
 def _convert(path: Path, folder: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    config = loaded.config
+    loaded = load_weights(path.parent, dtype=torch.float32, gguf_file=path.name)
+    config: Any = loaded.config
     # transformers refuses to save what it calls quantised, though all weights are float32 by now.
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from hypersteer.config import LMConfig
 from hypersteer.errors import ConfigError, ModelError, nearest, one_line
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.gguf import converted, packaged_gguf
+from hypersteer.lm.weights import load_weights
 
 ALIASES = {
     "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -64,18 +64,33 @@ def load_lm(
     target = pick_device(device)
     kind = pick_dtype(dtype, target)
     folder, gguf_file = _locate(name)
+    quantized = _quantized(quantization, target)
     hf_logging.disable_progress_bar()
     try:
-        options: dict = {"dtype": kind, **_quantized(quantization)}
         if gguf_file:
-            folder, gguf_file = converted(Path(folder) / gguf_file), None
+            folder = converted(Path(folder) / gguf_file)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        _check_template(tokenizer.chat_template)
+        model = load_weights(folder, dtype=kind, quantized=quantized)
+        if not quantized:
+            model.to(target)  # type: ignore[arg-type]
+        return BaseLM.of(model, tokenizer, name=name, blocks=blocks)
+    except ModelError:
+        raise
+    except Exception as error:  # the readers of so many formats raise all kinds
         raise ModelError(f"cannot load the base LM '{name}': {one_line(error)}") from error
-    if not quantization:
-        model.to(target)
-    return BaseLM.of(model, tokenizer, name=name, blocks=blocks)
+
+
+def _check_template(template: Any) -> None:
+    """Refuse a chat template that renders nothing.
+
+    Raises:
+        ModelError: saying so.
+    """
+    if isinstance(template, str) and not template.strip():
+        raise ModelError(
+            "the chat template is empty; take it out of the tokenizer's files if the model has none"
+        )
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -150,7 +165,8 @@ def _check_hub(name: str) -> None:
         ) from error
 
 
-def _quantized(quantization: str | None) -> dict:
+def _quantized(quantization: str | None, device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told besides for quantised weights, which cannot be moved later."""
     if quantization is None:
         return {}
     if quantization not in QUANTIZATIONS:
@@ -164,4 +180,7 @@ def _quantized(quantization: str | None) -> dict:
         )
     from transformers import BitsAndBytesConfig
 
-    return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{quantization}": True})}
+    return {
+        "quantization_config": BitsAndBytesConfig(**{f"load_in_{quantization}": True}),
+        "device_map": {"": device},
+    }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hypersteer.edits import Edit, Scope, Site, VectorEdit, check_strength
-from hypersteer.errors import CheckpointError, SteeringError, short
+from hypersteer.errors import SteeringError, short
 from hypersteer.gates.decisions import Decisions
 from hypersteer.gates.rules import Rules
 from hypersteer.lm.base import BaseLM
@@ -139,11 +139,8 @@ def check_edit(lm: BaseLM, edit: Edit) -> None:
         raise SteeringError(
             f"{short(edit)} is not an edit; make one with steerer.edit or load_edit"
         )
-    if edit.base_lm and edit.base_lm != lm.fingerprint:
-        raise CheckpointError(
-            f"the edit '{edit.steering_prompt}' was made for the base LM {edit.base_lm}, not for "
-            f"{lm.name} ({lm.fingerprint}); make it anew with this one"
-        )
+    named = f"the edit '{edit.steering_prompt}'"
+    lm.check_made_for(edit.base_lm, named, "make it anew with this one")
     if len(edit.vector) != lm.width:
         raise SteeringError(
             f"the edit '{edit.steering_prompt}' has width {len(edit.vector)}, but {lm.name} has "

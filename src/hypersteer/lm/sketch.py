@@ -42,23 +42,36 @@ def measure(model: PreTrainedModel, blocks: nn.ModuleList) -> Identity:
     norms = np.array([np.linalg.norm(x) if x is not None else np.nan for x in sampled])
     projections = [_projected(x, norm) for x, norm in zip(sampled, norms, strict=True)]
     matrices = [weight for group in groups[:2] for weight in group if weight.ndim > 1]
-    return Identity(_architecture(model, table), _rounding(matrices), norms, np.stack(projections))
+    return Identity(
+        architecture=_architecture(model, table),
+        label=legacy_fingerprint(model),
+        rounding=_rounding(matrices),
+        norms=norms,
+        projections=np.stack(projections),
+    )
 
 
 def _architecture(model: PreTrainedModel, table: Tensor) -> str:
     config = model.config.get_text_config()
-    sizes = ["/".join(str(getattr(config, name, "")) for name in SIZES), "x".join(map(str, table.shape))]
-    return f"{config.model_type} {config.num_hidden_layers} blocks {' '.join(sizes)}".replace("|", "")
+    sizes = [
+        "/".join(str(getattr(config, name, "")) for name in SIZES),
+        "x".join(map(str, table.shape)),
+    ]
+    return f"{config.model_type} {config.num_hidden_layers} blocks {' '.join(sizes)}".replace(
+        "|", ""
+    )
 
 
 def _sampled(weights: Iterable[Tensor]) -> np.ndarray | None:
     """Evenly spaced entries of the weights, one after the other; None where they are packed."""
     parts = [np.zeros(1)]
     for weight in weights:
-        if not weight.is_floating_point():
+        if not weight.is_floating_point() or weight.is_meta:
             return None
         flat = weight.detach().flatten()
-        picked = torch.linspace(0, flat.numel() - 1, min(ENTRIES, flat.numel()), dtype=torch.float64)
+        picked = torch.linspace(
+            0, flat.numel() - 1, min(ENTRIES, flat.numel()), dtype=torch.float64
+        )
         entries = flat[picked.round().long().to(flat.device)].float().cpu().numpy()
         parts.append(entries.astype(np.float64))
     return np.concatenate(parts)
@@ -84,7 +97,7 @@ def _rounding(matrices: Iterable[Tensor]) -> float:
     found = [
         _steps(run)
         for weight in matrices
-        if weight.is_floating_point() and weight.shape[-1] >= RUN
+        if weight.is_floating_point() and not weight.is_meta and weight.shape[-1] >= RUN
         for run in _runs(weight)
     ]
     return float(np.median(found)) if found else 0.0
@@ -109,3 +122,12 @@ def _steps(run: np.ndarray) -> float:
     step = float(gaps.min())
     even = np.abs(gaps / step - np.round(gaps / step)).max() < 0.02
     return step / 12**0.5 / size if even and few[-1] - few[0] < 300 * step else 0.0
+
+
+def legacy_fingerprint(model: PreTrainedModel, samples: int = 65536) -> str:
+    """The fingerprint of earlier versions: sizes, and signs of evenly spaced embedding entries."""
+    config = model.config.get_text_config()
+    table = cast(nn.Embedding, model.get_input_embeddings()).weight.detach().flatten()
+    signs = (table[:: max(1, table.numel() // samples)] < 0).cpu().numpy()
+    sizes = (config.model_type, config.hidden_size, config.num_hidden_layers, table.numel())
+    return hashlib.sha256(repr(sizes).encode() + signs.tobytes()).hexdigest()[:16]

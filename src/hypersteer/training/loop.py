@@ -219,6 +219,7 @@ class _Run:
             card = Card(
                 base_lm=self.config.base_lm.name,
                 fingerprint=self.lm.fingerprint,
+                identity=str(self.lm.identity),
                 site=self.site,
                 scope=self.config.site.scope,
                 hypernet=self.config.hypernet,

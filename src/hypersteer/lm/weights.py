@@ -1,0 +1,92 @@
+"""Load all weights of a model: what transformers would fill with random numbers is an error."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from hypersteer.errors import ModelError
+from hypersteer.lm.blocks import find_blocks
+
+SHOWN = 3
+"""Names that a message shows."""
+
+BUFFERS = ("inv_freq", "bias", "masked_bias", "position_ids")
+"""Last parts of names that old files hold for what is computed today (rotary embeddings, masks)."""
+
+
+def load_weights(
+    source: str | Path,
+    *,
+    dtype: torch.dtype,
+    gguf_file: str | None = None,
+    quantized: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """Load a causal LM whose files hold all of its weights, and none for blocks that it lacks.
+
+    Args:
+        source: folder or Hugging Face id.
+        dtype: what the weights become.
+        gguf_file: name of the GGUF file in the folder, if it is one.
+        quantized: further arguments of `from_pretrained`, for 8- and 4-bit weights.
+
+    Raises:
+        ModelError: naming weights that are missing, or that have no place in the model.
+        Exception: whatever transformers raises for files that it cannot read.
+    """
+    options: dict[str, Any] = {"dtype": dtype, **(quantized or {})}
+    if gguf_file is not None:
+        options["gguf_file"] = gguf_file
+    with _quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, output_loading_info=True, **options
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"the files of '{source}' lack {_listed(missing)}, which {type(model).__name__} needs; "
+            "they are damaged, or their config.json describes another model"
+        )
+    if unknown := sorted(set(report["unexpected_keys"]) & _of_blocks(model, report)):
+        raise ModelError(
+            f"the files of '{source}' hold {_listed(unknown)}, which {type(model).__name__} has no "
+            "place for; their config.json describes another model"
+        )
+    return model
+
+
+def _of_blocks(model: PreTrainedModel, report: dict[str, Any]) -> set[str]:
+    """Unexpected names of decoder blocks; of other parts, a vision tower say, nobody misses any."""
+    try:
+        blocks = find_blocks(model)
+    except ModelError:  # told later, by whoever needs the blocks
+        return set()
+    path = next(name for name, module in model.named_modules() if module is blocks)
+    last = path.rpartition(".")[2]
+    found = set()
+    for name in report["unexpected_keys"]:
+        parts = name.split(".")
+        numbered = any(a == last and b.isdigit() for a, b in pairwise(parts))
+        if numbered and parts[-1] not in BUFFERS:
+            found.add(name)
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{rest}"
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep transformers from printing its own report; what matters of it is an error here."""
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
