@@ -225,8 +225,11 @@ def load_weights(hypernet: Hypernet, path: Path) -> None:
     Raises:
         CheckpointError: if the file is missing, corrupt, or does not fit.
     """
+    weights = _read_weights(path)
+    # Earlier versions read all dimensions as they are.
+    weights.setdefault("excess", torch.ones_like(hypernet.excess))
     try:
-        hypernet.load_state_dict(_read_weights(path))
+        hypernet.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"the weights '{path}' are damaged or foreign: {one_line(error)}"

@@ -12,7 +12,7 @@ from hypersteer.hypernet.network import (
     read_steering,
     write_vectors,
 )
-from hypersteer.hypernet.prior import GAIN, own_states
+from hypersteer.hypernet.prior import GAIN, START, own_states
 
 TEXTS = ["figs", "speak at length of yaks and owls", "jam"]
 CONFIG = HypernetConfig(variant="no-context", blocks=1, prior="activation")
@@ -46,7 +46,7 @@ def test_own_states_are_those_of_each_text_alone(lm, kind):
 
 
 def test_an_untrained_vector_begins_as_the_centred_state(lm):
-    """Without the head: gain times the state minus the mean of the texts, at unit mean square."""
+    """Without the head: a gain times the state minus the mean of the texts, at unit mean square."""
     site = tiny.site_of(lm)
     net = new_hypernet(lm, CONFIG, site, seed=0, texts=TEXTS)
     with torch.no_grad():
@@ -57,8 +57,8 @@ def test_an_untrained_vector_begins_as_the_centred_state(lm):
     prompts = [lm.chat.prompt("Why?")] * len(TEXTS)
     ours = write_vectors(net, lm, CONFIG, steering, prompts, own=own)
     states = torch.stack([by_hand(lm, site, ids) for ids in steering])
-    centred = states - states.mean(0)
-    expected = GAIN * net.scale * centred / centred.pow(2).mean(-1, keepdim=True).sqrt()
+    centred = (states - states.mean(0)) / net.excess
+    expected = GAIN * START * net.scale * centred / centred.pow(2).mean(-1, keepdim=True).sqrt()
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 

@@ -6,7 +6,6 @@ Shapes: R rows, C steering-prompt tokens, T base tokens, D width, H heads.
 from collections.abc import Generator
 from contextlib import contextmanager
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,8 +75,3 @@ def attending(
 def default_heads(width: int, wanted: int) -> int:
     """The wanted number of heads, or the largest below it that divides the width."""
     return next(heads for heads in range(wanted, 0, -1) if width % heads == 0)
-
-
-def state_scale(hidden: Tensor, mask: Tensor) -> float:
-    """Median over the marked tokens of the root mean square of their hidden states."""
-    return float(torch.median(hidden[mask].float().pow(2).mean(-1).sqrt()))

@@ -21,23 +21,25 @@ from torch import Tensor, nn
 from hypersteer.config import HypernetConfig
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError
-from hypersteer.hypernet.cross_attention import (
-    CrossAttention,
-    attending,
-    default_heads,
-    state_scale,
-)
+from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
 from hypersteer.hypernet.prior import ActivationPrior, own_states
 from hypersteer.hypernet.trunk import build_trunk, trunk_blocks
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, Spans, collate
-from hypersteer.lm.hooks import capture
+from hypersteer.lm.units import dimension_scales, excess, robust_scale
 
 STYLE_RATE = 10.0
 """Factor on the style vector: it learns so much faster than the edits, and gets there first."""
 
 MEAN_RATE = 0.02
 """How fast the running mean of the vectors follows them: over some 50 steps."""
+
+MASSIVE = 4.0
+"""Dimensions that are more times as large as the typical one are scaled down to that before they
+are read, since two massive ones would be all that a normalised state shows."""
+
+WIDTH_PER_HEAD = 64
+"""For base LMs without attention heads of their own."""
 
 HEAD_INIT = 0.1
 """Factor on the default initialisation of the head's last layer: first edits are small."""
@@ -82,9 +84,10 @@ class Hypernet(nn.Module):
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
         self.cross = nn.ModuleList()
         if config.variant == "cross-attention":
-            heads = config.cross_heads or default_heads(
-                lm.width, lm.model.config.get_text_config().num_attention_heads
-            )
+            text_config = lm.model.config.get_text_config()
+            wanted = getattr(text_config, "num_attention_heads", None)
+            wanted = wanted or max(1, lm.width // WIDTH_PER_HEAD)
+            heads = config.cross_heads or default_heads(lm.width, wanted)
             if lm.width % heads:
                 raise ConfigError(f"hypernet.cross_heads {heads} does not divide width {lm.width}")
             self.cross.extend(CrossAttention(lm.width, heads) for _ in range(config.blocks))
@@ -102,6 +105,7 @@ class Hypernet(nn.Module):
         if config.style:
             self.register_buffer("mean", torch.zeros(lm.width))
         self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("excess", torch.ones(lm.width))
         self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
         self.to(lm.device)
 
@@ -129,9 +133,10 @@ class Hypernet(nn.Module):
             if len(self.cross):
                 assert states is not None
                 assert readable is not None
+                states = states.float() / self.excess
                 for block, cross in zip(trunk_blocks(self.trunk), self.cross, strict=True):
                     stack.enter_context(
-                        attending(block, cast(CrossAttention, cross), states.float(), readable)
+                        attending(block, cast(CrossAttention, cross), states, readable)
                     )
             hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
@@ -139,7 +144,7 @@ class Hypernet(nn.Module):
             vectors = self.head(last)
         else:
             assert own is not None
-            guess, beside = self.prior(own)
+            guess, beside = self.prior(own.float() / self.excess)
             vectors = guess + self.head(last + beside)
         if self.style is not None:
             vectors = self._without_style(vectors, self.style)
@@ -171,10 +176,12 @@ def new_hypernet(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        hypernet = Hypernet(lm, config, site, scale=_site_scale(lm, site))
+        hidden = _typical_states(lm, site)
+        hypernet = Hypernet(lm, config, site, scale=robust_scale(hidden))
+    cast(Tensor, hypernet.excess).copy_(excess(dimension_scales(hidden), MASSIVE))
     if hypernet.prior is not None:
         centre = own_states(lm, site, [lm.chat.text(text) for text in texts]).mean(0)
-        hypernet.prior.centre.copy_(centre)
+        hypernet.prior.centre.copy_(centre / hypernet.excess)
     return hypernet
 
 
@@ -230,9 +237,7 @@ def write_vectors(
 
 
 @torch.no_grad()
-def _site_scale(lm: BaseLM, site: Site) -> float:
-    """Typical size of the hidden states at a site: the unit of the written vectors."""
+def _typical_states(lm: BaseLM, site: Site) -> Float[Tensor, "N D"]:
+    """Hidden states at a site, whose size is the unit of what is written there."""
     batch = collate([lm.chat.prompt(CALIBRATION)], pad_id=lm.chat.pad_id).to(lm.device)
-    with capture(lm.blocks, [site]) as states:
-        lm.forward(batch, logits_to_keep=1)
-    return state_scale(states[site], batch.spans.prompt)
+    return lm.states(batch, site)[batch.spans.prompt]

@@ -13,7 +13,6 @@ from torch import nn
 
 from hypersteer.errors import ConfigError
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.blocks import find_blocks
 
 
 def build_trunk(lm: BaseLM, count: int, *, pretrained: bool) -> nn.Module:
@@ -33,6 +32,9 @@ def build_trunk(lm: BaseLM, count: int, *, pretrained: bool) -> nn.Module:
     config = truncated(decoder.config, lm.depth, count)
     trunk = type(decoder)._from_config(config, dtype=torch.float32)
     trunk.set_input_embeddings(nn.Identity())
+    # Where the base LM has them: by number alone, other lists of a short trunk would pass for them.
+    names = (name for name, module in decoder.named_modules() if module is lm.blocks)
+    trunk.blocks_path = next(names)
     if pretrained:
         _copy(decoder, trunk, lm.name)
     return trunk.to(lm.device, torch.float32).requires_grad_(True)
@@ -40,7 +42,7 @@ def build_trunk(lm: BaseLM, count: int, *, pretrained: bool) -> nn.Module:
 
 def trunk_blocks(trunk: Any) -> nn.ModuleList:
     """The decoder blocks of a trunk."""
-    return find_blocks(trunk)
+    return trunk.get_submodule(trunk.blocks_path)
 
 
 def truncated(config: Any, depth: int, count: int) -> Any:

@@ -69,9 +69,14 @@ def site_module(blocks: nn.ModuleList, site: Site) -> nn.Module:
 
 
 _SUBLAYER_NAMES = {
-    "attention": ("attn", "attention"),
-    "mlp": ("mlp", "feed_forward", "ffn", "moe"),
+    "attention": (
+        ("attn", "attention"),
+        ("mixer", "conv", "mamba", "ssm", "temporal", "recurrent"),
+    ),
+    "mlp": (("mlp", "feed_forward", "ffn", "moe"),),
 }
+"""Parts of a sub-layer's name; later groups count where no child has a name of an earlier one. What
+mixes tokens in a block without attention (a convolution, a state space) stands in its place."""
 
 
 def sublayer(block: nn.Module, kind: str) -> nn.Module:
@@ -80,13 +85,21 @@ def sublayer(block: nn.Module, kind: str) -> nn.Module:
     Raises:
         ModelError: if there is none.
     """
-    for name, child in block.named_children():
-        described = f"{name} {type(child).__name__}".lower()  # as in post_attention_dropout Dropout
-        beside = "norm" in described or "dropout" in described
-        if not beside and any(part in name for part in _SUBLAYER_NAMES[kind]):
-            return child
+    for parts in _SUBLAYER_NAMES[kind]:
+        if (found := _named(block, parts)) is not None:
+            return found
     children = ", ".join(name for name, _ in block.named_children())
     raise ModelError(
         f"{type(block).__name__} has no {kind} sub-layer (its children: {children}); "
         "use kind 'residual'"
     )
+
+
+def _named(block: nn.Module, parts: tuple[str, ...]) -> nn.Module | None:
+    """The first child whose name has one of these parts, norms and the like left out."""
+    for name, child in block.named_children():
+        described = f"{name} {type(child).__name__}".lower()  # as in post_attention_dropout Dropout
+        beside = "norm" in described or "dropout" in described
+        if not beside and any(part in name for part in parts):
+            return child
+    return None
