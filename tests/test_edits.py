@@ -126,7 +126,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
         temporary.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("hypersteer.edits.save_file", full)
+    monkeypatch.setattr("hypersteer.tensor_files.save_file", full)
     with pytest.raises(SteeringError) as caught:
         edit((9.0,)).save(path)
     assert_one_line(caught, path, "No space left")

@@ -5,22 +5,23 @@ by a hypernetwork or a baseline, lives in one safetensors file, and can be added
 subtracted. Nothing here knows a model: `hypersteer.lm` applies edits.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest, one_line
-from hypersteer.files import replacing
+from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest, shown
+from hypersteer.files import output_file, path_of
 from hypersteer.identity import same_base_lm
+from hypersteer.numeric import as_real, as_whole
+from hypersteer.tensor_files import read_value, write_value
+from hypersteer.texts import check_text
 
 SiteKind = Literal["residual", "attention", "mlp"]
 NamedScope = Literal["all", "prompt", "response", "last_prompt"]
@@ -48,12 +49,13 @@ class Site:
     kind: SiteKind = "residual"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, int) or isinstance(self.layer, bool):
-            raise ConfigError(f"layer {self.layer!r} is not a whole number")
-        if self.kind not in get_args(SiteKind):
-            raise ConfigError(
-                f"unknown site kind {self.kind!r}{nearest(str(self.kind), get_args(SiteKind))}"
-            )
+        layer = as_whole(self.layer)
+        if layer is None:
+            raise ConfigError(f"layer {shown(self.layer)} is not a whole number")
+        object.__setattr__(self, "layer", layer)
+        if not isinstance(self.kind, str) or self.kind not in get_args(SiteKind):
+            known = nearest(str(self.kind), get_args(SiteKind))
+            raise ConfigError(f"unknown site kind {shown(self.kind)}{known}")
 
     def __str__(self) -> str:
         return f"{self.kind}@{self.layer}"
@@ -70,12 +72,18 @@ def check_scope(scope: object) -> Scope:
             if scope == name:
                 return name
         raise ConfigError(f"unknown scope {scope!r}{nearest(scope, get_args(NamedScope))}")
-    if isinstance(scope, Tensor):
-        scope = scope.tolist()
-    if isinstance(scope, Sequence) and scope and all(v in (0, 1) for v in scope):
-        return tuple(bool(v) for v in scope)
+    mask: Any = scope.tolist() if isinstance(scope, (Tensor, np.ndarray)) else scope
+    if isinstance(mask, Sequence) and mask and all(_is_flag(v) for v in mask):
+        return tuple(bool(v) for v in mask)
     names = ", ".join(get_args(NamedScope))
-    raise ConfigError(f"scope {scope!r} is neither one of {names} nor a non-empty boolean mask")
+    raise ConfigError(
+        f"scope {shown(scope)} is neither one of {names} nor a non-empty boolean mask"
+    )
+
+
+def _is_flag(value: object) -> bool:
+    """Whether a value is true or false, or the number 1 or 0."""
+    return isinstance(value, (bool, np.bool_)) or as_real(value) in (0, 1)
 
 
 def check_strength(strength: object) -> float:
@@ -84,11 +92,12 @@ def check_strength(strength: object) -> float:
     Raises:
         SteeringError: if it is not a finite number.
     """
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-        raise SteeringError(f"strength {strength!r} is not a number; 0 is the unsteered model")
-    if not math.isfinite(strength):
-        raise SteeringError(f"strength {strength} is not finite; try values from 0 to 2")
-    return float(strength)
+    number = as_real(strength)
+    if number is None:
+        raise SteeringError(f"strength {shown(strength)} is not a number; 0 is the unsteered model")
+    if not math.isfinite(number):
+        raise SteeringError(f"strength {number} is not finite; try values from 0 to 2")
+    return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,15 +121,22 @@ class VectorEdit:
     generator: str = ""
 
     kind = "vector"
+    __array_ufunc__ = None  # so that numpy leaves `number * edit` to us
 
     def __post_init__(self) -> None:
-        if self.vector.ndim != 1:
-            raise SteeringError(f"a steering vector has shape [D], not {list(self.vector.shape)}")
-        vector = self.vector.detach().to("cpu", torch.float32, copy=True)
+        vector = _as_tensor(self.vector)
+        if vector.ndim != 1:
+            raise SteeringError(f"a steering vector has shape [D], not {list(vector.shape)}")
+        vector = vector.detach().to("cpu", torch.float32, copy=True)
         if not bool(torch.isfinite(vector).all()):
             raise SteeringError("the steering vector holds NaN or infinite values; make it anew")
         object.__setattr__(self, "vector", vector)
         object.__setattr__(self, "scope", check_scope(self.scope))
+        if not isinstance(self.site, Site):
+            raise SteeringError(f"site {shown(self.site)} is no Site; give one such as Site(12)")
+        if not isinstance(self.steering_prompt, str):
+            raise SteeringError(f"steering_prompt {shown(self.steering_prompt)} is not a text")
+        check_text(self.steering_prompt, "the steering prompt")
 
     @property
     def norm(self) -> float:
@@ -152,6 +168,9 @@ class VectorEdit:
                 raise SteeringError(
                     f"edits with different {name} cannot be combined: {mine} and {theirs}"
                 )
+        if self.vector.shape != other.vector.shape:
+            widths = f"{len(self.vector)} and {len(other.vector)}"
+            raise SteeringError(f"edits of different width cannot be combined: {widths}")
         return replace(
             self,
             vector=self.vector + sign * other.vector,
@@ -175,22 +194,29 @@ class VectorEdit:
             "steering_prompt": self.steering_prompt,
             "generator": self.generator,
         }
-        return write_value(Path(path), {"vector": self.vector}, header, "edit")
+        path = output_file(path, "the file of the edit")
+        return write_value(path, {"vector": self.vector}, header, "edit")
 
 
 Edit = VectorEdit
 """Every kind of edit; a union once there is more than one."""
+KINDS = (VectorEdit.kind,)
 
 
 def load_edit(path: str | Path) -> Edit:
     """Read an edit that `save` wrote.
 
     Raises:
-        CheckpointError: if the file is missing, corrupt, or not an edit.
+        CheckpointError: if the file is missing, corrupt, not an edit, or one of an unknown kind.
     """
-    path = Path(path)
+    path = path_of(path, "the edit", CheckpointError)
     header, tensors = read_value(path, FORMAT, "edit")
     try:
+        if header["kind"] not in KINDS:
+            raise CheckpointError(
+                f"the edit '{path}' is of the kind {shown(header['kind'])}, which this version "
+                f"cannot apply{nearest(str(header['kind']), KINDS)}"
+            )
         return VectorEdit(
             vector=tensors["vector"],
             site=Site(header["layer"], header["site"]),
@@ -199,47 +225,24 @@ def load_edit(path: str | Path) -> Edit:
             steering_prompt=header["steering_prompt"],
             generator=header["generator"],
         )
+    except CheckpointError:
+        raise
     except KeyError as error:
         raise CheckpointError(f"the edit '{path}' lacks {error}; it is damaged") from error
     except SteeringError as error:
         raise CheckpointError(f"the edit '{path}' is damaged: {error}") from error
 
 
-def write_value(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], what: str) -> Path:
-    """Write tensors and a JSON header to one safetensors file, through a temporary name.
-
-    Args:
-        path: the file; missing folders are made.
-        tensors: what it holds.
-        header: JSON values with a `format`, kept in the file's metadata under `what`.
-        what: what the file is, such as `edit`.
+def _as_tensor(vector: Any) -> Tensor:
+    """A tensor of real numbers, from a tensor, an array or a list.
 
     Raises:
-        SteeringError: if the file cannot be written.
+        SteeringError: if it is none.
     """
-    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        with replacing(path) as temporary:
-            save_file(held, temporary, {what: json.dumps(header)})
-    except (OSError, SafetensorError) as error:
-        raise SteeringError(f"cannot write the {what} to '{path}': {one_line(error)}") from error
-    return path
-
-
-def read_value(path: Path, wanted: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the header and tensors of a file that `write_value` wrote.
-
-    Raises:
-        CheckpointError: if the file is missing, corrupt, or of another format.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no {what} at '{path}'; give a .safetensors file written by save()")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(what, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"'{path}' is not a readable {what}: {one_line(error)}") from error
-    if not isinstance(header, dict) or header.get("format") != wanted:
-        raise CheckpointError(f"'{path}' is a safetensors file but not a {wanted} {what}")
-    return header, tensors
+        found = torch.as_tensor(vector)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SteeringError(f"a steering vector holds numbers, not {shown(vector)}") from error
+    if found.is_complex():
+        raise SteeringError(f"a steering vector holds real numbers, not {found.dtype}")
+    return found

@@ -50,6 +50,11 @@ def short(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+def shown(value: object) -> str:
+    """A value as Python writes it, on one line and cut: for messages about what is no text."""
+    return one_line(repr(value), 100)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A `; did you mean 'x'?` tail for an unknown word, or the list of what is known."""
     options = sorted(known)

@@ -1,9 +1,19 @@
-"""Files that are written whole or not at all."""
+"""Files: written whole or not at all, text read in one way, and names that are refused in time."""
 
+import os
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from hypersteer.errors import ConfigError, SteeringError, one_line, short
+from hypersteer.texts import json_of, lines_of
+
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes that file systems take in one name, and in a path."""
+SHOWN_NAME = 40
+"""Characters of a file's name that its temporary name begins with."""
 
 
 @contextmanager
@@ -16,15 +26,21 @@ def replacing(path: Path) -> Generator[Path]:
     Raises:
         OSError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:SHOWN_NAME]}.{uuid.uuid4().hex}.tmp")
+    missing = [folder for folder in path.parents if not exists(folder)]
+    done = False
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+        done = True
     finally:
         # Of two links to one file the system renames none, and leaves both.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        for folder in () if done else missing:
+            with suppress(OSError):  # others may have put something there
+                folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,3 +51,135 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """A text file: UTF-8, with or without a byte-order mark, its line ends as they are.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not UTF-8.
+    """
+    return path.read_bytes().decode("utf-8-sig")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; see `read_text` and `hypersteer.texts.lines_of`.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not UTF-8.
+    """
+    return lines_of(read_text(path))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not UTF-8, or no JSON; see `hypersteer.texts.json_of`.
+    """
+    return json_of(read_text(path))
+
+
+def path_of(name: object, what: str, error: type[SteeringError] = ConfigError) -> Path:
+    """A path that was given as text, with `~` expanded; whether it exists is not asked.
+
+    Args:
+        name: a text or a path.
+        what: what it is, such as `--out`; it begins the message.
+        error: what to raise.
+
+    Raises:
+        SteeringError: of the given class, for what can be the name of no file: no text, a NUL
+            byte, half a character, a name or a path that is too long, or `~` of an unknown user.
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        raise error(f"{what} is {short(name)}; expected a path as text")
+    text = os.fspath(name)
+    if isinstance(text, bytes):
+        raise error(f"{what} {short(text)} is bytes; expected a path as text")
+    if not text:
+        raise error(f"{what} is empty; give a path")
+    if "\0" in text:
+        raise error(f"{what} {short(text)} holds a NUL character, which no path may have")
+    try:
+        longest, whole = max(len(part.encode()) for part in text.split("/")), len(text.encode())
+    except UnicodeEncodeError as caught:
+        raise error(
+            f"{what} {short(text)} is not valid Unicode; give a path in UTF-8"
+        ) from caught
+    if longest > LONGEST_NAME or whole > LONGEST_PATH:
+        bytes_, most = (longest, LONGEST_NAME) if longest > LONGEST_NAME else (whole, LONGEST_PATH)
+        raise error(f"{what} {short(text)} is no path: it has {bytes_} bytes of at most {most}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as caught:
+        raise error(
+            f"{what} {short(text)}: there is no such user; write the folder out"
+        ) from caught
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; what cannot be looked at is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; what cannot be looked at is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; what cannot be looked at is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def output_file(name: object, what: str) -> Path:
+    """The path of a file that will be written; nothing is written yet.
+
+    Raises:
+        ConfigError: if it is no path, a folder, or lies where nothing can be written.
+    """
+    path = path_of(name, what)
+    if not path.name or is_folder(path):
+        raise ConfigError(f"{what} '{name}' is a folder; give the name of a file")
+    _check_place(path.parent, name, what)
+    return path
+
+
+def output_folder(name: object, what: str) -> Path:
+    """The path of a folder that will be written into; nothing is written yet.
+
+    Raises:
+        ConfigError: if it is no path, a file, or lies where nothing can be written.
+    """
+    path = path_of(name, what)
+    if exists(path) and not is_folder(path):
+        raise ConfigError(f"{what} '{name}' is a file; give the name of a folder")
+    _check_place(path, name, what)
+    return path
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, without the name of the file, as one line."""
+    return error.strerror or one_line(error)
+
+
+def _check_place(folder: Path, name: object, what: str) -> None:
+    """See that a folder is there or could be made, and written into."""
+    there = next((place for place in (folder, *folder.parents) if exists(place)), Path())
+    if not is_folder(there):
+        raise ConfigError(f"{what} '{name}' lies below the file '{there}'; choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{what} '{name}': no right to write to '{there}'; choose another place")

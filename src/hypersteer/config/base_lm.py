@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hypersteer.config.reading import settle
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LMConfig:
@@ -17,6 +19,9 @@ class LMConfig:
     quantization: str | None = None
     """8bit or 4bit weights through bitsandbytes."""
 
+    def __post_init__(self) -> None:
+        settle(self, "base_lm.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteConfig:
@@ -28,3 +33,6 @@ class SiteConfig:
     """Block output, or a sub-layer's output before it joins the residual stream."""
     scope: Literal["all", "prompt", "response", "last_prompt"] = "all"
     """Which tokens the edit touches."""
+
+    def __post_init__(self) -> None:
+        settle(self, "site.")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from hypersteer.config.reading import check_choices
+from hypersteer.config.reading import check_seed, settle
 from hypersteer.errors import ConfigError
 
 Scorer = Literal["cosine", "legacy"]
@@ -35,7 +35,8 @@ class ConditionConfig:
     """Tokens run at once, padding included."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        settle(self)
+        check_seed(self)
         if self.max_layers < 1:
             raise ConfigError(f"max_layers {self.max_layers} is below 1")
         if self.folds < 2:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from hypersteer.config.base_lm import LMConfig
-from hypersteer.config.reading import at_least
+from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.config.synthesis import FilterConfig
 from hypersteer.errors import ConfigError
 
@@ -21,6 +21,7 @@ class JudgedConfig:
     """Answers that read worse are dropped."""
 
     def __post_init__(self) -> None:
+        settle(self, "judged.")
         for name in ("min_concept", "min_instruction", "min_fluency"):
             if not 0 <= getattr(self, name) <= 2:
                 raise ConfigError(f"judged.{name} {getattr(self, name)} is not within 0 and 2")
@@ -57,7 +58,8 @@ class DistillationConfig:
     judged: JudgedConfig = field(default_factory=JudgedConfig)
 
     def __post_init__(self) -> None:
-        at_least(0, "", self, "seed")
+        settle(self)
+        check_seed(self)
         at_least(1, "", self, "limit", "tried", "kept", "response_tokens", "batch_size")
         for name in ("guidance", "temperature"):
             if not 0 <= getattr(self, name) < math.inf:

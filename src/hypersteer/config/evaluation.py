@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hypersteer.config.base_lm import LMConfig, SiteConfig
-from hypersteer.config.reading import at_least
+from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.config.training import DataConfig
 from hypersteer.errors import ConfigError
 
@@ -42,11 +42,17 @@ class ProtocolConfig:
     """Whether methods that can also detect concepts are measured at that, where data allow."""
 
     def __post_init__(self) -> None:
+        settle(self, "protocol.")
         at_least(0, "protocol.", self, "held_in_concepts", "held_out_concepts", "gap_rows")
         at_least(1, "protocol.", self, "max_new_tokens", "batch_size")
         at_least(MIN_PROMPTS, "protocol.", self, "prompts")
         if not self.strengths or not all(map(math.isfinite, self.strengths)):
             raise ConfigError(f"protocol.strengths {self.strengths} must be finite numbers")
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"protocol.temperature {self.temperature} must be 0 or more and finite, and "
+                f"protocol.top_p {self.top_p} above 0 and at most 1"
+            )
         if len(set(self.strengths)) != len(self.strengths):
             raise ConfigError(f"protocol.strengths {self.strengths} names one of them twice")
         if not self.held_in_concepts and not self.held_out_concepts:
@@ -80,6 +86,7 @@ class JudgeConfig:
     """llm: dollars per million tokens written, to tell the cost."""
 
     def __post_init__(self) -> None:
+        settle(self, "judge.")
         at_least(1, "judge.", self, "concurrency")
         at_least(0, "judge.", self, "temperature", "input_price", "output_price")
 
@@ -109,7 +116,8 @@ class EvaluateConfig:
     """Method that win rates are counted against."""
 
     def __post_init__(self) -> None:
-        at_least(0, "", self, "seed")
+        settle(self)
+        check_seed(self)
         if not self.methods:
             raise ConfigError("methods is empty; name at least one, such as 'prompting'")
         twice = [name for name in self.methods if self.methods.count(name) > 1]

@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
+import os
 import tomllib
 import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hypersteer.errors import ConfigError, nearest, one_line
+from hypersteer.errors import ConfigError, SteeringError, nearest, one_line, short, shown
+from hypersteer.files import path_of, read_text, reason
+from hypersteer.numeric import as_real, as_whole
+from hypersteer.texts import check_text
 
 T = TypeVar("T")
+LARGEST_SEED = 2**63 - 1
+"""What torch takes, with room for the numbers of rows and concepts that are added to a seed."""
 
 
 def load_toml(path: str | Path, into: type[T]) -> T:
@@ -19,12 +25,13 @@ def load_toml(path: str | Path, into: type[T]) -> T:
     Raises:
         ConfigError: if the file is missing or malformed, or a key is unknown or of a wrong type.
     """
-    path = Path(path)
+    path = path_of(path, "the settings file")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_text(path))
     except OSError as error:
-        raise ConfigError(f"cannot read the settings '{path}': {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the settings '{path}': {reason(error)}") from error
+    # Not UTF-8, not TOML, a number of too many digits, or tables within tables without end.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"'{path}' is not valid TOML: {one_line(error)}") from error
     return from_dict(into, raw, where=str(path))
 
@@ -35,14 +42,37 @@ def from_dict(into: type[T], raw: dict[str, Any], where: str = "settings") -> T:
     Raises:
         ConfigError: naming the place, the key, and the nearest known one.
     """
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where} is a table of settings, not {short(raw)}")
     hints = get_type_hints(into)
     known = {f.name: f for f in dataclasses.fields(into)}  # type: ignore[arg-type]
     values = {}
     for key, value in raw.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+            raise ConfigError(f"{where}: unknown key '{key}'{nearest(str(key), known)}")
         values[key] = _checked(hints[key], value, f"{where}: {key}")
     return into(**values)
+
+
+def settle(config: Any, table: str = "") -> None:
+    """Check the type of every field of a frozen dataclass, in its `__post_init__`, and bring it in.
+
+    What was read from a file has been checked before; this is for what code gives. Numbers of
+    numpy and torch become Python's, lists become tuples, paths become texts.
+
+    Args:
+        config: the dataclass; fields that are dataclasses have settled themselves.
+        table: where it stands among the settings, such as `optim.`.
+
+    Raises:
+        ConfigError: naming the field, its value, and what is expected.
+    """
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        found = _checked(hints[field.name], value, f"{table}{field.name}")
+        if found is not value:
+            object.__setattr__(config, field.name, found)
 
 
 def check_choices(config: Any) -> None:
@@ -76,33 +106,38 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         return value
     origin = get_origin(hint)
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where} is a table of settings, not {value!r}")
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if origin is Literal:
-        if value not in get_args(hint):
-            raise ConfigError(
-                f"{where} = {value!r} is unknown{nearest(str(value), get_args(hint))}"
-            )
+        if not isinstance(value, str) or value not in get_args(hint):
+            told = nearest(str(value), get_args(hint))
+            raise ConfigError(f"{where} = {shown(value)} is unknown{told}")
         return value
     if origin in (Union, types.UnionType):
         return _one_of(hint, value, where)
     if origin in (tuple, dict):
         return _several(hint, value, where)
-    if _fits(hint, value):
-        return float(value) if hint is float else value
-    raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+    if hint is type(None) and value is None:
+        return None
+    found = _plain(hint, value, where)
+    if found is None:
+        raise ConfigError(f"{where} = {shown(value)} is not {_name(hint)}")
+    return found
 
 
 def _several(hint: Any, value: Any, where: str) -> Any:
     """A list, for which one text will do, or a table with free keys."""
     if get_origin(hint) is dict and isinstance(value, dict):
         inner = get_args(hint)[1]
-        return {key: _checked(inner, item, f"{where}.{key}") for key, item in value.items()}
-    items = [value] if isinstance(value, str) else value
+        return {
+            _checked(str, key, where): _checked(inner, item, f"{where}.{key}")
+            for key, item in value.items()
+        }
+    items = [value] if isinstance(value, (str, os.PathLike)) else value
     if get_origin(hint) is tuple and isinstance(items, (list, tuple)):
         return tuple(_checked(get_args(hint)[0], item, where) for item in items)
-    raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+    raise ConfigError(f"{where} = {shown(value)} is not {_name(hint)}")
 
 
 def _one_of(hint: Any, value: Any, where: str) -> Any:
@@ -111,14 +146,25 @@ def _one_of(hint: Any, value: Any, where: str) -> Any:
             return _checked(option, value, where)
         except ConfigError:
             continue
-    raise ConfigError(f"{where} = {value!r} is not {_name(hint)}")
+    raise ConfigError(f"{where} = {shown(value)} is not {_name(hint)}")
 
 
-def _fits(hint: type, value: Any) -> bool:
-    """Whether a plain value has a plain type; an int does for a float, a bool for no number."""
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+def _plain(hint: Any, value: Any, where: str) -> Any:
+    """A value of a plain type, or None if it has another; an int does for a float.
+
+    Raises:
+        ConfigError: for a text that is not valid Unicode.
+    """
+    if hint is int:
+        return as_whole(value)
+    if hint is float:
+        return as_real(value)
+    if hint is str and isinstance(value, (str, os.PathLike)):
+        try:
+            return check_text(str(value) if isinstance(value, str) else os.fspath(value), where)
+        except SteeringError as error:
+            raise ConfigError(str(error)) from error
+    return value if isinstance(value, hint) else None
 
 
 def _name(hint: Any) -> str:
@@ -134,8 +180,20 @@ def _name(hint: Any) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The settings as nested dictionaries of JSON types; `from_dict` reads them back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """The settings as nested dictionaries of JSON types; `from_dict` reads them back.
+
+    Raises:
+        ConfigError: for a free setting that JSON has no form for.
+    """
+    return json.loads(json.dumps(dataclasses.asdict(config), default=_number))
+
+
+def _number(value: Any) -> int | float:
+    """A number of numpy or torch as Python's."""
+    found = as_real(value) if as_whole(value) is None else as_whole(value)
+    if found is None:
+        raise ConfigError(f"the setting {shown(value)} is neither a text, a number nor a list")
+    return found
 
 
 def differing(
@@ -167,5 +225,16 @@ def at_least(least: int, table: str, config: Any, *names: str) -> None:
     """Refuse settings below `least`; None, where a setting may be None, is no limit."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # NaN is at least nothing
             raise ConfigError(f"{table}{name} {value} is below {least}")
+
+
+def check_seed(config: Any, table: str = "") -> None:
+    """Refuse a seed that the generators of random numbers do not take.
+
+    Raises:
+        ConfigError: unless `seed` is within 0 and 2**63 - 1.
+    """
+    at_least(0, table, config, "seed")
+    if config.seed > LARGEST_SEED:
+        raise ConfigError(f"{table}seed {config.seed} is above {LARGEST_SEED} (2**63 - 1)")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hypersteer.config.base_lm import LMConfig
-from hypersteer.config.reading import at_least
+from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.errors import ConfigError
 
 NO_LM = "none"
@@ -47,10 +47,16 @@ class TeacherConfig:
     """local: responses generated together."""
 
     def __post_init__(self) -> None:
+        settle(self, "teacher.")
         at_least(1, "teacher.", self, "max_tokens", "concurrency", "batch_size")
         at_least(0, "teacher.", self, "retries", "input_price", "output_price")
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"teacher.temperature {self.temperature} is not 0 or more")
+        if not 0 < self.timeout_s < math.inf or not 0 <= self.backoff_s < math.inf:
+            raise ConfigError(
+                f"teacher.timeout_s {self.timeout_s} must be above 0 and teacher.backoff_s "
+                f"{self.backoff_s} 0 or more, both finite"
+            )
         if (self.input_price is None) != (self.output_price is None):
             raise ConfigError(
                 f"teacher.input_price {self.input_price} and teacher.output_price "
@@ -74,6 +80,7 @@ class CountsConfig:
     """Answers of the base LM itself that all concepts share, per genre."""
 
     def __post_init__(self) -> None:
+        settle(self, "counts.")
         at_least(1, "counts.", self, "train_positives", "test_positives")
         at_least(0, "counts.", self, "test_negatives", "hard_negatives", "pool_negatives")
 
@@ -92,6 +99,7 @@ class FilterConfig:
     """How often a response is asked for, at most, the first time included."""
 
     def __post_init__(self) -> None:
+        settle(self, "filters.")
         at_least(0, "filters.", self, "min_words")
         at_least(1, "filters.", self, "attempts")
         for name in ("max_overlap", "max_echo"):
@@ -126,7 +134,8 @@ class SynthesisConfig:
     filters: FilterConfig = field(default_factory=FilterConfig)
 
     def __post_init__(self) -> None:
-        at_least(0, "", self, "seed")
+        settle(self)
+        check_seed(self)
         at_least(1, "", self, "limit", "invent", "response_tokens")
         if self.base_lm.name == NO_LM:
             self._without_lm()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hypersteer.config.base_lm import LMConfig, SiteConfig
-from hypersteer.config.reading import at_least
+from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.errors import ConfigError
 
 Variant = Literal["cross-attention", "in-context", "no-context"]
@@ -31,6 +31,7 @@ class HypernetConfig:
     """Learn what all training answers share in a vector of its own, which is not used later."""
 
     def __post_init__(self) -> None:
+        settle(self, "hypernet.")
         at_least(1, "hypernet.", self, "blocks", "cross_heads", "head_width")
 
 
@@ -58,6 +59,7 @@ class DataConfig:
     """Responses are cut after this many tokens."""
 
     def __post_init__(self) -> None:
+        settle(self, "data.")
         at_least(0, "data.", self, "held_in_prompts")
         at_least(1, "data.", self, "max_concepts", "max_examples_per_concept")
         at_least(1, "data.", self, "max_held_out_rows", "max_validation_rows")
@@ -87,6 +89,7 @@ class LossConfig:
     """Sharpness beta of the contrastive term, per nat of a row's mean cross-entropy."""
 
     def __post_init__(self) -> None:
+        settle(self, "loss.")
         if not 0 <= self.contrast < math.inf or not 0 < self.contrast_beta < math.inf:
             raise ConfigError(
                 f"loss.contrast {self.contrast} must be 0 or more and loss.contrast_beta "
@@ -132,6 +135,7 @@ class OptimConfig:
     """Arithmetic of products; weights stay float32. auto: bf16 where the device has it natively."""
 
     def __post_init__(self) -> None:
+        settle(self, "optim.")
         at_least(1, "optim.", self, "steps", "batch_size", "accumulation")
         at_least(0, "optim.", self, "warmup_steps")
         if self.batch_size % self.accumulation:
@@ -176,7 +180,8 @@ class TrainConfig:
     """Also write metrics for TensorBoard (extra `tensorboard`)."""
 
     def __post_init__(self) -> None:
-        at_least(0, "", self, "seed")
+        settle(self)
+        check_seed(self)
         at_least(1, "", self, "validate_every", "checkpoint_every", "keep", "patience")
         if self.loss.objective == "reconstruction" and self.hypernet.variant != "no-context":
             raise ConfigError(

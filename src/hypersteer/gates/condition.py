@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from hypersteer.config import check_choices, from_dict
 from hypersteer.config.conditions import Pooling, Scorer
-from hypersteer.edits import read_value, write_value
 from hypersteer.errors import CheckpointError, SteeringError, one_line
+from hypersteer.files import output_file, path_of
+from hypersteer.tensor_files import read_value, write_value
 
 FORMAT = "hypersteer-condition-1"
 SMALLEST = 1e-8
@@ -164,7 +165,8 @@ class Condition:
         known = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Header)}
         header = {"format": FORMAT, **known, "figures": dict(self.figures)}
         tensors = {"directions": self.directions, "means": self.means}
-        return write_value(Path(path), tensors, header, "condition")
+        path = output_file(path, "the file of the condition")
+        return write_value(path, tensors, header, "condition")
 
 
 def load_condition(path: str | Path) -> Condition:
@@ -173,7 +175,7 @@ def load_condition(path: str | Path) -> Condition:
     Raises:
         CheckpointError: if the file is missing, corrupt, or not a condition.
     """
-    path = Path(path)
+    path = path_of(path, "the condition", CheckpointError)
     header, tensors = read_value(path, FORMAT, "condition")
     try:
         known = from_dict(_Header, {k: v for k, v in header.items() if k != "format"}, "header")

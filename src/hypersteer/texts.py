@@ -1,0 +1,69 @@
+"""Texts as they come from outside: whole Unicode, lines that end at line feeds, and JSON."""
+
+import json
+from typing import Any
+
+from hypersteer.errors import SteeringError, short
+
+
+def check_text(text: str, what: str) -> str:
+    """Give a text back unchanged, or refuse one that holds no whole characters.
+
+    Half a surrogate pair comes from JSON (`"\\ud800"`), a stray byte (`"\\udcff"`) from arguments
+    and file names that are not UTF-8; no tokenizer, file or terminal takes either.
+
+    Args:
+        text: any string.
+        what: what it is, such as `the prompt`; it begins the message.
+
+    Raises:
+        SteeringError: naming the text and the place in it.
+    """
+    at = _broken(text)
+    if at is None:
+        return text
+    raise SteeringError(
+        f"{what} {short(text)} is not valid Unicode: character {at + 1} is {text[at]!r}, a stray "
+        "byte or half a character; give text in UTF-8"
+    )
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, which end at line feeds and nowhere else.
+
+    So a form feed or U+2028 stays inside its line, which `str.splitlines` would cut. The carriage
+    return of a file from Windows goes with its line feed; what follows the last line feed counts
+    as a line if there is anything.
+    """
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def json_of(text: str) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        ValueError: with one line that says why, if it is no JSON, is nested too deeply, has a
+            number of too many digits, or holds half a character.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    # Only an escape can bring half a character in, since the text itself was decoded.
+    if "\\u" in text or _broken(text) is not None:
+        at = _broken(again := json.dumps(value, ensure_ascii=False))
+        if at is not None:
+            raise ValueError(f"it holds half a character, {again[at]!r}, which is no Unicode")
+    return value
+
+
+def _broken(text: str) -> int | None:
+    """The place of the first character that is none, if there is one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
