@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hypersteer.config import HypernetConfig, from_dict, to_dict
+from hypersteer.config.folders import holds_checkpoint
 from hypersteer.edits import Scope, Site, check_scope
 from hypersteer.errors import CheckpointError, SteeringError, one_line
-from hypersteer.files import replacing
+from hypersteer.files import exists, is_folder, path_of, read_json, replacing
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
 
@@ -145,16 +146,16 @@ def find_checkpoint(name: str | Path) -> Path:
     """
     if name == BUNDLED:
         return Path(str(importlib.resources.files("hypersteer.data"))) / "pretrained"
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+    path = path_of(name, "the checkpoint", CheckpointError)
+    if is_folder(path):
+        if holds_checkpoint(path):
             return path
         raise CheckpointError(
             f"the folder '{name}' is no checkpoint: it lacks config.json or model.safetensors; "
             "give the folder that 'hypersteer train' wrote to"
         )
     text = str(name)
-    if path.exists() or text.count("/") != 1 or text.startswith((".", "/", "~")):
+    if exists(path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise CheckpointError(f"no checkpoint folder at '{name}'; train one with 'hypersteer demo'")
     try:
         return Path(snapshot_download(text, allow_patterns=list(FILES)))
@@ -171,7 +172,7 @@ def read_card(folder: Path) -> Card:
         CheckpointError: if it is missing, malformed, or of a foreign format.
     """
     try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        raw = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read '{folder}/config.json': {one_line(error)}") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:

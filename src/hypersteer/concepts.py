@@ -1,14 +1,17 @@
 """What to steer towards: the steering prompt as a value, read, held out and checked."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hypersteer.errors import DataError, SteeringError, one_line
+from hypersteer.files import read_lines
+from hypersteer.texts import check_text, json_of
 
+LARGEST_ID = 2**32 - 1
+"""Ids seed random choices, AxBench's own among them, and its generator takes no more."""
 METADATA_KEYS = "concept_id (int, 0 or more), concept (text)"
 
 
@@ -48,8 +51,8 @@ def read_metadata(path: Path) -> list[Concept]:
         DataError: The file is missing, not UTF-8 or empty, or a line is malformed or repeats an id.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
         raise DataError(
             f"cannot read {path}: {one_line(error)}; expected UTF-8 text, one JSON object per line"
         ) from error
@@ -80,7 +83,7 @@ def validate_steering_prompt(text: object) -> str:
     """Gives the steering prompt back unchanged, or says why it cannot steer.
 
     Raises:
-        SteeringError: It is not a string, or it is empty or only white space.
+        SteeringError: It is not a string, not valid Unicode, or empty or only white space.
     """
     if not isinstance(text, str):
         raise SteeringError(
@@ -91,19 +94,19 @@ def validate_steering_prompt(text: object) -> str:
             f"the steering prompt {text!r} is empty; "
             "say what to steer towards, such as 'talk like a pirate'"
         )
-    return text
+    return check_text(text, "the steering prompt")
 
 
 def _concept_from_line(line: str, where: str) -> Concept:
     """One concept from one line of metadata; `where` names file and line in messages."""
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
+        entry = json_of(line)
+    except ValueError as error:
         raise DataError(f"{where} is not JSON: {one_line(error)}") from error
     if not isinstance(entry, dict):
         raise DataError(f"{where} is not a JSON object; expected {METADATA_KEYS}")
     id_, text = entry.get("concept_id"), entry.get("concept")
-    if not isinstance(id_, int) or isinstance(id_, bool) or id_ < 0:
+    if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ <= LARGEST_ID:
         raise DataError(f"{where}: concept_id is {id_!r}; expected {METADATA_KEYS}")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: concept is {text!r}; expected {METADATA_KEYS}")

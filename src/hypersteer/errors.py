@@ -10,7 +10,14 @@ from difflib import get_close_matches
 
 
 class SteeringError(Exception):
-    """Base of every error raised for bad input; catch this one."""
+    """Base of every error raised for bad input; catch this one.
+
+    Args:
+        message: one line; what does not print, such as a line feed in a file's name, is escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__("".join(map(_printable, str(message))))
 
 
 class ConfigError(SteeringError):
@@ -35,6 +42,11 @@ class TrainingError(SteeringError):
 
 class EndpointError(SteeringError):
     """An endpoint answers nothing at all: no server, no access, no such model, a damaged cache."""
+
+
+def _printable(character: str) -> str:
+    """A character as it is, or its escape if a terminal would not show it."""
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def one_line(error: object, limit: int = 300) -> str:

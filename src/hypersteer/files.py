@@ -1,8 +1,9 @@
 """Files: written whole or not at all, text read in one way, and names that are refused in time."""
 
 import os
+import tempfile
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,14 @@ def replacing(path: Path) -> Generator[Path]:
         OSError: if it cannot be written.
     """
     temporary = path.with_name(f".{path.name[:SHOWN_NAME]}.{uuid.uuid4().hex}.tmp")
-    missing = [folder for folder in path.parents if not exists(folder)]
-    done = False
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-        done = True
     finally:
         # Of two links to one file the system renames none, and leaves both.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        for folder in () if done else missing:
-            with suppress(OSError):  # others may have put something there
-                folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,6 +66,22 @@ def read_lines(path: Path) -> list[str]:
         ValueError: if it is not UTF-8.
     """
     return lines_of(read_text(path))
+
+
+def each_line(path: Path) -> Iterator[str]:
+    """The lines of a text file as `read_lines` gives them, one at a time, for large files.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not UTF-8.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            yield (
+                line.removesuffix(b"\n")
+                .removesuffix(b"\r")
+                .decode("utf-8" if number else "utf-8-sig")
+            )
 
 
 def read_json(path: Path) -> Any:
@@ -107,9 +118,7 @@ def path_of(name: object, what: str, error: type[SteeringError] = ConfigError) -
     try:
         longest, whole = max(len(part.encode()) for part in text.split("/")), len(text.encode())
     except UnicodeEncodeError as caught:
-        raise error(
-            f"{what} {short(text)} is not valid Unicode; give a path in UTF-8"
-        ) from caught
+        raise error(f"{what} {short(text)} is not valid Unicode; give a path in UTF-8") from caught
     if longest > LONGEST_NAME or whole > LONGEST_PATH:
         bytes_, most = (longest, LONGEST_NAME) if longest > LONGEST_NAME else (whole, LONGEST_PATH)
         raise error(f"{what} {short(text)} is no path: it has {bytes_} bytes of at most {most}")
@@ -153,7 +162,7 @@ def output_file(name: object, what: str) -> Path:
     """
     path = path_of(name, what)
     if not path.name or is_folder(path):
-        raise ConfigError(f"{what} '{name}' is a folder; give the name of a file")
+        raise ConfigError(f"{what} {name} is no name for a file, but a folder; give one in it")
     _check_place(path.parent, name, what)
     return path
 
@@ -167,7 +176,10 @@ def output_folder(name: object, what: str) -> Path:
     path = path_of(name, what)
     if exists(path) and not is_folder(path):
         raise ConfigError(f"{what} '{name}' is a file; give the name of a folder")
-    _check_place(path, name, what)
+    if not exists(path):
+        _check_place(path, name, what)
+    elif not os.access(path, os.W_OK | os.X_OK):  # others may count the files that are in it
+        raise ConfigError(f"{what} '{name}': no right to write there; choose another place")
     return path
 
 
@@ -177,9 +189,17 @@ def reason(error: OSError) -> str:
 
 
 def _check_place(folder: Path, name: object, what: str) -> None:
-    """See that a folder is there or could be made, and written into."""
+    """See that something can be made in a folder, or that the folder itself could be made.
+
+    The rights tell too little: root has all of them, and still can make nothing in `/proc`. So a
+    folder with a name of its own is made and removed again.
+    """
     there = next((place for place in (folder, *folder.parents) if exists(place)), Path())
     if not is_folder(there):
         raise ConfigError(f"{what} '{name}' lies below the file '{there}'; choose another place")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{what} '{name}': no right to write to '{there}'; choose another place")
+    try:
+        Path(tempfile.mkdtemp(prefix=".hypersteer-", dir=there)).rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"{what} '{name}': cannot write to '{there}': {reason(error)}; choose another place"
+        ) from error

@@ -7,9 +7,9 @@ from hypersteer.errors import SteeringError, short
 
 
 def check_text(text: str, what: str) -> str:
-    """Give a text back unchanged, or refuse one that holds no whole characters.
+    r"""Give a text back unchanged, or refuse one that holds no whole characters.
 
-    Half a surrogate pair comes from JSON (`"\\ud800"`), a stray byte (`"\\udcff"`) from arguments
+    Half a surrogate pair comes from JSON (`"\ud800"`), a stray byte (`"\udcff"`) from arguments
     and file names that are not UTF-8; no tokenizer, file or terminal takes either.
 
     Args:

@@ -120,7 +120,7 @@ def fails(run):
 
 @pytest.fixture
 def json_lines():
-    return lambda text: [json.loads(line) for line in text.splitlines()]
+    return lambda text: [json.loads(line) for line in text.split("\n") if line]
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """`hypersteer generate`: forms of input and output, and what is refused."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -117,7 +119,7 @@ def test_base_lm_from_elsewhere(run, checkpoint, tiny_lm, tmp_path):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_loaded(fails, options, told):
-    assert told in fails("generate", "no/checkpoint/here", *options)
+    assert told in fails("generate", "--checkpoint", "no/checkpoint/here", *options)
 
 
 def test_bad_checkpoints_and_base_lms(fails, checkpoint, tiny_lm, tmp_path):
@@ -139,28 +141,65 @@ def test_as_a_process(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("first", "meant"),
+    ("first", "alone", "before_others"),
     [
-        ("bundled", True),
-        ("runs/demo", True),
-        ("owner/name", True),
-        ("./here", True),
-        ("Tell me about your day.", False),
-        ("Hi.", False),
-        ("Compare tea and/or coffee", False),
-        ("why " * 1000, False),
-        ("", False),
+        ("bundled", False, True),
+        ("runs/demo", False, True),
+        ("owner/name", False, True),
+        ("TCP/IP", False, True),
+        ("./here", True, True),
+        ("~/runs/demo", True, True),
+        ("/runs/demo", True, True),
+        ("Tell me about your day.", False, False),
+        ("Hi.", False, False),
+        ("Compare tea and/or coffee", False, False),
+        ("/ is division, is it?", False, False),
+        ("why " * 1000, False, False),
+        ("why/" * 1100, False, False),
+        ("why/" + "y" * 300, False, False),
+        ("~nobody-of-that-name/x", False, False),
+        ("a\0b/c", False, False),
+        ("a/\ud800", False, False),
+        ("", False, False),
     ],
 )
-def test_a_first_argument_is_a_checkpoint_or_a_prompt(first, meant):
-    assert names_checkpoint(first) == meant
+def test_a_first_argument_is_a_checkpoint_or_a_prompt(first, alone, before_others):
+    assert names_checkpoint(first, more=False) == alone
+    assert names_checkpoint(first, more=True) == before_others
 
 
-def test_a_folder_that_is_there_is_a_checkpoint(tmp_path, monkeypatch):
+def test_a_folder_is_a_checkpoint_only_if_it_holds_one(tmp_path, monkeypatch, checkpoint):
     monkeypatch.chdir(tmp_path)
-    assert not names_checkpoint("mine")
+    assert not names_checkpoint("mine", more=True)
     (tmp_path / "mine").mkdir()
-    assert names_checkpoint("mine")
+    assert not names_checkpoint("mine", more=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(f"{checkpoint}/{name}", tmp_path / "mine" / name)
+    assert names_checkpoint("mine", more=False)
+
+
+def test_a_folder_that_may_not_be_looked_at_is_a_prompt(monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert not names_checkpoint("locked", more=False)
+
+
+@pytest.mark.parametrize("prompt", ["word " * 60, "TCP/IP", "x" * 300, "runs/none", "bundled"])
+def test_a_prompt_is_a_prompt(run, checkpoint, steerer, monkeypatch, prompt):
+    """Also where no checkpoint is named, and whatever it looks like."""
+    answer = steerer.generate(prompt, max_new_tokens=3)
+    options = ["--max-new-tokens", "3"]
+    assert run("generate", "--checkpoint", checkpoint, prompt, *options) == (0, f"{answer}\n", "")
+    monkeypatch.setattr(generate, "BUNDLED", checkpoint)
+    assert run("generate", prompt, *options) == (0, f"{answer}\n", "")
+
+
+def test_with_the_option_every_word_is_a_prompt(run, checkpoint, json_lines):
+    argv = ["generate", checkpoint, "bundled", "a/b", "--checkpoint", checkpoint, "--json"]
+    lines = json_lines(run(*argv, "--max-new-tokens", "1")[1])
+    assert [line["prompt"] for line in lines] == [checkpoint, "bundled", "a/b"]
 
 
 def test_without_a_checkpoint_the_first_argument_is_the_first_prompt(monkeypatch):

@@ -4,7 +4,6 @@ A dictionary writes a state as a sparse sum of features, `h ~ z @ W_dec + b_dec`
 `z = act(h @ W_enc + b_enc)`. Shapes: F features, D width, K some of the features.
 """
 
-import json
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
+from hypersteer.files import is_file, path_of, read_json
 from hypersteer.identity import described
 from hypersteer.lm.base import BaseLM
 
@@ -178,9 +178,9 @@ def find_dictionary(path: str) -> Found:
         ConfigError: nothing is there, or it is of a kind that is not supported.
         DataError: `cfg.json` cannot be read.
     """
-    given = Path(path).expanduser()
-    names = [given] if given.is_file() else [given / name for name in WEIGHTS]
-    weights = next((name for name in names if name.is_file()), None)
+    given = path_of(path, "dictionary") if path else Path()
+    names = [given] if is_file(given) else [given / name for name in WEIGHTS]
+    weights = next((name for name in names if is_file(name)), None)
     if not path or weights is None or weights.suffix not in (".npz", ".safetensors"):
         what = f"no SAE dictionary at '{path}'" if path else "no SAE dictionary is given"
         raise ConfigError(
@@ -236,10 +236,10 @@ def _read(path: str, changed: int) -> Dictionary:
 
 def _config(path: Path) -> dict[str, Any]:
     """What `cfg.json` says; empty where there is none."""
-    if not path.is_file():
+    if not is_file(path):
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         return {**config, **(config.get("metadata") or {})}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"cannot read '{path}': {one_line(error)}; expected SAELens's") from error

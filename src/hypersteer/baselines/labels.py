@@ -1,6 +1,5 @@
 """What features of a dictionary are called, and which name is likest to a concept."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypersteer.errors import DataError, one_line
+from hypersteer.files import path_of, read_json, read_lines
 from hypersteer.lm.base import BaseLM
+from hypersteer.texts import json_of
 
 PHRASING = """
     a about all an and answer any are as associated at be bring by certain common concepts
@@ -49,13 +50,12 @@ def read_labels(path: str | Path) -> Labels:
     Raises:
         DataError: the file is missing, malformed or holds no description.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, "labels", DataError)
     try:
-        text = file.read_text(encoding="utf-8")
         if file.suffix == ".json":
-            entries = json.loads(text)
+            entries = read_json(file)
         else:
-            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
+            entries = [json_of(line) for line in read_lines(file) if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read labels from '{path}': {one_line(error)}") from error
     labels = Labels([], {})

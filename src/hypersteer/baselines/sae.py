@@ -27,6 +27,7 @@ from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError, DataError
+from hypersteer.files import is_file, path_of
 from hypersteer.lm.base import BaseLM
 
 BESIDE = "labels.jsonl"
@@ -67,7 +68,7 @@ class Sae:
     def __post_init__(self) -> None:
         check_fields(self)
         find_dictionary(self.dictionary)
-        if self.labels and not Path(self.labels).expanduser().is_file():
+        if self.labels and not is_file(path_of(self.labels, "labels")):
             raise ConfigError(f"no labels at '{self.labels}'; give a Neuronpedia export")
 
     def fit(
@@ -123,7 +124,7 @@ class Sae:
     def _labels(self) -> Labels:
         """The labels, of which there may be none."""
         path = self.labels or find_dictionary(self.dictionary).weights.with_name(BESIDE)
-        if not self.labels and not Path(path).is_file():
+        if not self.labels and not is_file(Path(path)):
             return Labels([], {})
         return read_labels(path)
 

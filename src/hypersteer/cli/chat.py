@@ -1,23 +1,24 @@
 """`hypersteer chat`: talk to a steered model in the terminal."""
 
-import contextlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from tyro.conf import arg
 
+from hypersteer.cli.inputs import typed_or_piped
 from hypersteer.cli.options import (
     BUNDLED,
     Checkpoint,
     Loading,
+    Named,
     OptionalText,
     Sampling,
     open_steerer,
     parse,
 )
 from hypersteer.concepts import validate_steering_prompt
+from hypersteer.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,10 @@ class Chat:
       hypersteer chat runs/demo --strength 1.5 --temperature 0.7
     """
 
-    checkpoint: Checkpoint = BUNDLED
-    """Folder that 'hypersteer train' wrote to, or a Hub id; without one, that of the package."""
+    named: Checkpoint = None
+    """The same as --checkpoint."""
+    checkpoint: Named = None
+    """Folder that 'hypersteer train' wrote to, or a Hub id; by default the one of the package."""
     steer: OptionalText = None
     """Steering prompt to start with; unsteered without one."""
     strength: float = 1.0
@@ -47,6 +50,9 @@ class Chat:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     args = parse(Chat, argv, "chat")
+    given = [one for one in (args.named, args.checkpoint) if one is not None]
+    if len(given) > 1:
+        raise ConfigError(f"'{args.named}' and --checkpoint {args.checkpoint}: give one checkpoint")
     if args.steer is not None:
         validate_steering_prompt(args.steer)
 
@@ -55,28 +61,13 @@ def main(argv: Sequence[str]) -> None:
 
     strength, decoding = check_strength(args.strength), args.sampling.settings()
     conversation = Conversation(
-        open_steerer(args.checkpoint, args.loading),
+        open_steerer((given or [BUNDLED])[0], args.loading),
         decoding,
         steer=args.steer,
         strength=strength,
         system=args.system or "",
     )
-    for line in _lines():
+    for line in typed_or_piped("you> "):
         if line == "/quit":
             return
         conversation.take(line)
-
-
-def _lines() -> Iterator[str]:
-    """What the user types or pipes in, without empty lines."""
-    typed = sys.stdin.isatty()
-    if typed:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (gives `input` line editing and history)
-    while True:
-        try:
-            line = (input("you> ") if typed else input()).strip()
-        except EOFError:
-            return
-        if line:
-            yield line

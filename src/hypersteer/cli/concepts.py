@@ -10,7 +10,9 @@ from tyro.conf import DisallowNone, Positional, arg
 
 from hypersteer.cli import concepts_build, concepts_distil
 from hypersteer.cli.options import Flag, parse
+from hypersteer.config.folders import holds_checkpoint
 from hypersteer.errors import ConfigError
+from hypersteer.files import path_of
 
 LISTED = 50
 
@@ -52,8 +54,8 @@ def main(argv: Sequence[str]) -> None:
     for name, value, least in (("limit", args.limit, 1), ("examples", args.examples, 0)):
         if value is not None and value < least:
             raise ConfigError(f"--{name} {value} is below {least}")
-    source = Path(args.source).expanduser()
-    if (source / "config.json").is_file() and (source / "model.safetensors").is_file():
+    source = path_of(args.source, "the source")
+    if holds_checkpoint(source):
         if args.examples:
             raise ConfigError(
                 f"'{args.source}' is a checkpoint, which holds no examples; leave out --examples, "

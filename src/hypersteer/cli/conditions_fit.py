@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
@@ -11,6 +10,7 @@ from hypersteer.cli.conditions_data import Labelled, Reader, Topic, read_sides, 
 from hypersteer.cli.options import OptionalText, parse
 from hypersteer.config.conditions import ConditionConfig
 from hypersteer.errors import ConfigError
+from hypersteer.files import output_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse(ConditionsFit, argv, "conditions fit")
     if args.out is None:
         raise ConfigError("say where to write the condition: --out NAME.safetensors")
-    if Path(args.out).is_dir() or any(folder.is_file() for folder in Path(args.out).parents):
-        raise ConfigError(f"--out {args.out} is no name for a file; try health.safetensors")
+    out = output_file(args.out, "--out")
     sides = read_sides(args.labelled, args.topic)
 
     from hypersteer.conditioning.fit import fit_condition
@@ -55,11 +54,11 @@ def main(argv: Sequence[str]) -> None:
             lm,
             sides.positives,
             sides.negatives,
-            name=args.name or Path(args.out).stem,
+            name=args.name or out.stem,
             config=args.config,
             watch=watch,
         )
-    path = condition.save(args.out)
+    path = condition.save(out)
 
     from hypersteer.cli.conditions_show import print_condition
 

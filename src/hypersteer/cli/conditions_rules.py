@@ -45,7 +45,8 @@ def read_rules(
         list(rules),
         conditions={name: load_condition(path) for name, path in files.items()},
         edits=known | words,
-        check=int(check) if check.isdecimal() else check,  # type: ignore[arg-type]
+        # Of so many digits int() makes no number, and no rule waits for so many tokens.
+        check=int(check) if check.isdecimal() and len(check) < 10 else check,  # type: ignore[arg-type]
     )
 
 

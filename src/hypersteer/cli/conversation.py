@@ -9,6 +9,7 @@ from hypersteer.errors import SteeringError, nearest, one_line
 from hypersteer.lm.chat import Prompt
 from hypersteer.lm.requests import check_edit
 from hypersteer.steering import Steerer
+from hypersteer.texts import check_text
 
 Messages = list[dict[str, str]]
 
@@ -59,6 +60,7 @@ class Conversation:
         """Answer a question or follow a command; an error is one line and changes nothing."""
         word, _, rest = line.partition(" ")
         try:
+            check_text(line, "the line")
             if not line.startswith("/"):
                 self._ask(line, three_ways=self._compare_next)
                 self._compare_next = False

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     settings = argv[0] if argv and not argv[0].startswith("-") else None
     if argv[:1] == ["--config"]:  # as `--config FILE` as well as `FILE`
         settings, argv = (argv[1] if len(argv) > 1 else ""), argv[1:]
-    config = load_toml(settings, EvaluateConfig) if settings else EvaluateConfig()
+    config = load_toml(settings, EvaluateConfig) if settings is not None else EvaluateConfig()
     args = parse(Evaluate, argv, "evaluate", Evaluate(settings=settings, config=config))
     if args.settings != settings:
         raise ConfigError(f"put the settings file '{args.settings}' right after 'evaluate'")

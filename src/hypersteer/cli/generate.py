@@ -1,20 +1,19 @@
 """`hypersteer generate`: prompts in, steered answers out."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from hypersteer.cli.conditions_rules import describe, read_rules
+from hypersteer.cli.inputs import read_prompts
 from hypersteer.cli.options import (
     BUNDLED,
-    Checkpoint,
     Flag,
     Loading,
+    Named,
     OptionalText,
     Sampling,
     names_checkpoint,
@@ -22,7 +21,8 @@ from hypersteer.cli.options import (
     parse,
 )
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.errors import ConfigError, SteeringError, one_line
+from hypersteer.errors import ConfigError, SteeringError
+from hypersteer.files import output_file
 
 if TYPE_CHECKING:
     from hypersteer.cli.show import Question
@@ -36,15 +36,17 @@ class Generate:
 
     Examples:
       hypersteer generate "Tell me about your day." --steer "talk like a pirate"
-      hypersteer generate runs/demo "Why is the sky blue?" --steer "be gloomy" --compare
-      hypersteer generate runs/demo "Hi." "Bye." --steer "be gloomy" --strength 0.5 --strength 2
-      hypersteer generate runs/demo --prompts-file prompts.txt --steer "be gloomy" --json
-      hypersteer generate runs/demo "My knee hurts." --rule "if health then deflect" \
+      hypersteer generate "Why is it blue?" --checkpoint runs/demo --steer "be gloomy" --compare
+      hypersteer generate "Hi." "Bye." --steer "be gloomy" --strength 0.5 --strength 2
+      hypersteer generate --prompts-file prompts.txt --steer "be gloomy" --json
+      hypersteer generate "My knee hurts." --rule "if health then deflect" \
         --condition health=health.safetensors --steer "deflect=refer to a doctor"
     """
 
-    checkpoint: Checkpoint = BUNDLED
-    """Folder that 'hypersteer train' wrote to, or a Hub id; without one, that of the package."""
+    checkpoint: Named = None
+    """Folder that 'hypersteer train' wrote to, or a Hub id; by default the one of the package.
+    Without this option the first word may be the checkpoint: the folder of one, a word that
+    begins with ./ ../ / or ~/, or, before a prompt, a word with a slash and no space."""
     prompts: Annotated[
         tuple[str, ...], Positional, arg(metavar="[PROMPT ...]", help_behavior_hint="")
     ] = ()
@@ -89,11 +91,10 @@ class Generate:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     args = parse(Generate, argv, "generate")
-    if not names_checkpoint(args.checkpoint):
-        args = replace(args, checkpoint=BUNDLED, prompts=(args.checkpoint, *args.prompts))
+    checkpoint, args = _checkpoint(args)
     questions = _questions(args)
     decoding = args.sampling.settings()
-    steerer = open_steerer(args.checkpoint, args.loading)
+    steerer = open_steerer(checkpoint, args.loading)
     if args.save_edit is not None:
         _save_edit(steerer, args.steer[0], questions[0], args.save_edit)
     if args.compare:
@@ -102,6 +103,18 @@ def main(argv: Sequence[str]) -> None:
         _stream(steerer, questions[0], decoding)
     else:
         _answer(steerer, questions, decoding, args)
+
+
+def _checkpoint(args: Generate) -> tuple[str, Generate]:
+    """Which checkpoint answers, and the arguments with nothing but prompts among the prompts."""
+    if args.checkpoint is not None:
+        return args.checkpoint, args
+    if not args.prompts:
+        return BUNDLED, args
+    first, *rest = args.prompts
+    if not names_checkpoint(first, more=bool(rest or args.prompts_file is not None)):
+        return BUNDLED, args
+    return first, replace(args, prompts=tuple(rest))
 
 
 def _questions(args: Generate) -> list["Question"]:
@@ -117,9 +130,12 @@ def _questions(args: Generate) -> list["Question"]:
         raise ConfigError("--compare needs something to compare with: give --steer or --edit")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size} is below 1")
-    prompts = [*args.prompts, *_lines(args.prompts_file)]
+    prompts = [*args.prompts, *_from_file(args.prompts_file)]
     if not prompts:
-        raise SteeringError("there is no prompt; give one in quotes, or a --prompts-file")
+        raise SteeringError(
+            "there is no prompt; give one in quotes, or a --prompts-file; with --checkpoint NAME "
+            "every word is a prompt"
+        )
     if any(not prompt.strip() for prompt in prompts):
         raise SteeringError("a prompt is empty; give some text")
     if args.save_edit is not None and args.rule:
@@ -129,6 +145,8 @@ def _questions(args: Generate) -> list["Question"]:
             f"--save-edit writes the edit of one --steer for one prompt, not for {len(prompts)} "
             f"prompts and {len(args.steer)} steering prompts"
         )
+    if args.save_edit is not None:
+        output_file(args.save_edit, "--save-edit")
     texts = [validate_steering_prompt(text) for text in args.steer]
 
     from hypersteer.cli.show import Question
@@ -160,19 +178,8 @@ def _check_without_rules(args: Generate) -> None:
         raise ConfigError(f"--check {args.check} is for rules; give a --rule")
 
 
-def _lines(name: str | None) -> list[str]:
-    """The lines of a file that hold text.
-
-    Raises:
-        SteeringError: if it cannot be read.
-    """
-    if name is None:
-        return []
-    try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SteeringError(f"cannot read the prompts in '{name}': {one_line(error)}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _from_file(name: str | None) -> list[str]:
+    return [] if name is None else read_prompts(name)
 
 
 def _each(values: list[Any], count: int, option: str) -> list[Any]:

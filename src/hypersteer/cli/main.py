@@ -1,12 +1,16 @@
 """Entry of the command line: pick the command, and turn what goes wrong into an exit code."""
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from hypersteer.errors import ConfigError, SteeringError, TrainingError, nearest
+from hypersteer.errors import ConfigError, SteeringError, TrainingError, nearest, one_line
+from hypersteer.texts import check_text
 
 COMMANDS = {
     "demo": "Train a small hypernetwork on the bundled data, and see it steer.",
@@ -19,7 +23,11 @@ COMMANDS = {
 }
 """Every command with its one line of help; the command NAME lives in `hypersteer.cli.NAME`."""
 
-BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+FAULT, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing to the standard output may end in; files have their own messages."""
+TRACEBACK, TRACEBACK_VARIABLE = "--traceback", "HYPERSTEER_TRACEBACK"
+"""An option of every command, and a variable: show where an error arose before its one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,21 +38,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit code: 0, 2 for bad input, 130 if interrupted, 141 (from a table of rich's, 1) if
-        nobody reads the output.
+        nobody reads the output, 1 for whatever else was raised.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    trace = TRACEBACK in words or bool(os.environ.get(TRACEBACK_VARIABLE))
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        _spare_output()
+        code = _run([word for word in words if word != TRACEBACK])
+        print(end="", flush=True)
     except SteeringError as error:
-        _tell(error)
+        _tell(error, trace=trace)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # What is left in the buffer has no reader either; let the flush at exit go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in OUTPUT_FAILS or error.filename is not None:
+            _tell_fault(error, trace=trace)
+            return FAULT
+        _drop_output()
+        _tell(SteeringError(f"cannot write the output: {error.strerror}"), trace=trace)
+        return BAD_INPUT
+    except Exception as error:  # the last resort: known cases are told where they arise
+        _tell_fault(error, trace=trace)
+        return FAULT
     return code
 
 
@@ -53,6 +73,8 @@ def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0
+    for number, word in enumerate(argv, start=1):
+        check_text(word, f"argument {number},")
     name, *rest = argv
     if name == "--version":
         print(f"hypersteer {version('hypersteer')}")
@@ -68,8 +90,37 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def _tell(error: SteeringError) -> None:
+def _spare_output() -> None:
+    """Where the terminal or a pipe has few characters, print a `?` for others, and go on."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") == "strict":
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer go nowhere, since the flush at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _tell_fault(error: Exception, *, trace: bool) -> None:
+    """Print what nobody foresaw, as one line."""
+    if trace:
+        traceback.print_exception(error)
+    process = os.environ.get("RANK", "0")
+    who = "error" if process == "0" else f"error (process {process})"
+    told = f"{type(error).__name__}: {one_line(error)}"
+    with contextlib.suppress(OSError):
+        print(f"{who}: {told}; {TRACEBACK} shows where it arose", file=sys.stderr)
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _drop_output()
+
+
+def _tell(error: SteeringError, *, trace: bool) -> None:
     """Print an error once, also where several processes ran into it."""
+    if trace:
+        traceback.print_exception(error)
     process = os.environ.get("RANK", "0")
     if process == "0":
         print(f"error: {error}", file=sys.stderr)
@@ -92,5 +143,7 @@ commands:
 
 examples:
   hypersteer demo
-  hypersteer generate runs/demo "Tell me about your day." --steer "talk like a pirate"
-  hypersteer COMMAND --help"""
+  hypersteer generate "Tell me about your day." --steer "talk like a pirate"
+  hypersteer COMMAND --help
+
+{TRACEBACK}, anywhere in a command, shows where an error arose."""

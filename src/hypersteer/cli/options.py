@@ -7,19 +7,18 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from tyro.conf import arg
 
-from hypersteer.errors import ConfigError
+from hypersteer.config.folders import holds_checkpoint
+from hypersteer.errors import ConfigError, SteeringError
+from hypersteer.files import path_of
 
 if TYPE_CHECKING:
     from hypersteer.steering import Steerer
 
-MAX_PATH = 1024
-"""A text of more characters is no path, and asking the file system about it is an error."""
 T = TypeVar("T")
 
 OptionalText = Annotated[str | None, tyro.conf.DisallowNone, arg(help_behavior_hint="")]
@@ -27,10 +26,17 @@ OptionalText = Annotated[str | None, tyro.conf.DisallowNone, arg(help_behavior_h
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg(help_behavior_hint="")]
 """An option that is off unless it is given."""
 BUNDLED = "bundled"
+PATHS = ("./", "../", "/", "~/")
+"""What a word that is meant as a path begins with."""
+Named = Annotated[OptionalText, arg(metavar="NAME", help_behavior_hint="")]
+"""The option that names a checkpoint; without it, that of the package."""
 Checkpoint = Annotated[
-    str, tyro.conf.Positional, arg(metavar="[CHECKPOINT]", help_behavior_hint="")
+    str | None,
+    tyro.conf.Positional,
+    tyro.conf.DisallowNone,
+    arg(metavar="[CHECKPOINT]", help_behavior_hint=""),
 ]
-"""The first argument of commands that use a checkpoint; without one, that of the package."""
+"""A checkpoint as the first argument, which was the only form once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +77,25 @@ class Sampling:
         return found
 
 
-def names_checkpoint(text: str) -> bool:
-    """Whether a first argument means a checkpoint and no prompt: a folder, or like a path or id.
+def names_checkpoint(word: str, more: bool) -> bool:
+    """Whether the first word of `generate` is a checkpoint, and not the first prompt.
 
-    A path or an id has no space in it, and a slash.
+    It is one if it is the folder of one, or a path by its beginning. Where more prompts follow,
+    `bundled` and whatever has a slash and no space are taken for one too, as `owner/name`; so
+    "TCP/IP" on its own is a prompt.
+
+    Args:
+        word: the first word, any text at all.
+        more: whether a prompt is given beside it.
     """
-    if text == BUNDLED or (0 < len(text) < MAX_PATH and Path(text).expanduser().is_dir()):
-        return True
-    return "/" in text and not any(character.isspace() for character in text)
+    try:
+        if holds_checkpoint(path_of(word, "the first word")):
+            return True
+    except SteeringError:  # what can be no path is a prompt
+        return False
+    if any(character.isspace() for character in word):
+        return False
+    return word.startswith(PATHS) or (more and (word == BUNDLED or "/" in word))
 
 
 def open_steerer(checkpoint: str, loading: Loading) -> "Steerer":
@@ -94,7 +111,7 @@ def open_steerer(checkpoint: str, loading: Loading) -> "Steerer":
 
     folder = find_checkpoint(checkpoint)
     device, dtype = loading.device, loading.dtype
-    lm = load_lm(loading.lm, device=device, dtype=dtype) if loading.lm else None
+    lm = load_lm(loading.lm, device=device, dtype=dtype) if loading.lm is not None else None
     return load(folder, lm=lm, device=device, dtype=dtype)
 
 

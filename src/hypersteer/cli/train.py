@@ -35,7 +35,7 @@ class Train:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     settings = argv[0] if argv and not argv[0].startswith("-") else None
-    config = load_toml(settings, TrainConfig) if settings else TrainConfig()
+    config = load_toml(settings, TrainConfig) if settings is not None else TrainConfig()
     args = parse(Train, argv, "train", Train(settings=settings, config=config))
     if args.settings != settings:
         raise ConfigError(f"put the settings file '{args.settings}' right after 'train'")

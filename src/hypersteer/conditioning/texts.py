@@ -1,6 +1,5 @@
 """Contrastive texts: read from files, split, tokenised, and their pooled states at all layers."""
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.errors import DataError, SteeringError, one_line, short
+from hypersteer.files import path_of, read_lines
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate
 from hypersteer.lm.pooled import TokenPooling, pooled_states
+from hypersteer.texts import json_of
 
 Text = str | tuple[str, str]
 """A prompt, or a prompt with a response."""
@@ -44,11 +45,11 @@ def read_prompts(path: str | Path) -> list[str]:
     Raises:
         DataError: if it cannot be read, is malformed, or holds no prompt.
     """
-    path = Path(path)
+    path = path_of(path, "the file of prompts", DataError)
     if path.suffix == ".jsonl":
         found = [entry["prompt"] for _, entry in _entries(path)]
     else:
-        found = [line.strip() for line in _text(path).splitlines() if line.strip()]
+        found = [line.strip() for line in _lines(path) if line.strip()]
     if not found:
         raise DataError(f"'{path}' holds no prompts; expected one a line")
     return found
@@ -66,7 +67,7 @@ def read_labelled(path: str | Path, split: str | None = None) -> Sides:
     Raises:
         DataError: if it cannot be read, is malformed, or one side is empty.
     """
-    path = Path(path)
+    path = path_of(path, "the file of prompts", DataError)
     sides = Sides([], [])
     for where, entry in _entries(path):
         label = entry.get("label")
@@ -160,13 +161,13 @@ def _parts(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The objects of a `.jsonl` file with a `prompt` each, and where they stand."""
     found = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = json_of(line)
+        except ValueError as error:
             raise DataError(f"{where} is not JSON: {one_line(error)}") from error
         prompt = entry.get("prompt") if isinstance(entry, dict) else None
         if not isinstance(prompt, str) or not prompt.strip():
@@ -175,8 +176,8 @@ def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_lines(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read the prompts in '{path}': {one_line(error)}") from error

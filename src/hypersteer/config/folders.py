@@ -1,11 +1,11 @@
-"""Where files are kept that belong to no run."""
+"""Folders: where files are kept that belong to no run, and how a checkpoint is told."""
 
 import os
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from hypersteer.files import path_of
+from hypersteer.files import is_file, path_of
 
 CACHE_VARIABLE = "HYPERSTEER_CACHE"
 
@@ -18,3 +18,8 @@ def cache_folder() -> Path:
     """
     override = os.environ.get(CACHE_VARIABLE)
     return path_of(override, CACHE_VARIABLE) if override else user_cache_path("hypersteer")
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds what a checkpoint is made of."""
+    return is_file(folder / "config.json") and is_file(folder / "model.safetensors")

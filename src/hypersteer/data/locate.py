@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypersteer.errors import DataError, nearest, one_line
+from hypersteer.files import is_file, is_folder, path_of, reason
 
 AXBENCH_VARIABLE = "HYPERSTEER_AXBENCH"
 FORMS = (
@@ -53,14 +54,17 @@ def locate(source: str, split: str) -> Location:
         files = _rotated(folder / sub, stem)
         if files:
             named = (folder / name / "metadata.jsonl" for name in METADATA_FOLDERS)
-            return Location(files=files, metadata=next(filter(Path.is_file, named), None))
+            return Location(files=files, metadata=next(filter(is_file, named), None))
     expected = ", ".join(str(Path(sub, f"{stem}*.parquet")) for sub, stem in LAYOUTS[split])
     raise DataError(f"{source} has no {split} split: none of {expected} (or .jsonl) is in {folder}")
 
 
 def _rotated(folder: Path, stem: str) -> tuple[Path, ...]:
     """`stem`, `stem_1`, ..., `stem_10` in numeric order; parquet wins over JSON lines."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    try:
+        names = [path.name for path in folder.iterdir()] if is_folder(folder) else []
+    except OSError as error:
+        raise DataError(f"cannot look into {folder}: {reason(error)}") from error
     for suffix in ("parquet", "jsonl"):
         pattern = re.compile(rf"{stem}(?:_(\d+))?\.{suffix}")
         numbered = [(int(m[1] or 0), m[0]) for m in map(pattern.fullmatch, names) if m]
@@ -79,10 +83,10 @@ def _folder(source: str) -> Path:
     if scheme == "hub":
         parts = _parts(source, rest, at_least=2)
         return _download("/".join(parts[:2]), parts[2:], "or give a local folder instead")
-    folder = Path(source).expanduser()
-    if folder.is_file():
+    folder = path_of(source, "the concept data source", DataError)
+    if is_file(folder):
         raise DataError(f"{source} is a file; give the folder that holds it")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"there is no concept data source {source!r}; {FORMS}")
     return folder
 
@@ -105,8 +109,8 @@ def _axbench_folder(source: str, rest: str) -> Path:
         return _download(f"pyvene/axbench-{family}", setting, way_out)
     hub_name = Path(family, *setting)
     for name in (git_name, hub_name):
-        if (Path(root).expanduser() / name).is_dir():
-            return Path(root).expanduser() / name
+        if is_folder(folder := path_of(root, AXBENCH_VARIABLE, DataError) / name):
+            return folder
     raise DataError(
         f"{AXBENCH_VARIABLE}={root} holds neither {git_name} nor {hub_name}, wanted for {source}; "
         "correct it, or unset it to download"

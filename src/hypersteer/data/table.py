@@ -12,16 +12,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hypersteer.config import cache_folder
+from hypersteer.concepts import LARGEST_ID
+from hypersteer.config.folders import CACHE_VARIABLE, cache_folder
 from hypersteer.data.examples import Category
 from hypersteer.errors import DataError, one_line
-from hypersteer.files import replacing
+from hypersteer.files import each_line, replacing
+from hypersteer.texts import json_of
 
-CACHE_VARIABLE = "HYPERSTEER_CACHE"
 CATEGORIES: tuple[str, ...] = get_args(Category)
 BATCH_ROWS = 8192
 
@@ -147,6 +149,9 @@ def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(file, memory_map=True) as parquet:
             names = parquet.schema_arrow.names
             _require(names, str(file))
+            twice = next((name for name in SCHEMA.names if names.count(name) > 1), None)
+            if twice is not None:
+                raise DataError(f"{file} has the column {twice} twice; leave one of them out")
             wanted = [name for name in SCHEMA.names if name in names and name != "n_chars"]
             yield from parquet.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
     except (OSError, pa.ArrowException) as error:
@@ -159,16 +164,15 @@ def _json_batches(file: Path) -> Iterator[pa.RecordBatch]:
     """Reads a JSON-lines file, a few thousand rows at a time."""
     rows: list[dict[str, Any]] = []
     try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    rows.append(_json_row(line, f"{file}, line {number}"))
-                if len(rows) == BATCH_ROWS:
-                    yield pa.RecordBatch.from_pylist(rows)
-                    rows = []
+        for number, line in enumerate(each_line(file), start=1):
+            if line.strip():
+                rows.append(_json_row(line, f"{file}, line {number}"))
+            if len(rows) == BATCH_ROWS:
+                yield pa.RecordBatch.from_pylist(rows)
+                rows = []
         if rows:
             yield pa.RecordBatch.from_pylist(rows)
-    # Not UTF-8, half a surrogate pair, or an integer beyond 64 bits.
+    # Not UTF-8, or an integer beyond 64 bits.
     except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"cannot read {file}: {one_line(error)}; expected UTF-8 text") from error
 
@@ -176,8 +180,8 @@ def _json_batches(file: Path) -> Iterator[pa.RecordBatch]:
 def _json_row(line: str, where: str) -> dict[str, Any]:
     """Checks one JSON line, and keeps what the row store wants of it."""
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = json_of(line)
+    except ValueError as error:
         raise DataError(f"{where} is not JSON: {one_line(error)}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} is not a JSON object; {EXPECTED}")
@@ -204,6 +208,7 @@ def _to_schema(
     """Casts a batch to `SCHEMA`, filling what the file does not hold."""
     columns = {name: _checked(batch, name, file, first_row) for name in REQUIRED}
     columns["category"] = _categories(columns["category"], file, first_row)
+    _check_ids(columns["concept_id"], file, first_row)
     if "complete" in batch.schema.names:
         columns["complete"] = _checked(batch, "complete", file, first_row)
     else:
@@ -226,9 +231,22 @@ def _checked(batch: pa.RecordBatch, name: str, file: Path, first_row: int) -> pa
     if _is_text(found) != (name in TEXT_COLUMNS):
         raise DataError(f"{file}: column {name} holds {found}; expected {wanted}")
     try:
+        column.validate(full=True)  # texts that are not UTF-8 pass any other check
         return column.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{file}: column {name} holds {found}; expected {wanted}") from error
+
+
+def _check_ids(ids: pa.Array, file: Path, first_row: int) -> None:
+    """Raises where an id is neither that of a concept nor -1, the shared negatives'."""
+    numbers = ids.to_numpy()
+    wrong = np.flatnonzero((numbers < -1) | (numbers > LARGEST_ID))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"{file}, row {first_row + row}: concept_id is {numbers[row]}; expected -1 to "
+            f"{LARGEST_ID}"
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -15,7 +15,15 @@ from hypersteer.checkpoint import save_tensors
 from hypersteer.config import EvaluateConfig, differing, from_dict, to_dict
 from hypersteer.errors import ConfigError, SteeringError, one_line
 from hypersteer.evaluation.rows import Held, Judged, Row, from_table, to_table
-from hypersteer.files import replacing, write_text
+from hypersteer.files import (
+    is_file,
+    output_folder,
+    read_json,
+    reason,
+    replacing,
+    write_text,
+)
+from hypersteer.texts import json_of
 
 FREE = {
     "": ("out", "methods", "settings", "judge", "compare_to"),
@@ -36,7 +44,7 @@ class ResultsFolder:
     """
 
     def __init__(self, config: EvaluateConfig) -> None:
-        self.path = Path(config.out).expanduser()
+        self.path = output_folder(config.out, "out")
         self._settings = self.path / "config.json"
         self._check(to_dict(config))
 
@@ -49,7 +57,7 @@ class ResultsFolder:
         try:
             write_text(self._settings, json.dumps(to_dict(config), indent=2) + "\n")
         except OSError as error:
-            raise SteeringError(f"cannot write to '{self.path}': {one_line(error)}") from error
+            raise SteeringError(f"cannot write to '{self.path}': {reason(error)}") from error
 
     def answers(self, method: str, held: Held, concept_id: int) -> list[Row] | None:
         """A method's answers under a concept, or None where they are not there yet."""
@@ -77,11 +85,11 @@ class ResultsFolder:
             ConfigError: if it was learnt by another recipe, so that its answers are another's.
         """
         path = self.path / "learned" / f"{slug(method)}.safetensors"
-        if not path.is_file():
+        if not is_file(path):
             return None
         try:
             with safe_open(path, "pt") as file:
-                kept = json.loads((file.metadata() or {})["learned"])
+                kept = json_of((file.metadata() or {})["learned"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
@@ -112,7 +120,7 @@ class ResultsFolder:
         """Small finished results of a method (gaps, detection), by key; empty if none."""
         path = self.path / kind / f"{slug(method)}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -138,7 +146,7 @@ class ResultsFolder:
                 raise ConfigError(f"'{self.path}' holds no evaluation but other files; choose out")
             return
         try:
-            kept = json.loads(self._settings.read_text(encoding="utf-8"))
+            kept = read_json(self._settings)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{self._settings}': {one_line(error)}") from error
         for key in differing(kept, wanted, FREE):

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.resources
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from hypersteer.data.sources import NEGATIVE_POOL, ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.evaluation.rows import Held
+from hypersteer.files import path_of, read_json, read_lines
+from hypersteer.texts import json_of
 
 ALPACA_VARIABLE = "HYPERSTEER_ALPACA_EVAL"
 ALPACA_HUB = ("tatsu-lab/alpaca_eval", "alpaca_eval.json")
@@ -130,11 +131,10 @@ def load_instructions(source: str) -> list[Instruction]:
     """
     path = _instructions_file(source)
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            entries = json.loads(text)
+            entries = read_json(path)
         else:
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            entries = [json_of(line) for line in read_lines(path) if line.strip()]
         pool = [
             Instruction(str(entry["instruction"]).strip(), str(entry.get("genre") or ""))
             for entry in entries
@@ -153,9 +153,9 @@ def _instructions_file(source: str) -> Path:
         folder = importlib.resources.files("hypersteer.data") / "bundled"
         return Path(str(folder / "instructions.jsonl"))
     if source != "alpaca-eval":
-        return Path(source).expanduser()
+        return path_of(source, "protocol.instructions")
     if local := os.environ.get(ALPACA_VARIABLE):
-        return Path(local).expanduser()
+        return path_of(local, ALPACA_VARIABLE)
     try:
         repo, name = ALPACA_HUB
         return Path(hf_hub_download(repo, name, repo_type="dataset"))

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.edits import Edit, VectorEdit
-from hypersteer.errors import ConfigError, SteeringError, nearest, short
+from hypersteer.errors import ConfigError, SteeringError, nearest, short, shown
 from hypersteer.gates.condition import Condition
 from hypersteer.gates.grammar import WORDS, Mention, Rule, at_column, parse_rules
+from hypersteer.numeric import as_whole
 
 Order = Literal["all", "first"]
 T = TypeVar("T")
@@ -94,7 +95,7 @@ def rules(
     if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
         raise SteeringError(f"rules are a text, or a list of texts, not {short(text)}")
     parsed = parse_rules("\n".join(lines))
-    if order not in get_args(Order):
+    if not isinstance(order, str) or order not in get_args(Order):
         raise ConfigError(f"unknown order {order!r}{nearest(str(order), get_args(Order))}")
     _check_names(conditions, edits)
     used: dict[str, Condition] = {}
@@ -141,10 +142,11 @@ def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object])
 
 def _every(check: object) -> int:
     """Response tokens from one check to the next; 0 for none after the prompt's."""
-    if check in ("prompt", "token"):
+    if isinstance(check, str) and check in ("prompt", "token"):
         return 0 if check == "prompt" else 1
-    if isinstance(check, bool) or not isinstance(check, int) or check < 1:
+    tokens = as_whole(check)
+    if tokens is None or tokens < 1:
         raise ConfigError(
-            f"check {check!r} is neither 'prompt' nor 'token' nor a number of tokens above 0"
+            f"check {shown(check)} is neither 'prompt' nor 'token' nor a number of tokens above 0"
         )
-    return check
+    return tokens

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hypersteer.errors import ConfigError, one_line
-from hypersteer.files import write_text
+from hypersteer.files import output_file, path_of, read_json, write_text
 from hypersteer.judges.judge import DIMENSIONS
 
 FORMAT = 1
@@ -101,12 +101,13 @@ class Calibration:
         text = json.dumps(constants, sort_keys=True)
         return hashlib.sha256(f"{FORMAT}{text}".encode()).hexdigest()[:8]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file; a reader sees the old one or the whole new one.
 
         Raises:
             ConfigError: if it cannot be written.
         """
+        path = output_file(path, "the calibration")
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
         try:
             write_text(path, f"{text}\n")
@@ -120,9 +121,10 @@ class Calibration:
         Raises:
             ConfigError: if there is no such file or it is no calibration of this format.
         """
-        source = files("hypersteer.judges") / BUNDLED if path is None else Path(path)
+        bundled = Path(str(files("hypersteer.judges"))) / BUNDLED
+        source = bundled if path is None else path_of(path, "the calibration")
         try:
-            return cls._read(json.loads(source.read_text(encoding="utf-8")))
+            return cls._read(read_json(source))
         except OSError as error:
             raise ConfigError(
                 f"cannot read the calibration {source}: {one_line(error)}; make one with {RECIPE}"

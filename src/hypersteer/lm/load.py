@@ -10,6 +10,7 @@ from transformers.utils import logging as hf_logging
 
 from hypersteer.config import LMConfig
 from hypersteer.errors import ConfigError, ModelError, nearest, one_line
+from hypersteer.files import is_file, is_folder, path_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.gguf import converted, packaged_gguf
 from hypersteer.lm.weights import load_weights
@@ -134,13 +135,13 @@ def _locate(name: str) -> tuple[str, str | None]:
     Raises:
         ModelError: for a missing file or folder, or a name that is no id.
     """
-    path = Path(name).expanduser()
+    path = path_of(name, "the base LM", ModelError)
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not is_file(path):
             raise ModelError(f"no such file: '{name}'")
         return str(path.parent), path.name
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    if is_folder(path):
+        if not is_file(path / "config.json"):
             raise ModelError(f"the folder '{name}' holds no config.json, so it is no model")
         return str(path), None
     if name in PACKAGED and (found := packaged_gguf(*PACKAGED[name])):

@@ -5,7 +5,6 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from hypersteer.config import differing, to_dict
@@ -13,7 +12,7 @@ from hypersteer.config.distillation import DistillationConfig
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
-from hypersteer.files import write_text
+from hypersteer.files import is_file, is_folder, path_of, read_json, reason, write_text
 
 PARTS = "build"
 """Sub-folder with what is needed to go on; the dataset does not need it."""
@@ -51,7 +50,7 @@ class BuildFolder:
     def __init__(
         self, config: SynthesisConfig | DistillationConfig, content: Mapping[str, Any]
     ) -> None:
-        self.path = Path(config.out).expanduser()
+        self.path = path_of(config.out, "out")
         self._parts = self.path / PARTS
         self._run = uuid.uuid4().hex
         hashes = {name: _hash(value) for name, value in content.items()}
@@ -70,7 +69,7 @@ class BuildFolder:
         """What a stage has kept under a name, or None where it is not there yet."""
         path = self._parts / stage / f"{name}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -104,20 +103,20 @@ class BuildFolder:
             write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
             raise DataError(
-                f"cannot write to '{self.path}': {one_line(error)}; choose another out"
+                f"cannot write to '{self.path}': {reason(error)}; choose another out"
             ) from error
 
     def _check(self) -> None:
         kept_file = self._parts / "settings.json"
-        if not kept_file.is_file():
-            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        if not is_file(kept_file):
+            if is_file(self.path) or (is_folder(self.path) and any(self.path.iterdir())):
                 raise ConfigError(
                     f"'{self.path}' holds no build of concept data but other files; choose another "
                     "out"
                 )
             return
         try:
-            kept = json.loads(kept_file.read_text(encoding="utf-8"))
+            kept = read_json(kept_file)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{kept_file}': {one_line(error)}") from error
         for key in differing(kept, self._described, FREE):

@@ -1,6 +1,5 @@
 """The instruction pools that AxBench draws from, fetched from the Hugging Face Hub."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,8 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from hypersteer.errors import DataError, one_line
+from hypersteer.files import each_line
+from hypersteer.texts import json_of
 
 WAY_OUT = (
     "check the network, or use --instructions bundled with lower counts (such as "
@@ -97,5 +98,4 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     if file.suffix == ".parquet":
         yield from pq.read_table(file).to_pylist()
         return
-    with file.open(encoding="utf-8") as lines:
-        yield from (json.loads(line) for line in lines if line.strip())
+    yield from (json_of(line) for line in each_line(file) if line.strip())

@@ -1,7 +1,6 @@
 """Base prompts by genre, with disjoint halves for training and test."""
 
 import importlib.resources
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ import numpy as np
 
 from hypersteer.config.synthesis import CountsConfig
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
+from hypersteer.files import path_of, read_text
 from hypersteer.synthesis.hub import hub_instructions
+from hypersteer.texts import json_of, lines_of
 
 GENRES = ("text", "code", "math")
 """AxBench's."""
@@ -74,8 +75,8 @@ def load_pool(name: str, seed: int) -> Pool:
     elif name == "bundled":
         file = importlib.resources.files("hypersteer.data") / "bundled" / "instructions.jsonl"
         found = _from_file(Path(str(file)), "bundled")
-    elif Path(name).suffix in (".json", ".jsonl"):
-        path = Path(name).expanduser()
+    elif name.endswith((".json", ".jsonl")):
+        path = path_of(name, "instructions")
         found = _from_file(path, path.name)
     else:
         raise ConfigError(
@@ -142,15 +143,15 @@ def check_pool(pool: Pool, counts: CountsConfig, genres: Collection[str]) -> Non
 def _from_file(path: Path, source: str) -> list[Instruction]:
     """The instructions of a file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read the instructions '{path}': {one_line(error)}") from error
     try:
         if path.suffix == ".json":
-            entries = json.loads(text)
+            entries = json_of(text)
         else:
-            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except json.JSONDecodeError as error:
+            entries = [json_of(line) for line in lines_of(text) if line.strip()]
+    except ValueError as error:
         raise DataError(f"'{path}' is not JSON: {one_line(error)}") from error
     if not isinstance(entries, list):
         raise DataError(f"'{path}' is not a list of instructions")

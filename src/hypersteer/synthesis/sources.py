@@ -1,14 +1,14 @@
 """Where the concepts come from: a text file, JSON lines, or an export of SAE features."""
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
+from hypersteer.files import path_of, read_text
 from hypersteer.synthesis.pools import GENRES
+from hypersteer.texts import json_of, lines_of
 
 SUFFIXES = (".txt", ".jsonl", ".json")
 FEATURE = "https://www.neuronpedia.org/{model}/{layer}/{index}"
@@ -41,20 +41,20 @@ def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> lis
         ConfigError: the file's name has another ending.
         DataError: the file is missing, malformed or holds no concepts.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, "concepts")
     if file.suffix not in SUFFIXES:
         raise ConfigError(
             f"concepts '{path}' ends in none of {', '.join(SUFFIXES)}; give a list of concepts"
         )
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file)
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read the concepts '{path}': {one_line(error)}") from error
     if file.suffix == ".txt":
-        lines = (line.strip() for line in text.splitlines())
+        lines = (line.strip() for line in lines_of(text))
         found = [Wanted(line) for line in lines if line and not line.startswith("#")]
     elif file.suffix == ".jsonl":
-        numbered = enumerate(text.split("\n"), start=1)
+        numbered = enumerate(lines_of(text), start=1)
         found = [_from_line(line, f"{path}, line {n}") for n, line in numbered if line.strip()]
     else:
         found = _features(text, path)
@@ -77,8 +77,8 @@ def _distinct(found: Iterable[Wanted]) -> list[Wanted]:
 def _from_line(line: str, where: str) -> Wanted:
     """One line of JSON."""
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
+        entry = json_of(line)
+    except ValueError as error:
         raise DataError(f"{where} is not JSON: {one_line(error)}") from error
     if not isinstance(entry, dict):
         raise DataError(f"{where} is not a JSON object; expected one with 'concept'")
@@ -96,8 +96,8 @@ def _from_line(line: str, where: str) -> Wanted:
 def _features(text: str, path: str) -> list[Wanted]:
     """The first description of every feature of an export, in its order."""
     try:
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
+        entries = json_of(text)
+    except ValueError as error:
         raise DataError(f"'{path}' is not JSON: {one_line(error)}") from error
     if not isinstance(entries, list):
         raise DataError(f"'{path}' is not a list of features; export one, or give .jsonl or .txt")

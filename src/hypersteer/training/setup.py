@@ -1,7 +1,6 @@
 """What a run needs before its first step: processes, base LM, site, rows."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from hypersteer.data.batches import Tokenised, TrainingBatches, ValidationRow, v
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import split_as
 from hypersteer.errors import ConfigError, DataError, one_line
+from hypersteer.files import is_file, path_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm, pick_device
 
@@ -135,10 +135,10 @@ def _spread(rows: np.ndarray, limit: int | None) -> np.ndarray:
 
 
 def _targets(config: TrainConfig, data: ConceptData, lm: BaseLM) -> Tensor | None:
-    path = config.loss.targets
-    if path is None:
+    if config.loss.targets is None:
         return None
-    if not Path(path).is_file():
+    path = path_of(config.loss.targets, "loss.targets")
+    if not is_file(path):
         raise DataError(f"no targets at '{path}'; give a safetensors file with 'vectors' [N, D]")
     try:
         vectors = load_file(path)["vectors"]

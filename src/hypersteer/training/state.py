@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from hypersteer.checkpoint import Card, load_weights, publish, read_card, save_tensors, write_folder
 from hypersteer.config import TrainConfig, to_dict
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, TrainingError, one_line
+from hypersteer.files import output_folder, read_json
 from hypersteer.hypernet.network import Hypernet
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -55,12 +56,10 @@ class RunFolder:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.path = Path(config.out)
+        self.path = output_folder(config.out, "out")
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self._config = config
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"out '{config.out}' is a file; give the name of a folder")
         for folder in self._found():
             try:
                 settings = self._recipe(read_card(folder).training)
@@ -128,7 +127,7 @@ class RunFolder:
             load_weights(hypernet, folder / "model.safetensors")
             tensors = load_file(folder / "trainer/optimizer.safetensors")
             _fill_optimizer(optimizer, tensors)
-            raw = json.loads((folder / "trainer/progress.json").read_text(encoding="utf-8"))
+            raw = read_json(folder / "trainer/progress.json")
             progress = Progress(**raw)
         except (SteeringError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise self._damaged(folder, error) from error
