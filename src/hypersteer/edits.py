@@ -20,7 +20,7 @@ from hypersteer.errors import CheckpointError, ConfigError, SteeringError, neare
 from hypersteer.files import output_file, path_of
 from hypersteer.identity import same_base_lm
 from hypersteer.numeric import as_real, as_whole
-from hypersteer.tensor_files import read_value, write_value
+from hypersteer.tensor_files import read_value, real_tensor, write_value
 from hypersteer.texts import check_text
 
 SiteKind = Literal["residual", "attention", "mlp"]
@@ -124,7 +124,7 @@ class VectorEdit:
     __array_ufunc__ = None  # so that numpy leaves `number * edit` to us
 
     def __post_init__(self) -> None:
-        vector = _as_tensor(self.vector)
+        vector = real_tensor(self.vector, "a steering vector")
         if vector.ndim != 1:
             raise SteeringError(f"a steering vector has shape [D], not {list(vector.shape)}")
         vector = vector.detach().to("cpu", torch.float32, copy=True)
@@ -231,18 +231,3 @@ def load_edit(path: str | Path) -> Edit:
         raise CheckpointError(f"the edit '{path}' lacks {error}; it is damaged") from error
     except SteeringError as error:
         raise CheckpointError(f"the edit '{path}' is damaged: {error}") from error
-
-
-def _as_tensor(vector: Any) -> Tensor:
-    """A tensor of real numbers, from a tensor, an array or a list.
-
-    Raises:
-        SteeringError: if it is none.
-    """
-    try:
-        found = torch.as_tensor(vector)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SteeringError(f"a steering vector holds numbers, not {shown(vector)}") from error
-    if found.is_complex():
-        raise SteeringError(f"a steering vector holds real numbers, not {found.dtype}")
-    return found

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hypersteer.errors import CheckpointError, SteeringError, one_line
+from hypersteer.errors import CheckpointError, SteeringError, one_line, shown
 from hypersteer.files import is_file, reason, replacing
 from hypersteer.texts import json_of
 
@@ -53,3 +54,18 @@ def read_value(path: Path, wanted: str, what: str) -> tuple[dict[str, Any], dict
     if not isinstance(header, dict) or header.get("format") != wanted:
         raise CheckpointError(f"'{path}' is a safetensors file but not a {wanted} {what}")
     return header, tensors
+
+
+def real_tensor(value: Any, what: str) -> Tensor:
+    """A tensor of real numbers, from a tensor, an array or a list.
+
+    Raises:
+        SteeringError: if it is none.
+    """
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SteeringError(f"{what} holds real numbers, not {shown(value)}") from error
+    if found.is_complex():
+        raise SteeringError(f"{what} holds real numbers, not {found.dtype}")
+    return found

@@ -92,7 +92,7 @@ def read_reply(body: str, max_tokens: int) -> Reply | Trouble:
     """
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets without end
         return Trouble(f"the reply is not JSON: {one_line(body, 80)!r}", retry=True)
     fields = content if isinstance(content, dict) else {}
     used = fields.get("usage")

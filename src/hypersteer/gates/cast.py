@@ -1,13 +1,16 @@
 """Conditions with the settings that CAST publishes (arXiv 2409.05907)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hypersteer.errors import ConfigError, SteeringError, nearest
+from hypersteer.errors import ConfigError, SteeringError, nearest, shown
 from hypersteer.gates.condition import Condition
+from hypersteer.numeric import as_whole
+from hypersteer.tensor_files import real_tensor
 
 
 def cast_condition(
@@ -40,18 +43,20 @@ def cast_condition(
             an unknown comparator or mode.
     """
     fires = {"larger": "below", "smaller": "above"}
-    if comparator not in fires:
+    if not isinstance(comparator, str) or comparator not in fires:
         raise ConfigError(f"unknown comparator {comparator!r}{nearest(str(comparator), fires)}")
     poolings = {"mean": "all", "last": "last"}
-    if mode not in poolings:
+    if not isinstance(mode, str) or mode not in poolings:
         raise ConfigError(f"unknown mode {mode!r}{nearest(str(mode), poolings)}")
-    known = {int(layer): vector for layer, vector in vectors.items()}  # JSON's keys are texts
+    known = {_layer(layer): vector for layer, vector in vectors.items()}
     for layer in layers:
         if layer not in known:
             raise SteeringError(f"CAST's layer {layer} has no vector; there are {sorted(known)}")
         if layer == 0:
             raise SteeringError("CAST's layer 0 reads the embeddings, which are no block's output")
-    rows = [torch.as_tensor(known[layer], dtype=torch.float32) for layer in layers]
+    rows = [real_tensor(known[layer], f"CAST's vector {layer}").float() for layer in layers]
+    if any(row.ndim != 1 for row in rows):
+        raise SteeringError(f"CAST's vectors have shapes {[list(r.shape) for r in rows]}, not [D]")
     if len({len(row) for row in rows}) > 1:
         raise SteeringError(f"CAST's vectors have widths {[len(row) for row in rows]}; give equal")
     directions = torch.stack(rows) if rows else torch.zeros(0, 0)
@@ -69,3 +74,11 @@ def cast_condition(
         base_lm=base_lm,
         note="CAST's settings",
     )
+
+
+def _layer(key: object) -> int:
+    """A layer's number; as a key of JSON it is a text."""
+    number = int(key) if isinstance(key, str) and re.fullmatch(r"\d{1,9}", key) else as_whole(key)
+    if number is None:
+        raise SteeringError(f"CAST's layer {shown(key)} is not a whole number")
+    return number

@@ -8,7 +8,7 @@ Shapes: K fitted layers, D width, B rows.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,9 +20,11 @@ from torch.nn import functional as F
 
 from hypersteer.config import check_choices, from_dict
 from hypersteer.config.conditions import Pooling, Scorer
-from hypersteer.errors import CheckpointError, SteeringError, one_line
+from hypersteer.errors import CheckpointError, SteeringError, one_line, shown
 from hypersteer.files import output_file, path_of
-from hypersteer.tensor_files import read_value, write_value
+from hypersteer.numeric import as_real, as_whole
+from hypersteer.tensor_files import read_value, real_tensor, write_value
+from hypersteer.texts import check_text
 
 FORMAT = "hypersteer-condition-1"
 SMALLEST = 1e-8
@@ -76,9 +78,8 @@ class Condition:
     note: str = ""
 
     def __post_init__(self) -> None:
+        self._settle()
         self._check_tensors()
-        for name in ("fitted", "layers", "explained"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         missing = [layer for layer in self.layers if layer not in self.fitted]
         if missing or not self.layers:
             raise SteeringError(
@@ -88,9 +89,30 @@ class Condition:
         check_choices(self)
         self._check_thresholds()
 
+    def _settle(self) -> None:
+        """Bring numbers of numpy and torch in as Python's, and lists as tuples."""
+        if not isinstance(self.name, str):
+            raise SteeringError(f"the name of a condition is a text, not {shown(self.name)}")
+        check_text(self.name, "the name of the condition")
+        kinds = {"fitted": as_whole, "layers": as_whole, "explained": as_real}
+        for field_, number in kinds.items():
+            value = getattr(self, field_)
+            found = tuple(map(number, value)) if isinstance(value, Iterable) else (None,)
+            if None in found:
+                raise SteeringError(f"{field_} {shown(value)} of '{self.name}' are no numbers")
+            object.__setattr__(self, field_, found)
+        for field_ in ("threshold", "release"):
+            value = getattr(self, field_)
+            if value is None and field_ == "release":
+                continue
+            if (limit := as_real(value)) is None:
+                raise SteeringError(f"{field_} {shown(value)} of '{self.name}' is no number")
+            object.__setattr__(self, field_, limit)
+
     def _check_tensors(self) -> None:
         for name in ("directions", "means"):
-            value = getattr(self, name).detach().to("cpu", torch.float32, copy=True)
+            value = real_tensor(getattr(self, name), f"the {name} of condition '{self.name}'")
+            value = value.detach().to("cpu", torch.float32, copy=True)
             if value.ndim != 2 or len(value) != len(self.fitted):
                 raise SteeringError(
                     f"the {name} of condition '{self.name}' have shape {list(value.shape)} for "

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hypersteer.errors import SteeringError
+from hypersteer.texts import check_text, lines_of
 
 WORDS = ("if", "then", "and", "or", "not")
 DEEPEST = 50
@@ -104,7 +105,8 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     Raises:
         SteeringError: naming the rule, the column, what stands there and what was expected.
     """
-    parts = [part.strip() for part in text.replace(";", "\n").splitlines()]
+    check_text(text, "the rule")
+    parts = [part.strip() for part in lines_of(text.replace(";", "\n"))]
     rules = tuple(_Reader(part).rule() for part in parts if part)
     if not rules:
         raise SteeringError("there is no rule; write one such as 'if harmful then refuse'")

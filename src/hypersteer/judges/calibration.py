@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from hypersteer.errors import ConfigError, one_line
+from hypersteer.config import from_dict
+from hypersteer.errors import ConfigError, SteeringError, nearest, one_line
 from hypersteer.files import output_file, path_of, read_json, write_text
 from hypersteer.judges.judge import DIMENSIONS
 
@@ -69,7 +70,7 @@ class Background:
     texts: tuple[str, ...]
     concepts: tuple[str, ...]
     instructions: tuple[str, ...]
-    layers: tuple[int, int]
+    layers: tuple[int, ...]
     components: int
 
 
@@ -129,7 +130,7 @@ class Calibration:
             raise ConfigError(
                 f"cannot read the calibration {source}: {one_line(error)}; make one with {RECIPE}"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, SteeringError) as error:
             raise ConfigError(
                 f"{source} is no calibration of format {FORMAT} ({one_line(error)}); "
                 f"make it anew with {RECIPE}"
@@ -140,18 +141,33 @@ class Calibration:
         if entry["format"] != FORMAT:
             raise ValueError(f"its format is {entry['format']!r}")
         named = {key: str(entry[key]) for key in ("base_lm", "fingerprint", "data")}
-        scales = {name: Scale(**_tuples(entry["scales"][name])) for name in DIMENSIONS}
-        return cls(
-            **named,
-            background=Background(**_tuples(entry["background"])),
-            scales=scales,
-            identity=str(entry.get("identity", "")),
-        )
+        if unknown := entry["scales"].keys() - set(DIMENSIONS):
+            raise ValueError(f"scales has the unknown '{min(unknown)}'{nearest('', DIMENSIONS)}")
+        scales = {
+            name: from_dict(Scale, entry["scales"][name], f"scales.{name}") for name in DIMENSIONS
+        }
+        for name, scale in scales.items():
+            _check_scale(name, scale)
+        background = from_dict(Background, entry["background"], "background")
+        if len(background.layers) != 2 or not background.texts:
+            raise ValueError("background needs texts, and two layers")
+        identity = str(entry.get("identity", ""))
+        return cls(**named, background=background, scales=scales, identity=identity)
 
 
-def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as tuples, since constants do not change."""
-    return {key: tuple(x) if isinstance(x, list) else x for key, x in entry.items()}
+def _check_scale(name: str, scale: Scale) -> None:
+    """See that a scale can score: as many numbers as signals, all finite, no deviation of 0.
+
+    Raises:
+        ValueError: naming the dimension.
+    """
+    rows = (scale.mean, scale.std, scale.weights)
+    if not scale.signals or any(len(row) != len(scale.signals) for row in rows):
+        raise ValueError(f"scales.{name} has not one mean, std and weight for each signal")
+    if not np.isfinite([*scale.mean, *scale.std, *scale.weights, scale.bias]).all():
+        raise ValueError(f"scales.{name} holds NaN or infinite numbers")
+    if min(scale.std) <= 0:
+        raise ValueError(f"scales.{name} has a std that is not above 0")
 
 
 def fit(

@@ -6,7 +6,7 @@ It ranks answers; it does not understand them. docs/judges.md has its figures an
 from collections.abc import Callable, Sequence
 
 from hypersteer.config import JudgeConfig
-from hypersteer.errors import ConfigError
+from hypersteer.errors import ConfigError, nearest
 from hypersteer.judges.calibration import RECIPE, Calibration, Scale
 from hypersteer.judges.judge import DIMENSIONS, Answer, Failure, Judgement, Rating
 from hypersteer.judges.signals import SignalReader, Signals
@@ -62,6 +62,12 @@ class LikelihoodJudge:
                 f"({lm.fingerprint}): {difference}; make one with {RECIPE} and give it as "
                 "judge.calibration"
             )
+        for dimension, scale in made_for.scales.items():
+            if unknown := set(scale.signals) - MEANING.keys():
+                raise ConfigError(
+                    f"the calibration's {dimension} reads the unknown signal '{min(unknown)}'"
+                    f"{nearest(min(unknown), MEANING)}"
+                )
         self.name = f"likelihood ({lm.name} {lm.fingerprint}, calibration {made_for.version})"
         self._reader = SignalReader(lm, made_for.background)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from hypersteer.synthesis.texts import jaccard, stems, words
+from hypersteer.texts import lines_of
 
 NAMES = {
     "text": "text",
@@ -44,7 +45,7 @@ def read_genre(text: str) -> str | None:
 def read_concepts(text: str) -> list[str]:
     """The concepts of a list, without what is no phrase."""
     found = []
-    for line in clean(text).splitlines():
+    for line in lines_of(clean(text)):
         phrase = _BULLET.sub("", line, count=1).replace("**", "").strip(_QUOTES + " .;")
         # A line that ends in a colon announces the list.
         if 0 < len(words(phrase)) <= MAX_CONCEPT_WORDS and not phrase.endswith(":"):
@@ -64,7 +65,7 @@ def is_known(concept: str, known: Iterable[str]) -> bool:
 def read_words(text: str, limit: int) -> list[str]:
     """Distinct single words of a list; none where the reply says so."""
     found: dict[str, None] = {}
-    for line in clean(text).replace(",", "\n").splitlines():
+    for line in lines_of(clean(text).replace(",", "\n")):
         word = _BULLET.sub("", line, count=1).strip(_QUOTES + "* .;").casefold()
         if re.fullmatch(r"[^\W\d_]{2,}(?:[-'\u2019][^\W\d_]+)?", word) and word != "none":
             found.setdefault(word)
@@ -73,7 +74,7 @@ def read_words(text: str, limit: int) -> list[str]:
 
 def read_meaning(text: str) -> str | None:
     """The meaning that a reply gives; None where it says none, or next to nothing."""
-    lines = [line for line in clean(text).splitlines() if line.strip()]
+    lines = [line for line in lines_of(clean(text)) if line.strip()]
     meaning = " ".join(lines[0].split()).strip(_QUOTES + "*") if lines else ""
     found = words(meaning)
     if "none" in found[:3] or len(found) < MIN_MEANING_WORDS:
