@@ -53,6 +53,13 @@ def test_two_concepts_may_share_a_text(tmp_path):
         ({"concept_id": "1", "concept": "x"}, "line 2: concept_id is '1'; expected"),
         ({"concept_id": True, "concept": "x"}, "line 2: concept_id is True; expected"),
         ({"concept_id": -1, "concept": "x"}, "line 2: concept_id is -1; expected"),
+        ({"concept_id": 2**32, "concept": "x"}, "line 2: concept_id is 4294967296; expected"),
+        (
+            '{"concept_id": 1, "concept": "a\\ud800"}',
+            "line 2 is not JSON: it holds half a character",
+        ),
+        ("[" * 100_000, "line 2 is not JSON: it is nested too deeply"),
+        ('{"concept_id": ' + "9" * 5000 + "}", "line 2 is not JSON: Exceeds the limit"),
         ({"concept_id": 1}, "line 2: concept is None; expected"),
         ({"concept_id": 1, "concept": " "}, "line 2: concept is ' '; expected"),
         ({"concept_id": 1, "concept": "x", "kind": 3}, "line 2: kind is 3; expected text"),
@@ -112,3 +119,13 @@ def test_a_steering_prompt_comes_back_unchanged():
 def test_a_steering_prompt_that_cannot_steer(text, message):
     with pytest.raises(SteeringError, match=re.escape(message)):
         validate_steering_prompt(text)
+
+
+def test_metadata_with_a_mark_and_odd_separators(tmp_path):
+    path = tmp_path / "metadata.jsonl"
+    text = (
+        "\ufeff"
+         '{"concept_id": 0, "concept": "a\u2028b\x85c"}\r\n{"concept_id": 1, "concept": "d"}'
+    )
+    path.write_bytes(text.encode())
+    assert [concept.text for concept in read_metadata(path)] == ["a\u2028b\x85c", "d"]

@@ -7,7 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +20,7 @@ from hypersteer.config import (
     LMConfig,
     LossConfig,
     OptimConfig,
+    ProtocolConfig,
     SiteConfig,
     TrainConfig,
     cache_folder,
@@ -26,7 +29,9 @@ from hypersteer.config import (
     load_toml,
     to_dict,
 )
+from hypersteer.config.conditions import ConditionConfig
 from hypersteer.config.distillation import DistillationConfig
+from hypersteer.config.synthesis import SynthesisConfig, TeacherConfig
 from hypersteer.errors import ConfigError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -402,3 +407,63 @@ def test_choices_of_a_dataclass_made_in_code_are_checked(values, told):
 
     with nullcontext() if told is None else pytest.raises(ConfigError, match=told):
         check_choices(Moves(**values))
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, EvaluateConfig, DistillationConfig, SynthesisConfig])
+def test_settings_from_code_are_brought_in(kind, tmp_path):
+    """Numbers of numpy and torch, lists and paths: all become what a file would have given."""
+    config = kind(seed=np.int64(3), out=tmp_path / "a", base_lm={"name": "x"})
+    assert (type(config.seed), type(config.out)) == (int, str)
+    assert from_dict(kind, to_dict(config)) == config
+    for seed in (2**63, -1, True, "3", 1.5, None, np.array([1, 2])):
+        with pytest.raises(ConfigError, match="seed"):
+            kind(seed=seed)
+
+
+def test_numbers_from_code_are_checked():
+    optim = OptimConfig(steps=torch.tensor(3), clip=np.float32(2), learning_rate=1)
+    assert (optim.steps, optim.clip, optim.learning_rate) == (3, 2.0, 1.0)
+    assert [type(v) for v in (optim.steps, optim.clip, optim.learning_rate)] == [int, float, float]
+    assert DataConfig(source="a", held_out_concepts=[np.int32(1)]).held_out_concepts == (1,)
+    for wrong, told in [
+        (lambda: OptimConfig(steps="many"), "optim.steps = 'many' is not int"),
+        (lambda: OptimConfig(clip=float("nan")), "optim.clip"),
+        (lambda: SiteConfig(layer=1.5), "site.layer = 1.5"),
+        (lambda: LMConfig(name="\ud800"), "not valid Unicode"),
+        (lambda: TrainConfig(optim=3), "optim is a table of settings, not 3"),
+        (lambda: TrainConfig(optim={"stps": 3}), "did you mean 'steps'"),
+        (lambda: TeacherConfig(input_price=float("nan"), output_price=1.0), "input_price nan"),
+        (lambda: TeacherConfig(timeout_s=float("nan")), "timeout_s"),
+        (lambda: ProtocolConfig(temperature=float("inf")), "temperature"),
+        (lambda: ConditionConfig(layers=("a",)), "layers"),
+        (lambda: ConditionConfig(seed=2**63), "seed"),
+        (lambda: from_dict(TrainConfig, [1]), "table of settings"),
+    ]:
+        with pytest.raises(ConfigError, match=told) as caught:
+            wrong()
+        assert "\n" not in str(caught.value)
+
+
+def test_free_settings_of_methods_are_kept_as_json():
+    config = EvaluateConfig(settings={"random": {"seed": np.int64(3)}})
+    assert to_dict(config)["settings"] == {"random": {"seed": 3}}
+    with pytest.raises(ConfigError, match="neither a text, a number nor a list"):
+        to_dict(EvaluateConfig(settings={"random": {"seed": object()}}))
+
+
+def test_toml_from_windows_is_read(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\r\n[optim]\r\nsteps = 4\r\n")
+    config = load_toml(file, TrainConfig)
+    assert (config.seed, config.optim.steps) == (3, 4)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "seed = " + "9" * 5000, "a = '\0'"])
+def test_hostile_toml_is_told(tmp_path, text):
+    refused(tmp_path, text, "settings.toml", "is not valid TOML")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name/x", "a\0b", ""])
+def test_a_settings_file_that_can_be_none_is_told(name):
+    with pytest.raises(ConfigError, match="the settings file"):
+        load_toml(name, TrainConfig)

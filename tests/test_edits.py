@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -170,6 +171,13 @@ HEADER = {
         ({**HEADER, "layer": "top"}, "top"),
         ({**HEADER, "site": "residul"}, "residul"),
         ({**HEADER, "scope": "promt"}, "promt"),
+        ({**HEADER, "kind": "clamp"}, "kind 'clamp'"),
+        ({**HEADER, "kind": "clamp"}, "known: vector"),
+        ({**HEADER, "kind": ["vector"]}, "kind ['vector']"),
+        ({k: v for k, v in HEADER.items() if k != "kind"}, "kind"),
+        ({**HEADER, "steering_prompt": 5}, "5"),
+        ('{"format": "\\ud800"}', "half a character"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_damaged_header_is_told(tmp_path, header, word):
@@ -273,3 +281,53 @@ def test_a_base_lm_refuses_foreign_edits(tiny_llama):
     with pytest.raises(SteeringError) as caught:
         lm.generate("Hi", edit="sing")
     assert_one_line(caught, "'sing'")
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    for two in (np.float32(2), np.float64(2), np.int64(2), np.array(2.0), torch.tensor(2.0)):
+        assert check_strength(two) == 2.0
+        assert type(check_strength(two)) is float
+        for doubled in (two * edit(), edit() * two):
+            assert torch.equal(doubled.vector, 2 * edit().vector)
+            assert doubled.steering_prompt == "2 * (sing)"
+    for one in (np.int64(1), np.uint8(1), torch.tensor(1)):
+        assert Site(one) == SITE
+        assert type(Site(one).layer) is int
+    assert edit(np.array([1.0, 2.0])).vector.tolist() == edit([1, 2]).vector.tolist() == [1, 2]
+    assert check_scope(np.array([True, False])) == (True, False)
+
+
+def test_what_is_no_number_is_one_line():
+    for bad in (np.ones((30, 30)), torch.ones(2), [1.0] * 99, np.bool_(True), "2" * 999, 1j):
+        with pytest.raises(SteeringError) as caught:
+            check_strength(bad)
+        assert_one_line(caught, "strength")
+    for bad in ("abc", None, {"a": 1}, [[1.0], [2.0, 3.0]], [1j]):
+        with pytest.raises(SteeringError) as caught:
+            VectorEdit(vector=bad, site=SITE)
+        assert_one_line(caught, "vector")
+    for huge in (1e39, 10**400):
+        with pytest.raises(SteeringError) as caught:
+            _ = edit() * huge
+        assert_one_line(caught, "finite")
+
+
+def test_edits_of_different_widths_cannot_be_added():
+    with pytest.raises(SteeringError) as caught:
+        _ = edit() + edit([1.0])
+    assert_one_line(caught, "width", "3 and 1")
+
+
+def test_an_edit_is_saved_where_a_file_can_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert edit().save("~/e.safetensors") == tmp_path / "e.safetensors"
+    assert load_edit("~/e.safetensors").steering_prompt == "sing"
+    for place in ("x" * 300, "~nobody-of-that-name/x", "/proc/x", "a\0b", "", "\ud800"):
+        with pytest.raises(SteeringError) as caught:
+            edit().save(place)
+        assert_one_line(caught)
+        with pytest.raises(CheckpointError) as caught:
+            load_edit(place)
+        assert_one_line(caught)
+    assert [path.name for path in tmp_path.iterdir()] == ["e.safetensors"]

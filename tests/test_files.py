@@ -1,10 +1,24 @@
 """Files are written whole or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from hypersteer.files import replacing, write_text
+from hypersteer.errors import ConfigError, DataError
+from hypersteer.files import (
+    each_line,
+    is_file,
+    is_folder,
+    output_file,
+    output_folder,
+    path_of,
+    read_json,
+    read_lines,
+    read_text,
+    replacing,
+    write_text,
+)
 
 
 def names(folder):
@@ -50,3 +64,74 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
     write_text(tmp_path / "a", "a file")
     with pytest.raises(FileExistsError), replacing(tmp_path / "a" / "b"):
         pytest.fail("there is nowhere to write to")
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    path = tmp_path / ("é" * 127)
+    write_text(path, "text")
+    assert names(tmp_path) == [path.name]
+
+
+MARKED = "\ufeffOne\u2028two\x0cthree\r\n\r\n[4]"
+
+
+def test_text_is_read_in_one_way(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(MARKED.encode())
+    assert read_text(path) == MARKED[1:]
+    assert read_lines(path) == list(each_line(path)) == ["One\u2028two\x0cthree", "", "[4]"]
+    path.write_bytes(b"\xef\xbb\xbf[4]\r\n")
+    assert read_json(path) == [4]
+    path.write_bytes(b"a\n\xff")
+    for read in (read_text, read_lines, read_json, lambda path: list(each_line(path))):
+        with pytest.raises(ValueError, match="can't decode byte 0xff"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("x" * 256, "256 bytes of at most 255"),
+        ("é" * 128 + "/x", "256 bytes of at most 255"),
+        ("a/" * 2049, "4098 bytes of at most 4096"),
+        ("~nobody-of-that-name/x", "no such user"),
+        ("a\0b", "NUL"),
+        ("a/\ud800", "not valid Unicode"),
+        ("", "is empty"),
+        (b"a", "expected a path as text"),
+        (None, "expected a path as text"),
+        (3, "expected a path as text"),
+    ],
+)
+def test_what_can_be_no_path_is_told(name, told):
+    for what, error in (("--out", ConfigError), ("the data", DataError)):
+        with pytest.raises(error, match=f"{what} .*{told}") as caught:
+            path_of(name, what, error)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_home_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path_of("~/x", "--out") == path_of(Path("~/x"), "--out") == tmp_path / "x"
+    assert path_of("x" * 255, "--out") == Path("x" * 255)
+
+
+def test_probes_never_raise(monkeypatch):
+    for name in ("x" * 300, "a\0b", "\ud800", "a/" * 3000):
+        assert not is_file(Path(name))
+        assert not is_folder(Path(name))
+
+
+def test_outputs_are_checked_and_nothing_is_left(tmp_path):
+    write_text(tmp_path / "file", "x")
+    assert output_file(tmp_path / "a" / "b", "--out") == tmp_path / "a" / "b"
+    assert output_file(tmp_path / "file", "--out") == tmp_path / "file"
+    assert output_folder(tmp_path / "a" / "b", "--out") == tmp_path / "a" / "b"
+    assert output_folder(tmp_path, "--out") == tmp_path
+    for wrong in (tmp_path, tmp_path / "file" / "x", "/proc/x", "/", "."):
+        with pytest.raises(ConfigError, match="--out"):
+            output_file(wrong, "--out")
+    for wrong in (tmp_path / "file", tmp_path / "file" / "x", "/proc/x"):
+        with pytest.raises(ConfigError, match="--out"):
+            output_folder(wrong, "--out")
+    assert names(tmp_path) == ["file"]

@@ -43,6 +43,8 @@ def test_labelled_prompts_and_splits(tmp_path):
     [
         ("{", "line 1 is not JSON"),
         ('{"prompt": "a", "label": "in"}\n[]', "line 2 has no prompt"),
+        ('{"prompt": "\\ud800", "label": "in"}', "half a character"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"prompt": " ", "label": "in"}', "line 1 has no prompt"),
         ('{"prompt": "a"}', "line 1: label is None"),
         ('{"prompt": "a", "label": "in"}', "no prompts with label 'out'"),
@@ -115,3 +117,18 @@ def test_texts_that_cannot_be_read(tiny_llama):
     ):
         with pytest.raises(SteeringError, match=told):
             read_states(tiny_llama, texts, [0], pooling)
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    text, path = tmp_path / "prompts.txt", tmp_path / "p.jsonl"
+    text.write_bytes("\ufeffOne\u2028two\x0cthree?\r\nFour?\r\n".encode())
+    assert read_prompts(text) == ["One\u2028two\x0cthree?", "Four?"]
+    path.write_bytes("\ufeff".encode() + '{"prompt": "a\u2028b", "label": "in"}\r\n'.encode())
+    assert read_prompts(path) == ["a\u2028b"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name/x", "a\0b", ""])
+def test_what_can_be_no_file_is_told(name):
+    for read in (read_prompts, read_labelled):
+        with pytest.raises(DataError, match="the file of prompts"):
+            read(name)

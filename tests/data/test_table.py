@@ -271,3 +271,39 @@ def test_a_million_rows_do_not_fill_the_memory(tmp_path, row, cache):
         assert run["grown"] < 150
         assert run["grown_after_use"] < 150
     assert second["seconds"] < 5
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path, row, cache):
+    table = pa.Table.from_pylist([row()])
+    table = table.append_column("input", pa.array(["Which?"]))
+    pq.write_table(table, tmp_path / "a.parquet")
+    refuses([tmp_path / "a.parquet"], "a.parquet has the column input twice", cache)
+
+
+def test_texts_that_are_no_utf8_are_refused(tmp_path, row, write_parquet, cache):
+    table = pa.Table.from_pylist([row(), row()])
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ab", b"\xff"]).buffers())
+    index = table.schema.get_field_index("output")
+    pq.write_table(table.set_column(index, "output", broken), tmp_path / "a.parquet")
+    refuses([tmp_path / "a.parquet"], "a.parquet: column output holds string", cache)
+    line = json.dumps(row()).replace("Arr!", "\\ud800")
+    file = write_lines(tmp_path / "b.jsonl", line)
+    refuses([file], "line 1 is not JSON: it holds half a character", cache)
+
+
+@pytest.mark.parametrize("wrong", [-2, 2**32, 2**62])
+def test_ids_that_no_concept_has_are_refused(tmp_path, row, write_parquet, cache, wrong):
+    told = f"row 1: concept_id is {wrong}; expected -1 to 4294967295"
+    rows = [row(), row(concept_id=wrong)]
+    for file in (
+        write_parquet(tmp_path / "a.parquet", rows),
+        write_lines(tmp_path / "b.jsonl", *rows),
+    ):
+        refuses([file], told, cache)
+
+
+def test_json_lines_with_a_mark_and_odd_separators(tmp_path, row):
+    file = tmp_path / "a.jsonl"
+    line = json.dumps(row("a\u2028b\x85c\x0cd"), ensure_ascii=False)
+    file.write_bytes(f"\ufeff{line}\r\n{line}".encode())
+    assert open_table([file])["input"].to_pylist() == ["a\u2028b\x85c\x0cd"] * 2

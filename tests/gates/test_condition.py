@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -180,6 +181,14 @@ def test_damaged_headers(tmp_path, change, told):
         ({"scorer": "cosin"}, "did you mean 'cosine'"),
         ({"pooling": "mean"}, "pooling = 'mean' is unknown"),
         ({"fires": "over"}, "fires = 'over' is unknown"),
+        ({"threshold": "high"}, "threshold 'high' of 'c' is no number"),
+        ({"threshold": None}, "threshold None"),
+        ({"release": [1]}, "release"),
+        ({"layers": ("a",)}, "are no numbers"),
+        ({"layers": 3}, "are no numbers"),
+        ({"directions": "up"}, "holds real numbers, not 'up'"),
+        ({"name": 3}, "is a text"),
+        ({"name": "\ud800"}, "not valid Unicode"),
     ],
 )
 def test_bad_parts(fields, told):
@@ -216,9 +225,40 @@ def test_casts_settings_are_read_one_block_lower():
         ({"comparator": "bigger"}, "unknown comparator"),
         ({"mode": "max"}, "unknown mode"),
         ({"layers": []}, "reads layers"),
+        ({"comparator": ["larger"]}, "unknown comparator"),
+        ({"threshold": "x"}, "no number"),
     ],
 )
 def test_bad_settings_of_cast(fields, told):
     settings = {"layers": [1], "threshold": 0.1, "comparator": "larger", **fields}
     with pytest.raises(SteeringError, match=told):
         cast_condition({n: drawn(WIDTH) for n in range(2)}, **settings)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
+    made = condition(
+        directions=drawn(2, WIDTH, seed=1).numpy(),
+        means=drawn(2, WIDTH, seed=2).tolist(),
+        fitted=np.array([1, 3]),
+        layers=[np.int64(3)],
+        threshold=np.float32(0.5),
+        release=torch.tensor(0.25),
+    )
+    assert (made.fitted, made.layers, made.threshold, made.release) == ((1, 3), (3,), 0.5, 0.25)
+    read = load_condition(made.save(tmp_path / "c.safetensors"))
+    assert (read.layers, read.threshold) == ((3,), 0.5)
+    assert torch.equal(read.directions, condition().directions)
+
+
+@pytest.mark.parametrize("vectors", [{"x": [1.0]}, {"1": "abc"}, {"1": [[1.0]]}, {1.5: [1.0]}])
+def test_vectors_that_are_none_of_cast(vectors):
+    with pytest.raises(SteeringError, match="CAST"):
+        cast_condition(vectors, layers=[1], threshold=0.1, comparator="larger")
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "~nobody-of-that-name/x", "a\0b", "", "/proc/x"])
+def test_places_where_no_condition_can_be(path):
+    with pytest.raises(SteeringError):
+        condition().save(path)
+    with pytest.raises(CheckpointError):
+        load_condition(path)

@@ -420,3 +420,32 @@ def test_clear_texts_with_the_real_model():
         assert fooling["fluency"] < 0.3
         assert one.overall < 0.3
     assert found[0].overall > 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda raw: raw["scales"]["concept"].update(weights=[1.0]), "scales.concept has not one"),
+        (lambda raw: raw["scales"]["fluency"].update(bias="x"), "scales.fluency: bias = 'x'"),
+        (lambda raw: raw["scales"]["fluency"].update(slope=1.0), "unknown key 'slope'"),
+        (lambda raw: raw["scales"].update(taste=raw["scales"]["fluency"]), "unknown 'taste'"),
+        (lambda raw: raw["scales"]["fluency"]["std"].__setitem__(0, 0.0), "not above 0"),
+        (lambda raw: raw["scales"]["fluency"]["std"].__setitem__(0, float("nan")), "NaN"),
+        (lambda raw: raw["background"].update(layers=[1]), "two layers"),
+        (lambda raw: raw.update(background=[]), "table of settings"),
+        (lambda raw: raw["scales"]["concept"]["signals"].__setitem__(0, "matsh"), None),
+    ],
+)
+def test_a_calibration_with_unknown_or_odd_values_is_refused(lm, tmp_path, spoil, told):
+    path = tmp_path / "odd.json"
+    calibration_of(lm).save(path)
+    raw = json.loads(path.read_text())
+    spoil(raw)
+    path.write_text(json.dumps(raw))
+    if told is None:  # only the judge knows what signals there are
+        with pytest.raises(ConfigError, match="unknown signal 'matsh'; did you mean 'match'"):
+            LikelihoodJudge(lm, Calibration.load(path))
+        return
+    with pytest.raises(ConfigError, match=told) as caught:
+        Calibration.load(path)
+    assert "\n" not in str(caught.value)

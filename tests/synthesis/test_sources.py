@@ -64,6 +64,8 @@ def test_an_export_gives_the_first_description_of_every_feature(tmp_path):
         ("a.json", '[{"description": "x"}]', "feature 0 lacks one of description, modelId"),
         ("a.json", json.dumps([feature("x1", "d")]), "a number as index"),
         ("a.json", "[]", "holds no concepts"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.jsonl", '{"concept": "\\ud800"}', "half a character"),
         ("a.txt", "# only this\n", "holds no concepts"),
     ],
 )
@@ -223,3 +225,9 @@ def test_an_unknown_split_is_told(tmp_path):
     file.write_text('{"instruction": "ask", "split": "tets"}')
     with pytest.raises(DataError, match=r"unknown split 'tets'.*'test'"):
         load_pool(str(file), 1)
+
+
+def test_lines_of_a_list_end_at_line_feeds_only(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffbees\u2028and owls\x0c, too\r\nseas\r\n".encode())
+    assert read_concepts(str(path)) == [Wanted("bees\u2028and owls\x0c, too"), Wanted("seas")]
