@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from hypersteer.concepts import Concept, read_metadata
 from hypersteer.data.examples import Example
 from hypersteer.data.locate import FORMS, locate
 from hypersteer.data.table import CATEGORIES, open_table
-from hypersteer.errors import DataError, nearest
+from hypersteer.errors import DataError, nearest, short
 
 NEGATIVE_POOL = -1
 
@@ -140,7 +141,12 @@ def load_concepts(source: str | Sequence[str], *, split: str = "train") -> Conce
     Raises:
         DataError: A source is unknown, cannot be had, is malformed, or has no positive rows.
     """
-    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    single = isinstance(source, (str, os.PathLike))
+    several = isinstance(source, Sequence) and not single
+    sources: list[Any] = list(source) if several else [source]
+    for one in sources:
+        if not isinstance(one, (str, os.PathLike)):
+            raise DataError(f"a source of concept data is a text, not {short(source)}; {FORMS}")
     if not sources:
         raise DataError(f"no source of concept data was given; {FORMS}")
     parts: list[_Part] = []
