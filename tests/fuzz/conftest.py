@@ -29,5 +29,7 @@ def server():
 def world(built, server, monkeypatch):
     monkeypatch.setenv("HYPERSTEER_CACHE", str(built.folder.parent / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for command in ("generate", "chat"):  # the one that ships takes half a minute to convert
+        monkeypatch.setattr(f"hypersteer.cli.{command}.BUNDLED", str(built.checkpoint))
     monkeypatch.delenv("RANK", raising=False)
     return dataclasses.replace(built, server=server)

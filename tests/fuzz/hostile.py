@@ -57,6 +57,19 @@ ODD_NUMBERS = (
     "many",
 )
 
+TOML_VALUES = (
+    "nan",
+    "-inf",
+    "1e400",
+    "0x7fff",
+    "9" * 5000,
+    "1979-05-27",
+    "''",
+    "[[]]",
+    "{a = 1}",
+    "true",
+)
+
 whole_text = st.text(max_size=40)
 plain_text = st.sampled_from(["sing", "Hi.", "talk like a pirate", "random", "x=sing"])
 any_text = st.one_of(
@@ -121,6 +134,8 @@ def mutated(draw, value):
             for key in outer:
                 parent = parent[key]
             if draw(st.booleans()):
+                parent[last] = draw(_alike(parent[last]))
+            elif draw(st.booleans()):
                 parent[last] = draw(json_value)
             elif isinstance(parent, dict):
                 name = draw(whole_text)
@@ -130,6 +145,19 @@ def mutated(draw, value):
         except (KeyError, IndexError, TypeError):  # the first change took the place of the second
             continue
     return value
+
+
+def _alike(value):
+    """Values of the same type, which get further."""
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, str):
+        return any_text
+    if isinstance(value, int):
+        return st.one_of(st.integers(-1, 9), st.sampled_from([2**31, 2**32, 2**63, 10**30]))
+    if isinstance(value, float):
+        return st.floats() | st.sampled_from([0.0, 1e39, -1e-300])
+    return st.just(value)
 
 
 def _places(value, path):
@@ -200,3 +228,47 @@ def spoiled_json(draw, path: Path, *, lines: bool = False):
     else:
         text = json.dumps(value, ensure_ascii=escape)
     return text.encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def spoiled_tensors(draw, path: Path, header: str):
+    """The bytes of a safetensors file, spoilt in its bytes, its shapes, or its own header."""
+    whole = path.read_bytes()
+    if draw(st.integers(0, 3)) == 0:
+        return draw(spoiled(whole))
+    size = int.from_bytes(whole[:8], "little")
+    described, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    if header and draw(st.integers(0, 3)):
+        own = json.loads(described["__metadata__"][header])
+        described["__metadata__"][header] = json.dumps(draw(mutated(own)))
+    elif draw(st.booleans()):
+        described = draw(mutated(described))
+    else:
+        data = draw(st.sampled_from([b"\0", b"\xff", b"\x7f\x80"])) * len(data)
+        data = data[: len(whole) - 8 - size]
+    text = json.dumps(described).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@st.composite
+def spoiled_toml(draw, path: Path):
+    """Settings with one value of any kind, or a table or a key that is not known."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(spoiled(path.read_bytes()))
+    lines = path.read_text().splitlines()
+    place = draw(st.integers(0, len(lines) - 1))
+    literal = draw(st.one_of(st.sampled_from(TOML_VALUES), json_value.map(json.dumps), any_number))
+    key = lines[place].split("=")[0]
+    lines[place] = draw(st.sampled_from([f"{key} = {literal}", f"[{key}", f"x = {literal}", "[x]"]))
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def spoilt(good: Path, kind: str):
+    """Bytes that are almost those of a good file, of JSON, lines, TOML, tensors or text."""
+    if kind in ("json", "lines"):
+        return spoiled_json(good, lines=kind == "lines")
+    if kind == "toml":
+        return spoiled_toml(good)
+    if kind:
+        return spoiled_tensors(good, "" if kind == "tensors" else kind)
+    return spoiled(good.read_bytes())

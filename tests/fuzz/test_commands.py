@@ -26,6 +26,14 @@ def commands(world):
     distil = ("concepts", "distil", world.concepts, "--out", "made", "--instructions")
     distil = (*distil, world.instructions, *lm, "--response-tokens", "4", "--tried", "1")
     evaluate = ("evaluate", *lm, *data, "--out", "made", "--judge.kind", "llm")
+    evaluate += (
+        "--methods",
+        "random",
+        "--compare-to",
+        "unsteered",
+        "--data.held-out-concepts",
+        "1",
+    )
     evaluate += ("--judge.base-url", world.server, "--protocol.instructions", world.instructions)
     evaluate += ("--protocol.held-in-concepts", "1", "--protocol.held-out-concepts", "0")
     evaluate += ("--protocol.prompts", "2", "--protocol.max-new-tokens", "2")
@@ -39,9 +47,9 @@ def commands(world):
     rule += (f"sea={world.condition}", "--edit", f"x={world.edit}")
     generate = ("generate", *use, *BRIEF)
     return [
-        (WORD,),
         (WORD, WORD),
-        ("generate", WORD, "--lm", world.model, *BRIEF, "--device", "cpu", "--max-new-tokens", "0"),
+        ("generate", WORD, *BRIEF),
+        ("generate", WORD, WORD, *BRIEF),
         (*generate, WORD),
         (*generate, WORD, WORD, "--json"),
         (*generate, WORD, "--steer", WORD, "--strength", NUMBER),
@@ -63,6 +71,7 @@ def commands(world):
         ("chat", "--lm", world.model, "--steer", WORD, "--strength", NUMBER),
         ("chat", INPUT),
         ("concepts", WORD),
+        ("concepts", "axbench:concept10/2b/l20"),
         ("concepts", INPUT, "--limit", NUMBER, "--examples", NUMBER),
         ("concepts", world.data, "--split", WORD),
         (*build, "--seed", NUMBER),
@@ -143,6 +152,8 @@ def inputs(world):
 OUTPUTS = st.one_of(
     no_path, st.sampled_from(["new", "deep/er/new", ".", "x" * 240, "a b.safetensors"])
 )
+VARIABLES = ("HYPERSTEER_CACHE", "HYPERSTEER_AXBENCH", "HYPERSTEER_ALPACA_EVAL")
+VALUES = no_path.filter(lambda path: "\0" not in path and "\ud800" not in path)
 
 
 @fuzzing(0.5)
@@ -156,7 +167,8 @@ def test_commands_work_or_say_why_not(world, monkeypatch, data):
     note(f"{words}")
     stdin = data.draw(st.lists(any_text, max_size=3), label="typed")
     monkeypatch.setattr("sys.stdin", Typed("\n".join(stdin).encode("utf-8", "surrogatepass")))
-    with workplace(world):
+    variables = data.draw(st.dictionaries(st.sampled_from(VARIABLES), VALUES, max_size=1))
+    with workplace(world, variables if data.draw(st.integers(0, 9)) == 0 else {}):
         check_command(words)
 
 

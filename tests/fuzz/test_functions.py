@@ -118,7 +118,7 @@ def values(world, draw) -> dict[str, Callable[[], object]]:
     }
 
 
-@fuzzing(0.25)
+@fuzzing(0.2)
 @given(st.data())
 def test_functions_work_or_raise_our_error(world, data):
     def draw(strategy):

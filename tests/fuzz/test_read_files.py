@@ -6,12 +6,12 @@ from hypothesis import given as cases
 from hypothesis import strategies as st
 
 from fuzz.cases import fuzzing
-from fuzz.hostile import spoiled, spoiled_json
+from fuzz.hostile import spoilt
 from fuzz.world import SMALL, check_command, given, given_folder, workplace
 
 
 def readers(world):
-    """What reads each kind of file: the good one, whether it is JSON, and the command."""
+    """What reads each kind of file: the good one, how it is spoilt, and the command."""
     use = ("generate", "Hi.", "--max-new-tokens", "2", "--lm", world.model)
     mine = (*use, "--checkpoint", world.checkpoint)
     lm = ("--base-lm.name", world.model)
@@ -20,18 +20,24 @@ def readers(world):
     train = ("train", *lm, *SMALL, "--out", "made", "--data.held-out-concepts", "1")
     fit = ("conditions", "fit", "--lm", world.model, "--out", "c.safetensors")
     evaluate = ("evaluate", *lm, "--data.source", world.data, "--out", "made")
+    evaluate += ("--data.held-out-concepts", "1")
     evaluate += ("--protocol.held-in-concepts", "1", "--protocol.prompts", "2")
     evaluate += ("--protocol.max-new-tokens", "2", "--protocol.strengths", "1")
-    evaluate += ("--judge.kind", "llm", "--judge.base-url", world.server)
+    evaluate += ("--compare-to", "unsteered", "--judge.kind", "llm")
+    evaluate += ("--judge.base-url", world.server)
     rule = (*mine, "--rule", "if sea then x", "--edit", f"x={world.edit}", "--condition")
     targets = ("--hypernet.variant", "no-context", "--loss.objective", "reconstruction")
     return [
-        (world.edit, "", lambda path: (*mine, "--edit", path)),
-        (world.condition, "", lambda path: (*rule, f"sea={path}")),
-        (world.condition, "", lambda path: ("conditions", "show", path, "--layers")),
+        (world.edit, "edit", lambda path: (*mine, "--edit", path)),
+        (world.condition, "condition", lambda path: (*rule, f"sea={path}")),
+        (world.condition, "condition", lambda path: ("conditions", "show", path, "--layers")),
         (world.prompts, "", lambda path: (*mine, "--prompts-file", path)),
-        (world.settings, "", lambda path: ("train", path, *train[1:], "--data.source", world.data)),
-        (world.settings, "", lambda path: (*evaluate[:1], path, *evaluate[1:])),
+        (
+            world.settings,
+            "toml",
+            lambda path: ("train", path, *train[1:], "--data.source", world.data),
+        ),
+        (world.settings, "toml", lambda path: (*evaluate[:1], path, *evaluate[1:])),
         (world.labelled, "lines", lambda path: (*fit[:2], path, *fit[2:])),
         (world.labelled, "lines", lambda p: ("conditions", "test", world.condition, p, *fit[2:4])),
         (world.concepts, "", lambda path: (*distil[:2], path, *distil[2:], world.instructions)),
@@ -50,16 +56,20 @@ def readers(world):
         (
             world.calibration,
             "json",
-            lambda p: (*evaluate[:-4], "--methods", "prompting", "--judge.calibration", p),
+            lambda p: (*evaluate[:-4], "--methods", "random", "--judge.calibration", p),
         ),
         (
             world.targets,
-            "",
+            "tensors",
             lambda path: (*train, "--data.source", world.data, *targets, "--loss.targets", path),
         ),
-        (world.checkpoint / "config.json", "json", lambda path: (*use, path.parent, "Bye.")),
+        (world.checkpoint / "config.json", "json", lambda path: (use[0], path.parent, *use[1:])),
         (world.checkpoint / "config.json", "json", lambda path: ("concepts", path.parent)),
-        (world.checkpoint / "model.safetensors", "", lambda p: (*use, "--checkpoint", p.parent)),
+        (
+            world.checkpoint / "model.safetensors",
+            "tensors",
+            lambda p: (*use, "--checkpoint", p.parent),
+        ),
         (world.data / "metadata.jsonl", "lines", lambda p: (*train, "--data.source", p.parent)),
         (world.data / "metadata.jsonl", "lines", lambda p: ("concepts", p.parent, "--json")),
         (world.data / "train_data.jsonl", "lines", lambda p: (*train, "--data.source", p.parent)),
@@ -72,14 +82,12 @@ def readers(world):
     ]
 
 
-@fuzzing(0.25)
+@fuzzing(0.2)
 @cases(st.data())
 def test_files_are_read_or_told(world, data):
     number = data.draw(st.integers(0, len(readers(world)) - 1), label="reader")
     good, kind, command = readers(world)[number]
-    content = data.draw(
-        spoiled_json(good, lines=kind == "lines") if kind else spoiled(good.read_bytes())
-    )
+    content = data.draw(spoilt(good, kind))
     with workplace(world) as place:
         if good.parent == world.folder:
             path = given(place, good.name, content)

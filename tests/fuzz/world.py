@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 import hypersteer as hs
 import tiny
@@ -110,9 +112,11 @@ def build(folder: Path) -> World:
         for n in range(6)
     ]
     _lines(folder / "instructions.jsonl", asked)
-    Calibration.load().save(folder / "calibration.json")
-    from safetensors.torch import save_file
-
+    shipped = Calibration.load()
+    background = replace(shipped.background, texts=shipped.background.texts[:3], layers=(1, 2))
+    replace(shipped, fingerprint=lm.fingerprint, background=background).save(
+        folder / "calibration.json"
+    )
     save_file({"vectors": torch.ones(3, lm.width)}, folder / "targets.safetensors")
     return World(folder, lm, hs.load(folder / "runs/a", lm=lm))
 
@@ -178,22 +182,21 @@ def check_call(call) -> None:
 
 
 @contextlib.contextmanager
-def workplace(world: World):
+def workplace(world: World, variables: Mapping[str, str] | None = None):
     """A folder of its own to write into, the home too; afterwards all in it must be whole."""
     before = Path.cwd()
-    home = os.environ.get("HOME")
     with tempfile.TemporaryDirectory(dir=world.folder.parent) as made:
-        place = Path(made)
-        os.chdir(place)
-        os.environ["HOME"] = made
+        kept = dict(os.environ)
+        os.environ |= {"HOME": made, **(variables or {})}
+        os.chdir(made)
         try:
-            yield place
-            assert_whole(place)
+            yield Path(made)
+            assert_whole(Path(made))
         finally:
             os.chdir(before)
-            os.environ.pop("HOME")
-            if home is not None:
-                os.environ["HOME"] = home
+            for name in os.environ.keys() - kept:
+                del os.environ[name]
+            os.environ |= kept
 
 
 def assert_whole(folder: Path) -> None:
