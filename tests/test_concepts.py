@@ -124,8 +124,7 @@ def test_a_steering_prompt_that_cannot_steer(text, message):
 def test_metadata_with_a_mark_and_odd_separators(tmp_path):
     path = tmp_path / "metadata.jsonl"
     text = (
-        "\ufeff"
-         '{"concept_id": 0, "concept": "a\u2028b\x85c"}\r\n{"concept_id": 1, "concept": "d"}'
+        '\ufeff{"concept_id": 0, "concept": "a\u2028b\x85c"}\r\n{"concept_id": 1, "concept": "d"}'
     )
     path.write_bytes(text.encode())
     assert [concept.text for concept in read_metadata(path)] == ["a\u2028b\x85c", "d"]

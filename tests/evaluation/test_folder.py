@@ -1,6 +1,8 @@
 """The results folder: parts are kept whole, and another evaluation's folder is refused."""
 
 import dataclasses
+import errno
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +117,18 @@ def test_a_damaged_part_is_told_with_its_name(folder, name):
     (folder.path / name).write_bytes(b"PAR1 broken")
     with pytest.raises(SteeringError, match=f"{name}' is damaged"):
         folder.answers("runs/my method", "held_out", 3)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    folder = ResultsFolder(EvaluateConfig(out=str(tmp_path / "out")))
+    folder.keep_figures("gaps", "random", {"0": 1.0})
+
+    def full(path, text, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SteeringError, match=r"random\.json': No space left on device; what is"):
+        folder.keep_figures("gaps", "random", {"0": 2.0})
+    monkeypatch.undo()
+    assert folder.figures("gaps", "random") == {"0": 1.0}
+    assert [path.name for path in (tmp_path / "out" / "gaps").iterdir()] == ["random.json"]

@@ -29,8 +29,8 @@ class Chat:
     in and answers out. Ctrl-C stops an answer.
 
     Examples:
-      hypersteer chat runs/demo --steer "talk like a pirate"
-      hypersteer chat runs/demo --strength 1.5 --temperature 0.7
+      hypersteer chat --steer "talk like a pirate"
+      hypersteer chat --checkpoint runs/demo --strength 1.5 --temperature 0.7
     """
 
     named: Checkpoint = None

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypersteer.errors import ConfigError, SteeringError, one_line
 from hypersteer.evaluation.rows import Held, Judged, Row, from_table, to_table
 from hypersteer.files import (
     is_file,
+    is_folder,
     output_folder,
     read_json,
     reason,
@@ -54,10 +56,8 @@ class ResultsFolder:
         Raises:
             SteeringError: if it cannot be written.
         """
-        try:
+        with writing(self._settings):
             write_text(self._settings, json.dumps(to_dict(config), indent=2) + "\n")
-        except OSError as error:
-            raise SteeringError(f"cannot write to '{self.path}': {reason(error)}") from error
 
     def answers(self, method: str, held: Held, concept_id: int) -> list[Row] | None:
         """A method's answers under a concept, or None where they are not there yet."""
@@ -113,7 +113,7 @@ class ResultsFolder:
             "notes": learned.notes,
             "cost": to_dict(learned.cost),
         }
-        with replacing(path) as temporary:
+        with writing(path), replacing(path) as temporary:
             save_tensors(learned.tensors, temporary, {"learned": json.dumps(described)})
 
     def figures(self, kind: str, method: str) -> dict[str, Any]:
@@ -129,7 +129,8 @@ class ResultsFolder:
     def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
         """Keep small results of a method."""
         path = self.path / kind / f"{slug(method)}.json"
-        write_text(path, json.dumps(figures, indent=1) + "\n")
+        with writing(path):
+            write_text(path, json.dumps(figures, indent=1) + "\n")
 
     def keep_rows(self, rows: Sequence[Judged]) -> Path:
         """Write all judged rows as one parquet file."""
@@ -141,8 +142,8 @@ class ResultsFolder:
         return self.path / folder / slug(method) / f"{held}-{concept_id}.parquet"
 
     def _check(self, wanted: dict[str, Any]) -> None:
-        if not self._settings.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
+        if not is_file(self._settings):
+            if is_folder(self.path) and any(self.path.iterdir()):
                 raise ConfigError(f"'{self.path}' holds no evaluation but other files; choose out")
             return
         try:
@@ -162,7 +163,7 @@ def slug(name: str) -> str:
 
 
 def _rows(path: Path, kind: type) -> Any:
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         return from_table(pq.read_table(path), kind)
@@ -170,6 +171,22 @@ def _rows(path: Path, kind: type) -> Any:
         raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system raises into one line with the way out.
+
+    Raises:
+        SteeringError: if the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SteeringError(
+            f"cannot write '{path}': {reason(error)}; what is finished stays, so mend that and run "
+            "the same command again"
+        ) from error
+
+
 def _keep(path: Path, rows: Sequence[Row], kind: type[Row]) -> None:
-    with replacing(path) as temporary:
+    with writing(path), replacing(path) as temporary:
         pq.write_table(to_table(list(rows), kind), temporary)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hypersteer.evaluation.document import compose
+from hypersteer.evaluation.folder import writing
 from hypersteer.evaluation.report_html import to_html
 from hypersteer.evaluation.report_markdown import to_markdown
 from hypersteer.evaluation.summary import Findings, summarise
@@ -20,10 +21,12 @@ def write_report(folder: Path, findings: Findings) -> tuple[Path, Path]:
         Paths of the Markdown and of the HTML file.
 
     Raises:
-        SteeringError: there is nothing to report, or the rows contradict each other.
+        SteeringError: there is nothing to report, the rows contradict each other, or the folder
+            cannot be written.
     """
     document = compose(summarise(findings))
     texts = {"report.md": to_markdown(document), "report.html": to_html(document)}
     for name, text in texts.items():
-        write_text(folder / name, text)
+        with writing(folder / name):
+            write_text(folder / name, text)
     return folder / "report.md", folder / "report.html"
