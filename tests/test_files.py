@@ -135,3 +135,16 @@ def test_outputs_are_checked_and_nothing_is_left(tmp_path):
         with pytest.raises(ConfigError, match="--out"):
             output_folder(wrong, "--out")
     assert names(tmp_path) == ["file"]
+
+
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path):
+    """Root may replace `/dev/null` by a file, and then no program works any more."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, "/dev/null"):
+        with pytest.raises(ConfigError, match=f"--out {place} is a device or a pipe"):
+            output_file(place, "--out")
+    with pytest.raises(FileExistsError, match="device or a pipe"):
+        write_text(pipe, "x")
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe"]

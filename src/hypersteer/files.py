@@ -1,5 +1,6 @@
 """Files: written whole or not at all, text read in one way, and names that are refused in time."""
 
+import errno
 import os
 import tempfile
 import uuid
@@ -25,8 +26,11 @@ def replacing(path: Path) -> Generator[Path]:
     an error, what was there stays and nothing else is left.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if it cannot be written, or is a device or a pipe: to root the system would let a
+            file take the place of `/dev/null`.
     """
+    if _is_special(path):
+        raise FileExistsError(errno.EEXIST, "It is a device or a pipe, and no file", str(path))
     temporary = path.with_name(f".{path.name[:SHOWN_NAME]}.{uuid.uuid4().hex}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -163,6 +167,8 @@ def output_file(name: object, what: str) -> Path:
     path = path_of(name, what)
     if not path.name or is_folder(path):
         raise ConfigError(f"{what} {name} is no name for a file, but a folder; give one in it")
+    if _is_special(path):
+        raise ConfigError(f"{what} {name} is a device or a pipe; give the name of a file")
     _check_place(path.parent, name, what)
     return path
 
@@ -186,6 +192,11 @@ def output_folder(name: object, what: str) -> Path:
 def reason(error: OSError) -> str:
     """Why the system refused, without the name of the file, as one line."""
     return error.strerror or one_line(error)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    return exists(path) and not is_file(path) and not is_folder(path)
 
 
 def _check_place(folder: Path, name: object, what: str) -> None:

@@ -191,3 +191,10 @@ def test_characters_that_the_output_has_not_are_no_error(run, checkpoint):
     )
     assert done.stdout
     assert done.stderr == b""
+
+
+def test_a_learning_rate_that_overflows_is_told(run, tmp_path, tiny_lm, settings):
+    argv = ["train", settings, "--base-lm.name", tiny_lm, "--out", tmp_path / "a"]
+    code, _, err = run(*argv, "--optim.learning-rate", "1e42")
+    assert code == 2
+    assert err.strip().split("\n")[-1].startswith("error: a number is too large for float32")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 NO_PATH = ("x" * 300, "a/" * 2500, "~nobody-of-that-name/x", "a\0b", "\ud800", "")
 """What can be the name of no file."""
-NO_PLACE = ("/proc/x", "/proc/self/x/y", "/dev/null/x", "/dev/full", "//", "/sys/x.safetensors")
+NO_PLACE = ("/proc/x", "/proc/self/x/y", "/dev/null/x", "/dev/null", "//", "/sys/x.safetensors")
 """Places where nothing can be written."""
 ODD_TEXTS = (
     "TCP/IP",

@@ -1,25 +1,29 @@
 """A tiny base LM, a checkpoint for it, and one good file of every kind, in one folder."""
 
 import contextlib
+import errno
 import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import TypeCheckError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import hypersteer as hs
 import tiny
 from hypersteer.cli.main import main
-from hypersteer.errors import SteeringError
+from hypersteer.errors import SteeringError, one_line
 from hypersteer.gates.condition import Condition
 from hypersteer.judges.calibration import Calibration
 
@@ -171,28 +175,63 @@ def check_command(argv: list[str]) -> None:
 
 
 def check_call(call) -> None:
-    """Call a function, and see that it returns or raises an error of ours, in one line."""
+    """Call a function, and see that it returns or raises an error of ours, in one line.
+
+    Types are checked while tests run (see tests/conftest.py); what that refuses counts as told.
+    """
     told = "a line"
     try:
         call()
-    except SteeringError as error:
-        told = str(error)
+    except (SteeringError, TypeCheckError) as error:
+        told = one_line(error) if isinstance(error, TypeCheckError) else str(error)
     assert told.strip()
     assert told.isprintable(), told
+
+
+FENCE: list[str] = []
+"""The folder that may be written to, while a case runs."""
+MAKES = {"os.mkdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.truncate": 1}
+"""What changes files, and how many of its arguments are paths."""
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@cache
+def fence() -> None:
+    """From now on a case that would write outside of its folder is refused, as a user would be.
+
+    Tests often run as root, who may write anywhere, and a hostile path is a path.
+    """
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, args: tuple) -> None:
+    if not FENCE:
+        return
+    paths = args[: MAKES.get(event, 0)]
+    if (event == "open" and args[2] & WRITES) or event == "sqlite3.connect":
+        paths = args[:1]
+    for path in paths:
+        if isinstance(path, (str, bytes, os.PathLike)):
+            where = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
+            if where != os.devnull and not where.startswith((*FENCE, tempfile.gettempdir())):
+                raise PermissionError(errno.EACCES, "Permission denied", where)
 
 
 @contextlib.contextmanager
 def workplace(world: World, variables: Mapping[str, str] | None = None):
     """A folder of its own to write into, the home too; afterwards all in it must be whole."""
     before = Path.cwd()
+    fence()
     with tempfile.TemporaryDirectory(dir=world.folder.parent) as made:
         kept = dict(os.environ)
         os.environ |= {"HOME": made, **(variables or {})}
         os.chdir(made)
+        FENCE.append(str(world.folder.parent))
         try:
             yield Path(made)
             assert_whole(Path(made))
         finally:
+            FENCE.clear()
             os.chdir(before)
             for name in os.environ.keys() - kept:
                 del os.environ[name]

@@ -286,13 +286,8 @@ def _weights(path: Path) -> dict[str, Tensor]:
             f"{', '.join(sorted(raw)) or 'nothing'}"
         )
     size, width = weights["w_dec"].shape if weights["w_dec"].ndim == 2 else (0, 0)
-    wanted = {
-        "w_enc": (width, size),
-        "w_dec": (size, width),
-        "b_enc": (size,),
-        "b_dec": (width,),
-        "threshold": (size,),
-    }
+    wanted = {"w_enc": (width, size), "w_dec": (size, width)}
+    wanted |= {"b_enc": (size,), "b_dec": (width,), "threshold": (size,)}
     for name, shape in wanted.items():
         if name in weights and tuple(weights[name].shape) != shape:
             raise DataError(

@@ -161,7 +161,8 @@ def _plain(hint: Any, value: Any, where: str) -> Any:
         return as_real(value)
     if hint is str and isinstance(value, (str, os.PathLike)):
         try:
-            return check_text(str(value) if isinstance(value, str) else os.fspath(value), where)
+            text = os.fspath(value)
+            return check_text(text, where) if isinstance(text, str) else None
         except SteeringError as error:
             raise ConfigError(str(error)) from error
     return value if isinstance(value, hint) else None

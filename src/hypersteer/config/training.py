@@ -8,8 +8,6 @@ from hypersteer.config.base_lm import LMConfig, SiteConfig
 from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.errors import ConfigError
 
-TOO_LARGE = 1e6
-"""Of a learning rate or a decay; their product must be a float32."""
 Variant = Literal["cross-attention", "in-context", "no-context"]
 
 
@@ -146,10 +144,10 @@ class OptimConfig:
                 f"{self.batch_size}"
             )
         rate = self.learning_rate
-        if rate is not None and not 0 < rate < TOO_LARGE:
-            raise ConfigError(f"optim.learning_rate {rate} is not a positive number below 1e6")
-        if not 0 <= self.weight_decay < TOO_LARGE:
-            raise ConfigError(f"optim.weight_decay {self.weight_decay} is not 0 or more below 1e6")
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise ConfigError(f"optim.learning_rate {rate} is not a positive number")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optim.weight_decay {self.weight_decay} is not 0 or more")
         if not self.clip > 0:
             raise ConfigError(f"optim.clip {self.clip} is not above 0")
 

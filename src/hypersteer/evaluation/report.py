@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from hypersteer.evaluation.document import compose
-from hypersteer.evaluation.folder import writing
 from hypersteer.evaluation.report_html import to_html
 from hypersteer.evaluation.report_markdown import to_markdown
 from hypersteer.evaluation.summary import Findings, summarise
@@ -21,12 +20,10 @@ def write_report(folder: Path, findings: Findings) -> tuple[Path, Path]:
         Paths of the Markdown and of the HTML file.
 
     Raises:
-        SteeringError: there is nothing to report, the rows contradict each other, or the folder
-            cannot be written.
+        SteeringError: there is nothing to report, or the rows contradict each other.
     """
     document = compose(summarise(findings))
     texts = {"report.md": to_markdown(document), "report.html": to_html(document)}
     for name, text in texts.items():
-        with writing(folder / name):
-            write_text(folder / name, text)
+        write_text(folder / name, text)
     return folder / "report.md", folder / "report.html"

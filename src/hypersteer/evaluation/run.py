@@ -16,7 +16,7 @@ from hypersteer.errors import DataError, SteeringError
 from hypersteer.evaluation.answers import Prepared, answer, batches
 from hypersteer.evaluation.detecting import detection_figures
 from hypersteer.evaluation.detection import Detection
-from hypersteer.evaluation.folder import ResultsFolder
+from hypersteer.evaluation.folder import ResultsFolder, writing
 from hypersteer.evaluation.gaps import concept_gap, gap_examples, wrong_concept
 from hypersteer.evaluation.judging import judge_rows, make_judge
 from hypersteer.evaluation.methods import check_split, make_methods, recipe
@@ -109,7 +109,8 @@ class _Evaluation:
             gaps=self._gaps(prepared, rows),
             detection=self._detection(prepared),
         )
-        markdown, html = write_report(self.folder.path, findings)
+        with writing(self.folder.path):
+            markdown, html = write_report(self.folder.path, findings)
         return EvaluateResult(self.folder.path, self.folder.keep_rows(rows), markdown, html)
 
     def _prepare(self, name: str) -> Prepared:

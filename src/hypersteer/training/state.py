@@ -206,6 +206,11 @@ def describe_failure(error: BaseException, step: int, folder: RunFolder) -> Stee
             f"out of memory at step {step}; {kept}; raise optim.accumulation, or lower "
             "optim.batch_size or data.max_response_tokens"
         )
+    if isinstance(error, RuntimeError) and "without overflow" in text:
+        return TrainingError(
+            f"a number is too large for float32 at step {step}; {kept}; lower optim.learning_rate "
+            "or optim.weight_decay"
+        )
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return TrainingError(
             f"cannot write to '{folder.path}' at step {step}: {_reason(error)}; {kept}; "
