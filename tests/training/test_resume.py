@@ -157,6 +157,28 @@ def test_a_run_killed_while_it_saves_goes_on_exactly(configure, lm, straight, tm
     assert_same_run(out, straight)
 
 
+@pytest.mark.slow
+def test_a_folder_in_use_is_told_by_whom(configure, lm, tmp_path):
+    """Whatever the second one's settings are; the first goes on undisturbed."""
+    out = tmp_path / "run"
+    child = start_child(configure(out), tmp_path, "hang-in-save")
+    try:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "hanging").exists():
+            assert child.poll() is None, (tmp_path / "stderr").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for config in (configure(out), configure(out, seed=4)):
+            with pytest.raises(ConfigError) as caught:
+                train(config, lm)
+            one_line_of(caught, f"'{out}' is in use by process {child.pid} on ")
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    finally:
+        child.kill()
+        child.wait()
+
+
 # --- killed at every file operation -------------------------------------------------------------
 
 

@@ -131,12 +131,24 @@ class TrainingBatches:
         """Steps of an epoch; rows that do not fill a batch wait for another epoch's shuffle."""
         return max(1, len(self._rows) // self._size)
 
-    def batch(self, step: int) -> list[Row]:
-        """The global batch of a step, counted from 0."""
+    def batch(self, step: int, share: tuple[int, int] = (0, 1)) -> list[Row]:
+        """The global batch of a step, counted from 0, or the part of one process.
+
+        Args:
+            step: which step.
+            share: the process's number and the number of processes; rows of the others are not
+                tokenised.
+        """
         epoch, within = divmod(step, self.per_epoch)
-        picked = self._epoch(epoch)[within]
+        picked = self._epoch(epoch)[within].tolist()
+        number, processes = share
         random = np.random.default_rng([self._seed, step, 1])
-        return [self._usable(int(index), random) for index in picked]
+        # All draws of a step, whoever's they are: what a row is shown depends on no other row.
+        wrong = [self._wrong(position, random) for position in picked]
+        return [
+            self._usable(step, place, picked[place], wrong[place])
+            for place in range(number, len(picked), processes)
+        ]
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         """Positions [batches, size] into the rows, batches of like length in random order."""
@@ -149,20 +161,30 @@ class TrainingBatches:
         order = np.concatenate([p[np.argsort(self._lengths[p], kind="stable")] for p in pieces])
         return random.permutation(order.reshape(self.per_epoch, self._size))
 
-    def _usable(self, position: int, random: np.random.Generator) -> Row:
-        """The row at a position, or the next one whose prompt is short enough."""
+    def _wrong(self, position: int, random: np.random.Generator) -> int:
+        """The id of another concept than that of the row at a position, if there is another."""
+        own = self._tokens.data.concept_id(int(self._rows[position % len(self._rows)]))
+        others = self._concepts[self._concepts != own]
+        return int(random.choice(others)) if len(others) else own
+
+    def _usable(self, step: int, place: int, position: int, wrong: int) -> Row:
+        """The row at a position, or the next one that fits."""
+        random = np.random.default_rng([self._seed, step, 1, place])
         for offset in range(len(self._rows)):
-            index = int(self._rows[(position + offset) % len(self._rows)])
-            own = self._tokens.data.concept_id(index)
-            others = self._concepts[self._concepts != own]
-            wrong = int(random.choice(others)) if len(others) else own
-            row = self._tokens.row(index, wrong)
+            if offset:
+                wrong = self._wrong(position + offset, random)
+            row = self._tokens.row(int(self._rows[(position + offset) % len(self._rows)]), wrong)
             if row is not None:
                 return row
         raise DataError(
-            f"every prompt of {self._tokens.data.name} is longer than data.max_prompt_tokens; "
-            "raise it"
+            f"no row of {self._tokens.data.name} fits: every prompt is longer than "
+            "data.max_prompt_tokens; raise it"
         )
+
+
+def tokens_of(rows: Sequence[Row]) -> int:
+    """Tokens of prompts and responses together."""
+    return sum(len(row.prompt.ids) + len(row.response) for row in rows)
 
 
 class ValidationRow(NamedTuple):
