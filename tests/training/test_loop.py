@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 
@@ -9,11 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import tiny
 from hypersteer import steering
 from hypersteer.checkpoint import read_card
+from hypersteer.concepts import text_key
 from hypersteer.config import OptimConfig, TrainConfig
-from hypersteer.errors import ConfigError, DataError
+from hypersteer.data.sources import load_concepts
+from hypersteer.data.splits import split_as
+from hypersteer.errors import ConfigError, DataError, SteeringError
+from hypersteer.evaluation.hypernets import Hypersteer
+from hypersteer.evaluation.methods import check_split
 from hypersteer.hypernet.network import write_vectors
+from hypersteer.training import validate
 from hypersteer.training.forward import plain_losses
 from hypersteer.training.loop import train
 from hypersteer.training.schedule import learning_rate, peak_rate
@@ -698,6 +706,132 @@ def test_bf16_arithmetic_keeps_float32_weights(world, lm, tmp_path):
     assert {value.dtype for value in weights(out).values()} == {torch.float32}
     moments = load_file(out / "checkpoints/step-0000020/trainer/optimizer.safetensors")
     assert {value.dtype for value in moments.values()} == {torch.float32}
+
+
+def test_a_text_with_two_ids_is_one_concept_and_the_checkpoint_can_be_evaluated(
+    world, lm, tmp_path, capsys
+):
+    """Two sets of AxBench's Concept500 have one; it was trained on and held out."""
+    folder = tmp_path / "data"
+    shutil.copytree(world.data, folder)
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    lines[4] = {"concept_id": 4, "concept": f" {lines[1]['concept']}"}
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for seed in range(3):
+        data = {"source": [str(folder)], "held_out_concepts": 2}
+        config = settings(world, tmp_path / f"{seed}", data=data, seed=seed, optim={"steps": 1})
+        train(config, lm)
+        assert "5 concepts (1 more had a text that was there" in capsys.readouterr().err
+        card = read_card(tmp_path / f"{seed}")
+        assert (len(card.concepts), len(card.held_out)) == (3, 2)
+        assert not set(map(text_key, card.concepts)) & set(map(text_key, card.held_out))
+        found = load_concepts(str(folder))
+        split = split_as(found, config.data, seed)
+        held_in, held_out = (
+            [f"{found.concept(id_).text} " for id_ in ids]  # space around a text is no other text
+            for ids in (split.train_concepts, split.held_out_concepts)
+        )
+        check_split({"ours": Hypersteer(str(tmp_path / f"{seed}"))}, held_in, held_out)
+        with pytest.raises(SteeringError, match="was trained on"):
+            check_split({"ours": Hypersteer(str(tmp_path / f"{seed}"))}, held_in, held_in)
+
+
+# --- the context window -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_texts(world, tmp_path):
+    """Writes the world's data with other prompts and concepts, for a base LM of 256 positions."""
+
+    def write(prompts, concepts=None):
+        folder = tmp_path / "long"
+        shutil.copytree(world.data, folder)
+        for name in ("metadata", "train_data"):
+            text = (folder / f"{name}.jsonl").read_text()
+            lines = [json.loads(line) for line in text.splitlines()]
+            for number, line in enumerate(lines):
+                if name == "train_data":
+                    line["input"] = prompts(number)
+                elif concepts:
+                    line["concept"] = concepts(number)
+                    line.pop("concept_genres_map")
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / f"{name}.jsonl").write_text(text)
+        data = {"source": [str(folder)], "max_prompt_tokens": 240, "max_response_tokens": 16}
+        return tiny.lm_of("gpt2"), {"data": data, "optim": {"steps": 4}}
+
+    return write
+
+
+def test_a_concept_longer_than_the_window_is_named_before_any_work(
+    world, tmp_path, long_texts, monkeypatch
+):
+    lm, changes = long_texts(
+        lambda n: f"Why {n}?", lambda n: f"owls {n}" + " and {} owls" * (n == 4) * 40
+    )
+    monkeypatch.setattr(type(lm), "forward", None)
+    with pytest.raises(SteeringError) as caught:
+        train(settings(world, tmp_path / "run", **changes), lm)
+    told = str(caught.value)
+    assert told.startswith("concept 4, 'owls 4 and {} owls")
+    assert re.search(
+        r"needs \d{3} tokens, but the context window of \S+ has 256; shorten it$", told
+    )
+    assert "\n" not in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_do_not_fit_with_a_steering_prompt_are_no_validation(
+    world, tmp_path, long_texts, capsys
+):
+    lm, changes = long_texts(lambda n: "z" * (175 if n % 3 else 20) + str(n))
+    assert 200 < len(lm.chat.prompt("z" * 175).ids) <= 256 - 16  # it fits by itself
+    result = train(settings(world, tmp_path / "run", **changes), lm)
+    assert {"held_out_loss", "prompted_held_out_loss"} <= result.figures.keys()
+    told = re.search(r"on (\d+) held-in and (\d+) held-out .*; (\d+) more", capsys.readouterr().err)
+    assert sum(map(int, told.groups())) == 24
+    assert int(told[3]) > 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hypernet": {"variant": "in-context"}}, {"loss": {"objective": "distillation"}}],
+    ids=["in-context", "distillation"],
+)
+def test_rows_that_do_not_fit_with_a_steering_prompt_are_not_trained_on(
+    world, tmp_path, long_texts, changes
+):
+    lm, more = long_texts(
+        lambda n: "z" * (150 if n % 3 else 5) + str(n), lambda n: f"owls {n}" + " {}" * 35
+    )
+    assert len(lm.chat.prompt("z" * 150).ids) < 240  # and by itself each would fit
+    train(settings(world, tmp_path / "run", **more, **changes), lm)
+    assert len(step_lines(tmp_path / "run")) == 4
+
+
+def test_rows_of_which_none_fits_are_told_before_the_first_step(world, tmp_path, long_texts):
+    lm, more = long_texts(lambda n: "z" * 150 + str(n), lambda n: f"owls {n}" + " {}" * 35)
+    config = settings(world, tmp_path / "run", **more, loss={"objective": "distillation"})
+    with pytest.raises(DataError, match=r"no row of .* fits: every prompt is too long for"):
+        train(config, lm)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sums_are_taken_where_there_is_float64(monkeypatch):
+    """Apple's MPS has none: losses come to the CPU first."""
+
+    class Elsewhere:
+        def __init__(self, losses):
+            self.losses = losses
+
+        def cpu(self):
+            return self.losses
+
+    losses = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    found = validate.mean_losses.__wrapped__(
+        lambda rows: Elsewhere(losses), [1, 2], batch_size=2, reduce=lambda total: total
+    )
+    assert found == [1.5, 4.0]
 
 
 # --- TensorBoard --------------------------------------------------------------------------------
