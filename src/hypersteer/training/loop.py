@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypersteer.training import validate
 from hypersteer.training.failures import describe_failure
 from hypersteer.training.forward import Steered
 from hypersteer.training.objectives import step_losses
-from hypersteer.training.processes import agree, same_newest
+from hypersteer.training.processes import added, agree, same_newest, share_of
 from hypersteer.training.report import Reporter
 from hypersteer.training.schedule import learning_rate
 from hypersteer.training.setup import new_accelerator, prepare_rows, start_lm
@@ -169,7 +170,7 @@ class _Run:
         rate = learning_rate(self.config, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        own = self.rows.batches.batch(number, self._share)
+        own = self.rows.batches.batch(number, share_of(self.accelerator))
         size = len(own) // optim.accumulation
         sums: dict[str, Tensor] = {}
         for part in range(optim.accumulation):
@@ -194,7 +195,7 @@ class _Run:
             raise self._diverged(f"norm of the gradient is {float(norm)}", number + 1)
         self.scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.hypernet.follow_mean(self._sum)
+        self.hypernet.follow_mean(partial(added, self.accelerator))
         tokens = round(values.pop("tokens") * self.accelerator.num_processes)
         return {**values, "gradient_norm": float(norm), "learning_rate": rate}, tokens
 
@@ -255,25 +256,14 @@ class _Run:
         )
         self.folder.save(self.hypernet, self.optimizer, card, self.progress)
 
-    @property
-    def _share(self) -> tuple[int, int]:
-        """This process's number and the number of processes."""
-        return self.accelerator.process_index, self.accelerator.num_processes
-
-    def _sum(self, tensor: Tensor) -> Tensor:
-        """A tensor added over all processes, where it was."""
-        if self.accelerator.num_processes == 1:
-            return tensor
-        return self.accelerator.reduce(tensor.to(self.accelerator.device)).to(tensor.device)
-
     def _mean(self, losses: validate.Losses, rows: Sequence[ValidationRow]) -> list[float]:
         with self.accelerator.autocast():
             return validate.mean_losses(
                 losses,
                 rows,
                 batch_size=self.config.optim.batch_size,
-                reduce=self._sum,
-                share=self._share,
+                reduce=partial(added, self.accelerator),
+                share=share_of(self.accelerator),
             )
 
     def _finite(self, sums: dict[str, Tensor], step: int) -> dict[str, float]:

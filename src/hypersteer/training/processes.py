@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from hypersteer.errors import CheckpointError, SteeringError, TrainingError, one_line
 from hypersteer.training.state import RunFolder
@@ -43,6 +44,18 @@ def agree(accelerator: Accelerator, work: Callable[[], T]) -> T:
         if text:
             raise TrainingError(f"process {number} of {len(told)} cannot go on: {text}")
     return result[0]
+
+
+def share_of(accelerator: Accelerator) -> tuple[int, int]:
+    """This process's number and the number of processes."""
+    return accelerator.process_index, accelerator.num_processes
+
+
+def added(accelerator: Accelerator, tensor: Tensor) -> Tensor:
+    """A tensor added over all processes, where it was; one process leaves it as it is."""
+    if accelerator.num_processes == 1:
+        return tensor
+    return accelerator.reduce(tensor.to(accelerator.device)).to(tensor.device)
 
 
 def _told(failure: Exception | None) -> str:

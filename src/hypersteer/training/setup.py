@@ -18,6 +18,7 @@ from hypersteer.data.splits import split_as
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm, pick_device
+from hypersteer.training.processes import share_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,9 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
         lm.check_length(
             tokens.read_alone(id_), f"concept {id_}, {one_line(tokens.text(id_), 60)!r},"
         )
-    share = accelerator.process_index, accelerator.num_processes
     size = config.optim.batch_size * accelerator.num_processes
     batches = TrainingBatches(tokens, split.train, split.train_concepts, size, seed)
-    batches.batch(0, share)  # so that rows of which none fits are told here
+    batches.batch(0, share_of(accelerator))  # so that rows of which none fits are told here
     held_in, unseen = (
         _spread(rows, wanted.max_validation_rows) for rows in (split.held_in, split.held_out)
     )
