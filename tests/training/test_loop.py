@@ -671,8 +671,11 @@ def test_accumulation_gives_the_same_weights(world, lm, tmp_path, name):
         train(settings(world, out, **{**changes, "optim": optim}), lm)
         found.append((weights(out), step_lines(out)))
     (one, lines), (four, other_lines) = found
+    # A gradient of 1e-9, less than AdamW's epsilon, moves its weight by its own rounding: in some
+    # of these runs one weight of thousands meets one, though gradients agree to 1e-8 everywhere.
+    tolerance = 1e-6 if name == "contrast" else 1e-5
     for name, value in one.items():
-        torch.testing.assert_close(four[name], value, atol=1e-6, rtol=0)
+        torch.testing.assert_close(four[name], value, atol=tolerance, rtol=0)
     for line, other in zip(lines, other_lines, strict=True):
         for name in line.keys() - {"tokens_per_s"}:
             assert other[name] == pytest.approx(line[name], abs=2e-5)
