@@ -1,10 +1,12 @@
 """Files are written whole or not at all."""
 
+import json
+import math
 import os
 
 import pytest
 
-from hypersteer.files import replacing, write_text
+from hypersteer.files import finite, numbers, replacing, to_json, write_text
 
 
 def names(folder):
@@ -50,3 +52,25 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
     write_text(tmp_path / "a", "a file")
     with pytest.raises(FileExistsError), replacing(tmp_path / "a" / "b"):
         pytest.fail("there is nowhere to write to")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_json_holds_no_numbers_that_json_does_not_have(bad):
+    value = {"a": bad, "b": [1, (bad, {"c": bad})], "d": "NaN", "e": 0.5, "f": True, "g": None}
+    text = to_json(value)
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [1, [None, {"c": None}]]} | {
+        key: value[key] for key in ("d", "e", "f", "g")
+    }
+    assert finite(value) == found
+    back = numbers({"a": found["a"], "e": found["e"]})
+    assert math.isnan(back["a"])
+    assert back["e"] == 0.5
+
+
+def test_json_text_is_as_json_writes_it():
+    value = {"x": ["é", 1e-7, 3], "y": {}}
+    assert to_json(value) == json.dumps(value)
+    assert to_json(value, indent=1, ensure_ascii=False) == json.dumps(
+        value, indent=1, ensure_ascii=False
+    )

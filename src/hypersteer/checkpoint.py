@@ -26,7 +26,7 @@ from torch import Tensor
 from hypersteer.config import HypernetConfig, from_dict, to_dict
 from hypersteer.edits import Scope, Site, check_scope
 from hypersteer.errors import CheckpointError, SteeringError, one_line
-from hypersteer.files import replacing
+from hypersteer.files import numbers, replacing, to_json
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
 
@@ -77,7 +77,7 @@ def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
     described = {"format": FORMAT, "version": version("hypersteer"), **dataclasses.asdict(card)}
     described["site"] = {"layer": card.site.layer, "kind": card.site.kind}
     described["hypernet"] = to_dict(card.hypernet)
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(to_json(described, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_model_card(card), encoding="utf-8")
     save_tensors(dict(hypernet.state_dict()), folder / "model.safetensors")
 
@@ -189,7 +189,7 @@ def read_card(folder: Path) -> Card:
             hypernet=from_dict(HypernetConfig, raw["hypernet"], f"{folder}/config.json"),
             training=dict(raw["training"]),
             step=int(raw["step"]),
-            metrics=dict(raw["metrics"]),
+            metrics=numbers(raw["metrics"]),
             concepts=tuple(raw["concepts"]),
             held_out=tuple(raw["held_out"]),
             identity=str(raw.get("identity", "")),

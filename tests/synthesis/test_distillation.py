@@ -9,6 +9,7 @@ from hypersteer.config.synthesis import FilterConfig
 from hypersteer.data.sources import load_concepts
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.judges.judge import Judgement, Rating
+from hypersteer.locks import hold
 from hypersteer.synthesis import distillation
 from hypersteer.synthesis.distillation import distil
 from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS
@@ -118,6 +119,12 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_data(tmp_path, lm, silent, m
     distil(settings(tmp_path, batch_size=4), lm=lm, judge=judge, console=silent)
     assert parts(tmp_path / "out") == parts(whole)
     assert {a.concept for a in judge.seen} == {CONCEPTS[2]}
+
+
+def test_a_folder_in_use_is_told(tmp_path, lm, silent):
+    told = r"out' is in use by process \d+ on "
+    with hold(tmp_path / "out"), pytest.raises(ConfigError, match=told):
+        distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path, lm, silent):

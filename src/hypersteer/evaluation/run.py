@@ -55,11 +55,17 @@ def evaluate(config: EvaluateConfig, lm: BaseLM | None = None) -> EvaluateResult
         lm: a loaded base LM to share; by default the one that the settings name.
 
     Raises:
-        ConfigError: for an unknown method or judge, or a folder of another evaluation.
+        ConfigError: for an unknown method or judge, or a folder of another evaluation or in use.
         DataError: if data or instructions cannot be read.
         SteeringError: for anything else in the settings that cannot be done.
     """
     folder = ResultsFolder(config)
+    with folder.hold():
+        return _evaluate(config, folder, lm)
+
+
+def _evaluate(config: EvaluateConfig, folder: ResultsFolder, lm: BaseLM | None) -> EvaluateResult:
+    """Open what the evaluation needs, and do it."""
     methods = make_methods(config)
     plan = make_plan(config)
     held_in, held_out = ([c.text for c in plan.concepts(held)] for held in ("held_in", "held_out"))

@@ -72,12 +72,26 @@ def distil(
     pool = load_pool(config.instructions, config.seed)
     listed = [asdict(concept) for concept in concepts]
     folder = BuildFolder(config, {"list of concepts": listed, "pool of instructions": pool.texts()})
-    folder.start()
-    lm = lm or open_lm(config.base_lm)
-    judge = judge or LikelihoodJudge(lm)
+    with folder.hold():
+        folder.start()
+        lm = lm or open_lm(config.base_lm)
+        bars = Bars(console or Console(stderr=True))
+        return _distil(config, folder, concepts, pool, lm, judge or LikelihoodJudge(lm), bars)
+
+
+def _distil(
+    config: DistillationConfig,
+    folder: BuildFolder,
+    concepts: Sequence[Concept],
+    pool: Pool,
+    lm: BaseLM,
+    judge: Judge,
+    bars: Bars,
+) -> tuple[Path, dict[str, Any]]:
+    """Answer what is not there yet, and write the dataset."""
     left = [concept for concept in concepts if not folder.has(STAGE, concept.id)]
     at_once = max(1, config.batch_size // config.tried)
-    with Bars(console or Console(stderr=True)).stage("answers", len(left) * config.tried) as bar:
+    with bars.stage("answers", len(left) * config.tried) as bar:
         for start in range(0, len(left), at_once):
             part = left[start : start + at_once]
             tried = _answers(lm, config, pool, part)
