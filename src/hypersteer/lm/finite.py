@@ -24,6 +24,8 @@ def check_range(strengths: Sequence[float]) -> None:
 def check_vectors(vectors: Tensor, strengths: Sequence[float], dtype: torch.dtype) -> None:
     """Refuse vectors, strength included, that are not finite in the dtype they are added in.
 
+    Their squares must be finite too, in float32: that is where norms take them.
+
     Args:
         vectors: [B, D].
         strengths: what they were multiplied by: one for each part of as many rows.
@@ -32,7 +34,7 @@ def check_vectors(vectors: Tensor, strengths: Sequence[float], dtype: torch.dtyp
     Raises:
         SteeringError: naming the first such row's strength.
     """
-    fits = vectors.to(dtype).isfinite().all(-1)
+    fits = vectors.to(dtype).isfinite().all(-1) & vectors.float().square().sum(-1).isfinite()
     if not bool(fits.all()):
         part = fits.tolist().index(False) * len(strengths) // len(vectors)
         raise SteeringError(

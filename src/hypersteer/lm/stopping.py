@@ -46,8 +46,10 @@ class Endings:
         Raises:
             SteeringError: if the logits of a row that runs are not finite.
         """
-        # Both come from the device at once.
-        sound = logits.amax(-1).isfinite().to(chosen)
+        # Where a norm's squares overflow there is no NaN: all logits are the same. What is chosen
+        # and whether it means anything come from the device at once.
+        most = logits.amax(-1)
+        sound = (most.isfinite() & (logits.amin(-1) < most)).to(chosen)
         tokens, finite = torch.stack([chosen, sound]).tolist()
         fresh: dict[int, int] = {}
         for row, token, fine in zip(rows, tokens, finite, strict=True):
