@@ -271,6 +271,12 @@ def test_an_end_that_the_tokenizer_appends_is_left_out():
     assert templated.text("Hi") == chat.text("Hi")
 
 
+@pytest.mark.parametrize("template", ["", "{{ '' }}"])
+def test_a_template_that_makes_nothing_is_told(template):
+    with pytest.raises(ModelError, match="makes nothing of"):
+        with_template(template)
+
+
 def test_a_template_that_refuses_is_told_in_one_line():
     system = "messages[0]['role'] == 'system'"
     strict = "{% if " + system + " %}{{ raise_exception('No system role') }}{% endif %}ok"

@@ -155,7 +155,9 @@ class Chat:
             joined = "\n\n".join(message["content"] for message in messages)
             ids = self._without_template(joined, mark)
         if not ids:
-            raise SteeringError(f"the chat template makes nothing of {messages!r:.120}")
+            raise ModelError(
+                f"the chat template makes nothing of {messages!r:.120}; give the tokenizer another"
+            )
         return self._checked(ids)
 
     def _render(self, messages: Messages, *, tokenize: bool) -> Any:
