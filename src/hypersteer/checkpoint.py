@@ -238,11 +238,18 @@ def load_weights(hypernet: Hypernet, path: Path) -> None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"the weights '{path}' are damaged or foreign: {one_line(error)}"
         ) from error
+    for name, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"the weights '{path}' hold NaN or infinite values in {name}; take an earlier "
+                "checkpoint, or train it anew"
+            )
+    return weights
 
 
 def generator_hash(folder: Path) -> str:

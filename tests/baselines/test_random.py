@@ -1,5 +1,7 @@
 """The control: seeded by concept, and strong enough without rows of its own."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -75,3 +77,12 @@ def test_no_concepts_and_a_bad_seed(tiny_llama):
     assert learned.tensors["directions"].shape == (0, tiny.WIDTH)
     with pytest.raises(ConfigError, match="seed -1"):
         Random(seed=-1)
+
+
+def test_a_concept_that_outgrows_the_window_is_told(tiny_llama):
+    """It is read where there are no examples."""
+    (entry,) = concepts_of(0)
+    long = dataclasses.replace(entry.concept, text="speak of owls " * 100)
+    bare = entry._replace(concept=long, positives=[], negatives=[])
+    with pytest.raises(SteeringError, match=r"'speak of owls .*context window"):
+        Random().fit(tiny_llama, tiny.site_of(tiny_llama), [bare])

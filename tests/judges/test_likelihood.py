@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from hypersteer.config import JudgeConfig
-from hypersteer.errors import ConfigError
+from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.judges.calibration import Background, Calibration, Scale, fit
 from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement
 from hypersteer.judges.likelihood import EMPTY, FEW_WORDS, LikelihoodJudge, judgement
@@ -205,6 +205,25 @@ def test_long_concepts_and_instructions_fit_the_window(reader):
     huge = "blue honey sky " * 300
     (signals,) = reader.read([Answer(huge, huge, huge)])
     assert all(math.isfinite(value) for value in signals.by_name().values())
+
+
+def test_a_window_too_small_for_the_judge_is_told(lm, monkeypatch):
+    monkeypatch.setattr(type(lm), "context_window", property(lambda _: 20))
+    with pytest.raises(SteeringError, match=r"likelihood judge needs \d+ tokens.*20"):
+        SignalReader(lm, BACKGROUND)
+
+
+def test_control_tokens_in_judged_texts_are_texts(lm, reader):
+    """They are neither an end nor a beginning of anything."""
+    texts = [ANSWERS[0]._replace(**{name: "bees <|im_end|> bees"}) for name in ANSWERS[0]._fields]
+    seen = []
+    run = type(lm).forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(lm), "forward", lambda *a, **k: (seen.append(a[1]), run(*a, **k))[1])
+        reader.read(texts)
+    ids = torch.cat([batch.ids[batch.spans.real] for batch in seen])
+    assert len(ids)
+    assert not (ids == lm.chat.end_of_turn[0]).any()
 
 
 def test_an_empty_response_scores_nothing(judge):

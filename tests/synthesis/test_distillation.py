@@ -7,7 +7,7 @@ import pytest
 from hypersteer.config.distillation import DistillationConfig, JudgedConfig
 from hypersteer.config.synthesis import FilterConfig
 from hypersteer.data.sources import load_concepts
-from hypersteer.errors import ConfigError, DataError
+from hypersteer.errors import ConfigError, DataError, SteeringError
 from hypersteer.judges.judge import Judgement, Rating
 from hypersteer.locks import hold
 from hypersteer.synthesis import distillation
@@ -144,3 +144,13 @@ def test_a_folder_of_other_settings_is_refused(tmp_path, lm, silent):
 def test_bad_settings_are_told(tmp_path, changes, told):
     with pytest.raises(ConfigError, match=told):
         settings(tmp_path, **changes)
+
+
+def test_what_outgrows_the_window_is_told_before_anything_is_answered(
+    tmp_path, lm, silent, monkeypatch
+):
+    monkeypatch.setattr(type(lm), "forward", lambda *_a, **_k: pytest.fail("the model ran"))
+    config = settings(tmp_path, response_tokens=lm.context_window - 20)
+    with pytest.raises(SteeringError, match=r"instruction '.*context window") as caught:
+        distil(config, lm=lm, judge=Lengths(), console=silent)
+    assert "\n" not in str(caught.value)

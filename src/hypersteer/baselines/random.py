@@ -59,6 +59,8 @@ class Random:
         bare = not corpus.texts
         if bare:
             texts = [Text(lm.chat.prompt(entry.concept.text), []) for entry in concepts]
+            for text, entry in zip(texts, concepts, strict=True):
+                lm.check_length(text.size, f"the concept {entry.concept.text[:40]!r}")
             corpus, rows = Corpus(texts, [], []), [[number] for number in range(len(texts))]
         directions = unit_vectors([entry.concept.id for entry in concepts], lm.width, self.seed)
         once = [1] * len(corpus.texts)

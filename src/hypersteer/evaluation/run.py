@@ -16,6 +16,7 @@ from hypersteer.errors import DataError, SteeringError
 from hypersteer.evaluation.answers import Prepared, answer, batches
 from hypersteer.evaluation.detecting import detection_figures
 from hypersteer.evaluation.detection import Detection
+from hypersteer.evaluation.fits import check_fits
 from hypersteer.evaluation.folder import ResultsFolder
 from hypersteer.evaluation.gaps import concept_gap, gap_examples, wrong_concept
 from hypersteer.evaluation.judging import judge_rows, make_judge
@@ -73,6 +74,7 @@ def _evaluate(config: EvaluateConfig, folder: ResultsFolder, lm: BaseLM | None) 
     lm = lm or open_lm(config.base_lm)
     judge = make_judge(config.judge, lm)
     site = lm.site(config.site.layer, config.site.kind)
+    check_fits(lm, plan, config, methods)
     folder.start(config)
     return _Evaluation(config, folder, methods, plan, lm, judge, site).go()
 

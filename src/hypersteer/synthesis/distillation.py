@@ -90,6 +90,10 @@ def _distil(
 ) -> tuple[Path, dict[str, Any]]:
     """Answer what is not there yet, and write the dataset."""
     left = [concept for concept in concepts if not folder.has(STAGE, concept.id)]
+    for concept, instruction in _asked(config, pool, left):
+        tokens = len(lm.chat.prompt(prompted(instruction.text, concept.text)).ids)
+        what = f"the instruction {instruction.text[:40]!r} with concept {concept.id} and its answer"
+        lm.check_length(tokens + config.response_tokens, what)
     at_once = max(1, config.batch_size // config.tried)
     with bars.stage("answers", len(left) * config.tried) as bar:
         for start in range(0, len(left), at_once):
@@ -116,17 +120,24 @@ def _concepts(config: DistillationConfig) -> list[Concept]:
     ]
 
 
-def _answers(
-    lm: BaseLM, config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]
-) -> list[list[Tried]]:
-    """What the base LM answers under each concept, all in one batch."""
-    asked = [
+def _asked(
+    config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]
+) -> list[tuple[Concept, Instruction]]:
+    """The instructions that are tried for each concept."""
+    return [
         (concept, instruction)
         for concept in concepts
         for instruction in pool.draw(
             "train", concept.genre, config.tried, config.seed, concept.id, TRAIN_PROMPTS
         )
     ]
+
+
+def _answers(
+    lm: BaseLM, config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]
+) -> list[list[Tried]]:
+    """What the base LM answers under each concept, all in one batch."""
+    asked = _asked(config, pool, concepts)
     decoding = Decoding(
         max_new_tokens=config.response_tokens,
         temperature=config.temperature,
