@@ -127,6 +127,26 @@ def test_a_folder_in_use_is_told(tmp_path, lm, silent):
         distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+def test_a_batch_holds_no_more_answers_than_asked_for(
+    tmp_path, lm, silent, monkeypatch, batch_size
+):
+    """Also where a concept has more; and the answers are the same whatever the batch."""
+    elsewhere = settings(tmp_path, out=str(tmp_path / "whole"))
+    whole, _ = distil(elsewhere, lm=lm, judge=Lengths(), console=silent)
+    real, counts = distillation.guided_ids, []
+
+    def counted(lm, prompts, *rest):
+        counts.append(len(prompts))
+        return real(lm, prompts, *rest)
+
+    monkeypatch.setattr(distillation, "guided_ids", counted)
+    distil(settings(tmp_path, batch_size=batch_size), lm=lm, judge=Lengths(), console=silent)
+    assert sum(counts) == 12
+    assert max(counts) == min(batch_size, 12)
+    assert parts(tmp_path / "out") == parts(whole)
+
+
 def test_a_folder_of_other_settings_is_refused(tmp_path, lm, silent):
     distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
     with pytest.raises(ConfigError, match="guidance"):

@@ -121,19 +121,26 @@ class ResultsFolder:
         with replacing(path) as temporary:
             save_tensors(learned.tensors, temporary, {"learned": to_json(described)})
 
+    def figures_file(self, kind: str, method: str) -> Path:
+        """Where small results of a method are kept."""
+        return self.path / kind / f"{slug(method)}.json"
+
     def figures(self, kind: str, method: str) -> dict[str, Any]:
         """Small finished results of a method (gaps, detection), by key; empty if none."""
-        path = self.path / kind / f"{slug(method)}.json"
+        path = self.figures_file(kind, method)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+        if not isinstance(found, dict):
+            raise SteeringError(f"'{path}' is damaged (no JSON object); delete it")
+        return found
 
     def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
         """Keep small results of a method."""
-        path = self.path / kind / f"{slug(method)}.json"
+        path = self.figures_file(kind, method)
         write_text(path, to_json(figures, indent=1) + "\n")
 
     def keep_rows(self, rows: Sequence[Judged]) -> Path:

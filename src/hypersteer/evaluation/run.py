@@ -208,8 +208,8 @@ class _Evaluation:
         wrong = wrong_concept(self.plan, held, concept)
         if not examples or wrong is None:
             return None
-        limit = self.config.data.max_response_tokens
-        return concept_gap(prepared, examples, concept, wrong, strength, limit)
+        limit, together = self.config.data.max_response_tokens, self.config.protocol.batch_size
+        return concept_gap(prepared, examples, concept, wrong, strength, limit, together)
 
     def _detection(self, prepared: dict[str, Prepared]) -> dict[Place, Detection]:
         if not self.config.protocol.detection:
