@@ -380,6 +380,18 @@ def test_a_space_takes_out_the_mean_and_the_main_directions():
     torch.testing.assert_close(space.unit(states).norm(dim=1), torch.ones(200))
 
 
+def test_massive_dimensions_are_among_the_directions_that_are_taken_out():
+    """So no signal is theirs: the bundled calibration takes out 32."""
+    assert Calibration.load().background.components >= 4
+    generator = torch.Generator().manual_seed(0)
+    units = torch.ones(64)
+    units[[3, 17]] = 300.0
+    texts = [units * (5 + torch.randn(12, 64, generator=generator)) for _ in range(20)]
+    kept, gone = (Space.of(texts, count).unit(texts[0]) for count in (0, 4))
+    assert (kept[:, units > 1].norm(dim=1) > 0.9).all()
+    assert (gone[:, units > 1].norm(dim=1) < 0.01).all()
+
+
 def test_repetition_by_hand():
     assert repetition([1, 2, 3, 4, 5]) == 0
     assert repetition([1, 2, 3, 1, 2, 3]) == pytest.approx(1 / 4)
