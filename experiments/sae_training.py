@@ -4,7 +4,11 @@ BatchTopK (Bussmann et al., 2024, arXiv 2412.06410): in a batch of B tokens the 
 activations are kept, so a token may use more or fewer than k features. Features that have not
 been used for a while learn to rebuild what the others leave (the auxiliary loss of Gao et al.,
 2024, arXiv 2406.04093). Decoder rows have unit length. What comes out is a JumpReLU dictionary
-with one threshold, the mean of the batches' smallest kept activations.
+whose threshold is the mean of the batches' smallest kept activations.
+
+A massive dimension (`hypersteer.lm.units`) would be nearly all of the squared error, so that all
+features were spent on it. It is brought to `MASSIVE` times the typical spread in training, and back
+to its own size in what comes out; states without one are only centred and scaled.
 Shapes: N tokens, B tokens of a batch, D width, F features.
 """
 
@@ -19,6 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypersteer.baselines.dictionaries import Dictionary
+from hypersteer.lm.units import dimension_scales, excess
+
+MASSIVE = 4.0
+"""A dimension that spreads so many times as far as is typical is massive."""
+SAMPLED = 16_384
+"""Tokens, evenly spaced, that tell how far dimensions spread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,8 @@ class Figures(NamedTuple):
     """How well a dictionary describes states.
 
     Attributes:
-        explained_variance: 1 minus the squared error over the squared distance from the mean.
+        explained_variance: 1 minus the squared error over the squared distance from the mean, of
+            states whose massive dimensions are brought to the size that they are trained at.
         l0: mean number of active features of a token.
         silent: share of features that are active nowhere.
     """
@@ -84,28 +95,28 @@ def train(
         recipe: how.
         done: told how much more is finished, as a share of 1.
     """
-    mean, scale = _moments(states)
+    mean, units = _moments(states)
     run = _Run(recipe, states.shape[1], max(1, len(states) // recipe.batch) * recipe.epochs)
     for rows in _batches(len(states), recipe):
-        run.step((states[rows].float() - mean) / scale)
+        run.step((states[rows].float() - mean) / units)
         done(1 / run.steps)
     cuts = [
-        run.cut((states[rows].float() - mean) / scale)
+        run.cut((states[rows].float() - mean) / units)
         for _, rows in zip(range(20), _batches(len(states), recipe), strict=False)
     ]
-    return _in_units(run, sum(cuts) / len(cuts), mean, scale)
+    return _in_units(run, sum(cuts) / len(cuts), mean, units)
 
 
 @torch.no_grad()
 def figures(dictionary: Dictionary, states: Float[Tensor, "N D"], chunk: int = 2048) -> Figures:
     """Measure a dictionary on states that it was not trained on."""
-    mean, _ = _moments(states)
+    mean, units = _moments(states)
     error, spread, used = 0.0, 0.0, torch.zeros(dictionary.size)
     for part in states.split(chunk):
         part = part.float()
         latents = dictionary.latents(part)
-        error += float((part - dictionary.decode(latents)).square().sum())
-        spread += float((part - mean).square().sum())
+        error += float(((part - dictionary.decode(latents)) / units).square().sum())
+        spread += float(((part - mean) / units).square().sum())
         used += (latents > 0).sum(0)
     silent = float((used == 0).float().mean())
     return Figures(1 - error / spread, float(used.sum()) / len(states), silent)
@@ -201,21 +212,25 @@ def _batches(count: int, recipe: Recipe) -> Iterator[Tensor]:
         yield from order[: count - count % size].split(size)
 
 
-def _moments(states: Tensor) -> tuple[Tensor, float]:
-    """Mean [D], and the root of the mean squared distance from it."""
+def _moments(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D], and the units [D] in which centred states have a mean squared length of 1."""
     mean = torch.stack([part.double().sum(0) for part in states.split(8192)]).sum(0) / len(states)
-    squares = sum(float((p.double() - mean).square().sum()) for p in states.split(8192))
-    return mean.float(), math.sqrt(squares / len(states))
+    some = states[:: max(1, len(states) // SAMPLED)].float() - mean.float()
+    tamed = excess(dimension_scales(some), MASSIVE)
+    squares = sum(float(((p.double() - mean) / tamed).square().sum()) for p in states.split(8192))
+    return mean.float(), tamed * math.sqrt(squares / len(states))
 
 
 @torch.no_grad()
-def _in_units(run: _Run, cut: float, mean: Tensor, scale: float) -> Dictionary:
-    """The weights for states as they are: `h = mean + scale * x`, latents `scale` times larger."""
-    offset = mean + scale * run.offset
+def _in_units(run: _Run, cut: float, mean: Tensor, units: Tensor) -> Dictionary:
+    """The weights for states as they are: `h = mean + units * x`, decoder rows of unit length."""
+    offset, decoder = mean + units * run.offset, run.decoder * units
+    sizes = decoder.norm(dim=-1)
+    encoder = sizes[:, None] * run.encoder / units
     return Dictionary(
-        encoder=run.encoder.detach().clone(),
-        bias=scale * run.bias - run.encoder @ offset,
-        threshold=torch.full_like(run.bias, scale * cut).detach(),
-        decoder=run.decoder.detach().clone(),
+        encoder=encoder,
+        bias=sizes * run.bias - encoder @ offset,
+        threshold=sizes * cut,
+        decoder=decoder / sizes[:, None],
         offset=offset,
     )

@@ -442,6 +442,21 @@ def test_an_exported_checkpoint_is_half_the_size_and_steers_alike(tiny_llama, tm
     torch.testing.assert_close(vectors(tiny_llama, loaded, card), 1.5 * ours, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tiny_llama, tmp_path, value):
+    make(tiny_llama, tmp_path / "made")
+    file = tmp_path / "made" / "model.safetensors"
+    weights = load_file(file)
+    weights["head.0.weight"][3, 2] = value
+    save_file(weights, file)
+    card = read_card(tmp_path / "made")
+    refused(
+        lambda: read_hypernet(tmp_path / "made", card, tiny_llama),
+        str(file),
+        "NaN or infinite values in head.0.weight",
+    )
+
+
 def test_export_replaces_an_older_one_and_refuses_what_is_no_checkpoint(tiny_llama, tmp_path):
     make(tiny_llama, tmp_path / "first")
     make(tiny_llama, tmp_path / "second", step=99)

@@ -1,5 +1,7 @@
 """Files are written whole or not at all."""
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -8,8 +10,10 @@ import pytest
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.files import (
     each_line,
+    finite,
     is_file,
     is_folder,
+    numbers,
     output_file,
     output_folder,
     path_of,
@@ -17,6 +21,7 @@ from hypersteer.files import (
     read_lines,
     read_text,
     replacing,
+    to_json,
     write_text,
 )
 
@@ -148,3 +153,25 @@ def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path):
         write_text(pipe, "x")
     assert pipe.is_fifo()
     assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_json_holds_no_numbers_that_json_does_not_have(bad):
+    value = {"a": bad, "b": [1, (bad, {"c": bad})], "d": "NaN", "e": 0.5, "f": True, "g": None}
+    text = to_json(value)
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [1, [None, {"c": None}]]} | {
+        key: value[key] for key in ("d", "e", "f", "g")
+    }
+    assert finite(value) == found
+    back = numbers({"a": found["a"], "e": found["e"]})
+    assert math.isnan(back["a"])
+    assert back["e"] == 0.5
+
+
+def test_json_text_is_as_json_writes_it():
+    value = {"x": ["é", 1e-7, 3], "y": {}}
+    assert to_json(value) == json.dumps(value)
+    assert to_json(value, indent=1, ensure_ascii=False) == json.dumps(
+        value, indent=1, ensure_ascii=False
+    )

@@ -57,11 +57,11 @@ def test_7_an_exception_leaves_the_model_clean(lm, steerer, where, monkeypatch):
     network = steerer.hypernet
     before = plain_logits(lm)
     module = {
-        "below the site": lm.blocks[0].mlp,
-        "above the site": lm.blocks[3].mlp,
-        "trunk": trunk_blocks(network.trunk)[0].mlp,
+        "below the site": tiny.module_at(lm, Site(0, "mlp")),
+        "above the site": tiny.module_at(lm, Site(3, "mlp")),
+        "trunk": getattr(trunk_blocks(network.trunk)[0], tiny.FAMILIES[lm.name].mlp),
         "head": network.head[0],
-        "later step": lm.blocks[2].mlp,
+        "later step": tiny.module_at(lm, Site(2, "mlp")),
     }[where]
     forward, calls = module.forward, []
 

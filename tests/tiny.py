@@ -12,13 +12,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    MptConfig,
     Olmo2Config,
     PhiConfig,
     PreTrainedTokenizerFast,
@@ -107,6 +110,8 @@ class Family(NamedTuple):
     blocks: str = "model.layers"
     attention: str = "self_attn"
     mlp: str = "mlp"
+    instead: str = ""
+    """What blocks without attention have in its place."""
 
 
 FAMILIES = {
@@ -144,6 +149,48 @@ FAMILIES = {
     "mistral": Family(MistralConfig, {**GQA, "sliding_window": WINDOW}),
     "olmo2": Family(Olmo2Config, GQA),
     "mixtral": Family(MixtralConfig, {**GQA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    # Positions as linear biases, and blocks that carry a state instead of keys and values.
+    "bloom": Family(
+        BloomConfig,
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": WIDTH,
+            "n_layer": DEPTH,
+            "n_head": 4,
+            "initializer_range": 0.2,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 2,
+        },
+        "transformer.h",
+        "self_attention",
+    ),
+    "mpt": Family(
+        MptConfig,
+        {
+            "vocab_size": VOCAB,
+            "d_model": WIDTH,
+            "n_layers": DEPTH,
+            "n_heads": 4,
+            "expansion_ratio": 2,
+            "max_seq_len": 256,
+            "initializer_range": 0.2,
+        },
+        "transformer.blocks",
+        "attn",
+        "ffn",
+    ),
+    "lfm2": Family(
+        Lfm2Config,
+        {
+            **GQA,
+            "layer_types": ["conv", FULL, "conv", FULL],
+            "block_ff_dim": 48,
+            "block_auto_adjust_ff_dim": False,
+        },
+        mlp="feed_forward",
+        instead="conv",
+    ),
 }
 
 
@@ -179,7 +226,10 @@ def module_at(lm: BaseLM, site: Site) -> nn.Module:
     """The module whose output is the site's hidden state, found by the family's own names."""
     family = FAMILIES[lm.name]
     block = lm.model.get_submodule(family.blocks)[site.layer]
-    return block if site.kind == "residual" else block.get_submodule(getattr(family, site.kind))
+    if site.kind == "residual":
+        return block
+    name = getattr(family, site.kind)
+    return block.get_submodule(name if hasattr(block, name) else family.instead)
 
 
 @cache

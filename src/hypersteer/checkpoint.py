@@ -27,7 +27,7 @@ from hypersteer.config import HypernetConfig, from_dict, to_dict
 from hypersteer.config.folders import holds_checkpoint
 from hypersteer.edits import Scope, Site, check_scope
 from hypersteer.errors import CheckpointError, SteeringError, one_line
-from hypersteer.files import exists, is_folder, path_of, read_json, replacing
+from hypersteer.files import exists, is_folder, numbers, path_of, read_json, replacing, to_json
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
 
@@ -78,7 +78,7 @@ def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
     described = {"format": FORMAT, "version": version("hypersteer"), **dataclasses.asdict(card)}
     described["site"] = {"layer": card.site.layer, "kind": card.site.kind}
     described["hypernet"] = to_dict(card.hypernet)
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(to_json(described, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_model_card(card), encoding="utf-8")
     save_tensors(dict(hypernet.state_dict()), folder / "model.safetensors")
 
@@ -190,7 +190,7 @@ def read_card(folder: Path) -> Card:
             hypernet=from_dict(HypernetConfig, raw["hypernet"], f"{folder}/config.json"),
             training=dict(raw["training"]),
             step=int(raw["step"]),
-            metrics=dict(raw["metrics"]),
+            metrics=numbers(raw["metrics"]),
             concepts=tuple(raw["concepts"]),
             held_out=tuple(raw["held_out"]),
             identity=str(raw.get("identity", "")),
@@ -239,11 +239,18 @@ def load_weights(hypernet: Hypernet, path: Path) -> None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"the weights '{path}' are damaged or foreign: {one_line(error)}"
         ) from error
+    for name, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"the weights '{path}' hold NaN or infinite values in {name}; take an earlier "
+                "checkpoint, or train it anew"
+            )
+    return weights
 
 
 def generator_hash(folder: Path) -> str:

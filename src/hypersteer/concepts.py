@@ -1,6 +1,7 @@
 """What to steer towards: the steering prompt as a value, read, held out and checked."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ METADATA_KEYS = "concept_id (int, 0 or more), concept (text)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concept:
-    """A steering prompt with a number; the number is the key, since texts may repeat.
+    """A steering prompt with a number; the number is the key of its rows.
 
     Attributes:
         id: Number that the concept's rows carry; -1 is never a concept (the negative pool).
@@ -72,6 +73,15 @@ def read_metadata(path: Path) -> list[Concept]:
     if not concepts:
         raise DataError(f"{path} holds no concepts; expected one JSON object per line")
     return concepts
+
+
+def text_key(text: str) -> str:
+    """What two steering prompts share if they are the same to a reader: so they are one concept.
+
+    White space around them does not count, nor how a letter with an accent is spelled in Unicode
+    (NFC). Case and everything else does.
+    """
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def rank_ids(ids: Sequence[int], seed: int) -> list[int]:

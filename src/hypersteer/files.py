@@ -1,10 +1,12 @@
-"""Files: written whole or not at all, text read in one way, and names that are refused in time."""
+"""Files: written whole or not at all, read in one way; and names that are refused in time."""
 
 import errno
+import json
+import math
 import os
 import tempfile
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -214,3 +216,24 @@ def _check_place(folder: Path, name: object, what: str) -> None:
         raise ConfigError(
             f"{what} '{name}': cannot write to '{there}': {reason(error)}; choose another place"
         ) from error
+
+
+def to_json(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """JSON text of a value; NaN and infinite numbers, which JSON has no words for, become null."""
+    return json.dumps(finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """A value of JSON types with None for every number in it that is NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def numbers(raw: Mapping[str, float | None]) -> dict[str, float]:
+    """Named numbers as `to_json` wrote them: null is NaN again."""
+    return {name: math.nan if value is None else value for name, value in raw.items()}

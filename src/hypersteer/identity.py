@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PROJECTIONS = 6
+PROJECTIONS = 12
 """Random projections of each group of weights."""
 
 PREFIX = "hypersteer-lm-1"
@@ -22,7 +22,7 @@ PREFIX = "hypersteer-lm-1"
 HALF = 0.002
 """Relative rounding error of bfloat16; weights are taken to be rounded that much at least."""
 
-BAND = (0.5, 1.35)
+BAND = (0.7, 1.4)
 """The distance between a copy with few bits and its original, in units of its rounding. A distance
 well below is no rounding either: it is what was changed after the weights had been rounded."""
 
@@ -40,8 +40,9 @@ class Identity:
     Attributes:
         architecture: sizes and kind, to be equal exactly.
         label: a short name of the weights for messages; other formats may have another.
-        rounding: relative rounding error of the weights, as far as it shows in them.
-        norms: shape [P], norm of each of P groups of weights; NaN where they cannot be read.
+        rounding: relative rounding error of the blocks' matrices, as far as it shows in them.
+        norms: shape [P], norm of each of P groups of weights; NaN where they cannot be read. The
+            groups are the embeddings, and of each block its matrices, then its norms and biases.
         projections: shape [P, K], random projections of each group, in units of its norm.
     """
 
@@ -81,10 +82,12 @@ class Identity:
         if self.architecture != other.architecture or len(self.norms) != len(other.norms):
             return f"it is {self.architecture}, not {other.architecture}"
         distances = self._distances(other)
-        if not len(distances):
+        # Formats with few bits spare norms and biases, and updates most often the embeddings.
+        matrices = distances[1::2]
+        if not np.isfinite(matrices).any():
             return ""
         expected = math.hypot(max(self.rounding, HALF), max(other.rounding, HALF))
-        together, worst = float(np.sqrt(np.mean(distances**2))), float(distances.max())
+        together, worst = float(np.sqrt(np.nanmean(matrices**2))), float(np.nanmax(distances))
         negligible = together <= BAND[1] * math.hypot(HALF, HALF) + MARGIN
         # Two copies with few bits each may be of one another, which brings them closer.
         least = BAND[0] * expected if min(self.rounding, other.rounding) <= HALF else 0.0
@@ -96,12 +99,10 @@ class Identity:
         return ""
 
     def _distances(self, other: "Identity") -> np.ndarray:
-        """Relative distance of each group that both could read."""
+        """Relative distance [P] of each group; NaN where not both could read it."""
         mine, theirs = (one.projections * one.norms[:, None] for one in (self, other))
-        readable = np.isfinite(self.norms) & np.isfinite(other.norms)
-        distance = np.sqrt(np.mean((mine - theirs) ** 2, axis=1))[readable]
-        size = np.maximum(self.norms, other.norms)[readable]
-        return distance / np.maximum(size, 1e-30)
+        distance = np.sqrt(np.mean((mine - theirs) ** 2, axis=1))
+        return distance / np.maximum(np.maximum(self.norms, other.norms), 1e-30)
 
 
 def same_base_lm(first: str, second: str) -> bool:

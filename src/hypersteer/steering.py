@@ -1,6 +1,6 @@
 """Use a trained hypernetwork: load once, then steer by words."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +22,29 @@ from hypersteer.gates.decisions import Decisions
 from hypersteer.gates.rules import Rules
 from hypersteer.hypernet.network import Hypernet, read_steering, write_vectors
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import Prompt, PromptIds, Spans, collate
-from hypersteer.lm.generate import Decoding, decode, generate_ids, join_pieces
+from hypersteer.lm.chat import PromptIds, Spans, collate
+from hypersteer.lm.decoding import Decoding
+from hypersteer.lm.finite import check_vectors
+from hypersteer.lm.generate import decode, generate_texts, join_pieces
 from hypersteer.lm.load import load_lm
-from hypersteer.lm.requests import Request, as_request, edit_site, edit_writers, steer_writers
+from hypersteer.lm.messages import Prompt
+from hypersteer.lm.requests import (
+    Prompts,
+    Request,
+    as_request,
+    check_scopes,
+    edit_site,
+    edit_writers,
+    edits_of,
+    steer_writers,
+)
 from hypersteer.lm.writers import VectorWriter, Writer
 
 Steer = str | Edit | Rules | None
 """A steering prompt, an edit, rules over either, or None for the unsteered model."""
+
+OPTIONS = ("steer", "strength", "scope", "decisions")
+"""What answering takes besides the fields of `Decoding`."""
 
 
 def load(
@@ -76,7 +91,7 @@ class Steerer:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompts,
         *,
         steer: Steer | Sequence[Steer] = None,
         strength: float | Sequence[float] = 1.0,
@@ -87,13 +102,15 @@ class Steerer:
         """Answer prompts, each steered in its own way, in one batch.
 
         Args:
-            prompts: a prompt (text, or a list of chat messages), or a list of prompts.
+            prompts: a prompt (a text, a chat message, or a list of messages), or a list of prompts.
             steer: a steering prompt, an edit, rules, or None; one for all, or one per prompt.
             strength: multiplies the edit; 0 is the unsteered model, negative steers away. One for
                 all, or one per prompt.
             scope: tokens touched by steering prompts' edits; by default as in training.
             decisions: filled with what the rules decided, row by row.
-            decoding: `max_new_tokens` (128), `temperature` (0, greedy), `top_p` (1), `seed` (0).
+            decoding: fields of `hypersteer.lm.decoding.Decoding`: `max_new_tokens` (128),
+                `temperature` (0, greedy), `top_p`, `top_k`, `min_p`, `repetition_penalty`, `stop`,
+                `seed` (0).
 
         Returns:
             The answer, or a list of answers if a list of prompts was given.
@@ -101,16 +118,15 @@ class Steerer:
         Raises:
             SteeringError: for anything in the request that cannot be done, before any model work.
         """
-        settings = Decoding(**decoding)
-        request = as_request(self.lm, prompts, steer, strength)
+        settings = Decoding.of(decoding, OPTIONS)
+        request = as_request(self.lm, prompts, steer, strength, decoding=settings)
         writers = self.writers(request, scope, decisions)
-        rows = generate_ids(self.lm, request.prompts, writers, settings)
-        texts = [self.lm.chat.decode(ids) for ids in rows]
+        texts = generate_texts(self.lm, request.prompts, writers, settings, request.strengths)
         return texts[0] if request.single else texts
 
     def stream(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Mapping[str, Any],
         *,
         steer: Steer = None,
         strength: float = 1.0,
@@ -120,17 +136,18 @@ class Steerer:
     ) -> Generator[str]:
         """Answer one prompt piece by piece; the pieces join to what `generate` returns.
 
-        Takes what `generate` takes, for one prompt. Bad input is told before the first piece.
+        Takes what `generate` takes, for one prompt. Bad input is told at the call.
         """
-        settings = Decoding(**decoding)
-        request = as_request(self.lm, [prompt], steer, strength)
+        settings = Decoding.of(decoding, OPTIONS)
+        request = as_request(self.lm, [prompt], steer, strength, decoding=settings)
         writers = self.writers(request, scope, decisions)
-        return join_pieces(self.lm, decode(self.lm, request.prompts, writers, settings))
+        tokens = decode(self.lm, request.prompts, writers, settings, told=request.strengths)
+        return join_pieces(self.lm, tokens, settings.stops)
 
     def edit(
         self,
         steer: str | Sequence[str],
-        prompt: Prompt | Sequence[Prompt] | None = None,
+        prompt: Prompts | None = None,
         *,
         scope: Scope | None = None,
     ) -> Any:
@@ -159,6 +176,9 @@ class Steerer:
             prompt = "." if single else ["."] * len(steer)
         request = as_request(self.lm, prompt, steer, 1.0)
         texts = [validate_steering_prompt(text) for text in request.steer]
+        for one, text in zip(request.prompts, texts, strict=True):
+            self.lm.check_length(len(one.ids), "the prompt")
+            self._check_words(text, one)
         vectors = self._vectors(texts, request.prompts)
         edits = [self._as_edit(v, text, scope) for v, text in zip(vectors, texts, strict=True)]
         return edits[0] if request.single else edits
@@ -195,25 +215,28 @@ class Steerer:
             decisions: filled, as the writers are used, with what the rules decide.
 
         Raises:
-            SteeringError: for an empty steering prompt, or an edit or a condition that is not for
-                this base LM.
+            SteeringError: for an empty steering prompt or one that does not fit the context
+                window, a scope of the wrong length, or an edit or a condition that is not for this
+                base LM.
         """
+        chosen = self.card.scope if scope is None else check_scope(scope)
+        check_scopes(request, chosen)
+        for prompt, steer in zip(request.prompts, request.steer, strict=True):
+            for text in edits_of(steer):
+                if isinstance(text, str):
+                    self._check_words(validate_steering_prompt(text), prompt)
 
         def plain(steer: list[Any]) -> list[Writer]:
-            return self._plain_writers(request._replace(steer=steer), scope)
+            return self._plain_writers(request._replace(steer=steer), chosen)
 
         def site_of(edit: str | Edit) -> Site:
             return self.card.site if isinstance(edit, str) else edit_site(self.lm, edit)
 
         return steer_writers(self.lm, request.steer, plain, site_of, decisions)
 
-    def _plain_writers(self, request: Request, scope: Scope | None) -> list[Writer]:
+    def _plain_writers(self, request: Request, scope: Scope) -> list[Writer]:
         """Writers of rows without rules: one per site of fixed edits, one for steering prompts."""
-        written = [
-            row
-            for row, steer in enumerate(request.steer)
-            if isinstance(steer, str) and validate_steering_prompt(steer)
-        ]
+        written = [row for row, steer in enumerate(request.steer) if isinstance(steer, str)]
         fixed = [None if isinstance(steer, str) else steer for steer in request.steer]
         writers = edit_writers(self.lm, fixed, request.strengths)
         if not written:
@@ -221,16 +244,17 @@ class Steerer:
         texts = [request.steer[row] for row in written]
         steering = self._steering(texts)
         prompts = [request.prompts[row] for row in written]
-        strengths = torch.tensor([request.strengths[row] for row in written])[:, None]
+        strengths = [request.strengths[row] for row in written]
 
         def make(hidden: Tensor, spans: Spans) -> Tensor:
             index = torch.tensor(written, device=hidden.device)
             vectors = self._write(steering, prompts, hidden[index], spans.rows(index))
+            vectors = vectors * torch.tensor(strengths)[:, None].to(vectors)
+            check_vectors(vectors, strengths, hidden.dtype)
             whole = vectors.new_zeros(len(request.prompts), self.lm.width)
-            return whole.index_copy(0, index, vectors * strengths.to(vectors))
+            return whole.index_copy(0, index, vectors)
 
-        chosen = self.card.scope if scope is None else check_scope(scope)
-        scopes = [chosen] * len(request.prompts)
+        scopes = [scope] * len(request.prompts)
         return [*writers, VectorWriter(self.card.site, make, scopes)]
 
     def _write(
@@ -246,9 +270,16 @@ class Steerer:
     def _steering(self, texts: Sequence[str]) -> "_Steering":
         """Steering prompts as the hypernetwork reads them; the base LM may have to run for it."""
         ids = [self.lm.chat.text(text) for text in texts]
-        for one in ids:
-            self.lm.check_length(len(one) + 1, "the steering prompt")
         return _Steering(ids, read_steering(self.lm, self.card.hypernet, self.card.site, ids))
+
+    def _check_words(self, text: str, prompt: PromptIds) -> None:
+        """Refuse a steering prompt that the hypernetwork cannot read in one pass."""
+        tokens = len(self.lm.chat.text(text)) + (self.lm.tokenizer.bos_token_id is not None)
+        what = "the steering prompt"
+        if self.card.hypernet.variant == "in-context":
+            tokens += len(prompt.ids) - prompt.prefix
+            what = "the steering prompt with the base prompt"
+        self.lm.check_length(tokens, what)
 
 
 class _Steering(NamedTuple):

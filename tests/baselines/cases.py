@@ -88,6 +88,12 @@ def states_alone(lm: BaseLM, site, one: Example) -> Tensor:
     return seen[0][0, prefix:]
 
 
+def lengths_by_hand(states: Tensor) -> Tensor:
+    """Length [T] of states [T, D] whose entries all have the median size, if they are normal."""
+    ordered = states.abs().sort(-1).values
+    return ordered[:, (states.shape[1] - 1) // 2] / 0.6745 * states.shape[1] ** 0.5
+
+
 class Untouched:
     """Asserts at its end that the base LM's weights, gradients and hooks are as they were."""
 

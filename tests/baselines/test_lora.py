@@ -18,6 +18,7 @@ from hypersteer.errors import ConfigError, DataError, ModelError, SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.likelihood import response_token_losses
+from hypersteer.lm.packing import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 SHORT = {"rank": 2, "alpha": 8, "dropout": 0.0, "batch_size": 3}
@@ -91,6 +92,18 @@ def test_it_generates_as_pefts_own_model_does_at_every_strength(lm):
                 with torch.no_grad():
                     ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
             assert found[2 * place + number] == ids[len(prompt.ids) :]
+
+
+def test_steering_again_packs_nothing_anew(tiny_llama):
+    lm, method, concepts = tiny_llama, Lora(epochs=1), concepts_of(3)
+    learned = method.fit(lm, tiny.site_of(lm), concepts)
+    packed = pack(lm.model)
+    assert packed
+    for prompt in ("Hi", "Why is the sky blue?"):
+        steering = method.steer(lm, tiny.site_of(lm), learned, [Asked(concepts[0].concept, prompt)])
+        mine = pack(steering.lm.model)
+        assert mine.keys() == packed.keys()
+        assert all(mine[key] is packed[key] for key in packed)
 
 
 @pytest.mark.parametrize("layers", [(), (0, 2)])

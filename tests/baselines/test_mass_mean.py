@@ -71,6 +71,22 @@ def test_the_estimated_shrinkage_is_near_the_best(samples):
     assert np.mean(found) == pytest.approx(shares[errors.argmin()], abs=0.08)
 
 
+def test_massive_dimensions_do_not_set_how_far_the_others_are_shrunk():
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(64, 64, generator=generator) + 3 * torch.eye(64)
+    sides = [moments([torch.randn(600, 64, generator=generator) @ mixing]) for _ in range(2)]
+    units = torch.ones(64, dtype=torch.float64)
+    units[[3, 17]] = 300.0
+    massive = [
+        one._replace(mean=one.mean * units, scatter=one.scatter * torch.outer(units, units))
+        for one in sides
+    ]
+    plain, found = (MassMean()._spread(*both, texts=100) for both in (sides, massive))
+    rest = [place for place in range(64) if place not in (3, 17)]
+    moved = (found.diagonal() - plain.diagonal())[rest].abs()
+    assert moved.max() < 0.5 * plain.diagonal().mean()
+
+
 def test_fewer_tokens_than_dimensions_have_a_probe_all_the_same(tiny_llama):
     site, (entry,) = tiny.site_of(tiny_llama), concepts_of(1, negatives=1)
     entry = entry._replace(negatives=[example("Why", "fig")])

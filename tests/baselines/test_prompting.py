@@ -1,10 +1,13 @@
 """Prompts with the steering prompt in them, as it is or as an LM rewrote it."""
 
+import dataclasses
+
 import pytest
 
 import tiny
 from baselines.cases import Untouched, concepts_of
 from endpoint.server import refused, said, serving
+from hypersteer.baselines import prompting
 from hypersteer.baselines.method import Asked, Detector, Learned
 from hypersteer.baselines.prompting import BATCH, Prompting, RewrittenPrompting, instruction_of
 from hypersteer.concepts import Concept
@@ -138,3 +141,21 @@ def test_a_model_behind_an_endpoint_writes(tiny_llama, tmp_path, monkeypatch):
     prompts = method.steer(tiny_llama, site, learned, asked_of(concepts)).prompts
     assert prompts[0].startswith("Answer as an owl.")
     assert prompts[1] == prompted("Why 1?", "speak of fig")
+
+
+def test_thoughts_of_the_writer_are_no_instruction(tiny_llama):
+    concepts = concepts_of(0, 0)
+    answers = ["<think>Hm.</think>\n\nBe an owl.", "Hm.\n\nSo.\n</think>\n\nBe a fig."]
+    method = RewrittenPrompting(write=lambda _: answers)
+    notes = method.fit(tiny_llama, tiny.site_of(tiny_llama), concepts).notes
+    assert [note["instruction"] for note in notes.values()] == ["Be an owl.", "Be a fig."]
+
+
+def test_a_request_that_outgrows_the_window_is_told_before_any_is_answered(tiny_llama, monkeypatch):
+    monkeypatch.setattr(type(tiny_llama), "forward", lambda *_a, **_k: pytest.fail("ran"))
+    monkeypatch.setattr(prompting, "BATCH", 1)
+    concepts = concepts_of(0, 0, 0)
+    long = dataclasses.replace(concepts[-1].concept, text="speak of owls " * 60)
+    concepts = [*concepts[:-1], concepts[-1]._replace(concept=long)]
+    with pytest.raises(SteeringError, match=r"'speak of owls .*context window"):
+        RewrittenPrompting().fit(tiny_llama, tiny.site_of(tiny_llama), concepts)

@@ -1,14 +1,17 @@
 """The control: seeded by concept, and strong enough without rows of its own."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import tiny
-from baselines.cases import concepts_of, hooked, states_alone
+from baselines.cases import concepts_of, hooked, lengths_by_hand, states_alone
 from hypersteer.baselines.method import Asked
 from hypersteer.baselines.random import Random, unit_vectors
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.lm.likelihood import response_token_losses
+from massive import massive_dimensions
 
 
 def test_a_vector_depends_on_seed_and_concept_only(tiny_llama):
@@ -39,7 +42,7 @@ def test_a_held_out_concept_takes_the_rows_of_the_others(tiny_llama):
     assert float(learned.tensors["activations"][1]) == pytest.approx(highest, rel=1e-4)
 
 
-def test_without_any_rows_the_strength_is_the_mean_norm_on_the_concepts_text(tiny_llama):
+def test_without_any_rows_the_strength_is_the_mean_length_on_the_concepts_text(tiny_llama):
     site, concepts = tiny.site_of(tiny_llama), concepts_of(2, 2)
     bare = [entry._replace(positives=[], negatives=[]) for entry in concepts]
     learned = Random().fit(tiny_llama, site, bare)
@@ -48,8 +51,17 @@ def test_without_any_rows_the_strength_is_the_mean_norm_on_the_concepts_text(tin
         seen = []
         with hooked(tiny.module_at(tiny_llama, site), lambda h, s=seen: s.append(h)):
             tiny_llama.model(input_ids=torch.tensor([prompt.ids]))
-        norm = float(seen[0][0, prompt.prefix :].norm(dim=-1).mean())
-        assert float(learned.tensors["activations"][number]) == pytest.approx(norm, rel=1e-4)
+        length = float(lengths_by_hand(seen[0][0, prompt.prefix :]).mean())
+        assert float(learned.tensors["activations"][number]) == pytest.approx(length, rel=1e-4)
+
+
+def test_massive_dimensions_do_not_make_it_stronger(tiny_llama):
+    site, concepts = tiny.site_of(tiny_llama), concepts_of(2, 2)
+    bare = [entry._replace(positives=[], negatives=[]) for entry in concepts]
+    plain = Random().fit(tiny_llama, site, bare).tensors["activations"]
+    with massive_dimensions(tiny_llama):
+        found = Random().fit(tiny_llama, site, bare).tensors["activations"]
+    assert bool((found < 1.5 * plain).all())
 
 
 def test_a_concept_that_fit_has_not_seen_is_as_strong_as_the_others(tiny_llama):
@@ -75,3 +87,12 @@ def test_no_concepts_and_a_bad_seed(tiny_llama):
     assert learned.tensors["directions"].shape == (0, tiny.WIDTH)
     with pytest.raises(ConfigError, match="seed -1"):
         Random(seed=-1)
+
+
+def test_a_concept_that_outgrows_the_window_is_told(tiny_llama):
+    """It is read where there are no examples."""
+    (entry,) = concepts_of(0)
+    long = dataclasses.replace(entry.concept, text="speak of owls " * 100)
+    bare = entry._replace(concept=long, positives=[], negatives=[])
+    with pytest.raises(SteeringError, match=r"'speak of owls .*context window"):
+        Random().fit(tiny_llama, tiny.site_of(tiny_llama), [bare])

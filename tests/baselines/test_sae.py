@@ -8,7 +8,15 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import tiny
-from baselines.cases import Untouched, alone, concepts_of, example, hooked, states_alone
+from baselines.cases import (
+    Untouched,
+    alone,
+    concepts_of,
+    example,
+    hooked,
+    lengths_by_hand,
+    states_alone,
+)
 from hypersteer.baselines.features import auroc, best
 from hypersteer.baselines.method import Asked, ConceptExamples, Detector
 from hypersteer.baselines.random import unit_vectors
@@ -347,7 +355,7 @@ def test_without_a_given_maximum_it_is_measured_on_own_rows(tiny_llama, tmp_path
         for e in concepts
     )
     highest = float(latents_by_hand(weights, config, first)[:, 3].max())
-    length = float(second.norm(dim=-1).mean() / weights["W_dec"][8].norm())
+    length = float(lengths_by_hand(second).mean() / weights["W_dec"][8].norm())
     expected = torch.tensor([highest, length])
     torch.testing.assert_close(learned.tensors["activations"], expected, atol=1e-4, rtol=1e-4)
     without = [concepts[0]._replace(positives=[], negatives=[]), concepts[1]]

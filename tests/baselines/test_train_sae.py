@@ -64,6 +64,29 @@ def test_planted_features_are_recovered():
     assert told.silent == float((latents.amax(0) == 0).float().mean())
 
 
+def test_features_are_found_beside_two_massive_dimensions():
+    """They hold all but a thousandth of the squared length, and mean nothing."""
+    from sae_training import Recipe, figures, train
+
+    directions = F.normalize(torch.randn(24, 16, generator=torch.Generator().manual_seed(1)), dim=1)
+
+    def drawn(count, seed):
+        noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed + 5))
+        return torch.cat([sparse_states(directions, count, seed=seed), 600 * (10 + noise)], 1)
+
+    recipe = Recipe(
+        features=32, active=3, epochs=15, batch=256, rate=1e-2, unused=2000, auxiliary=0.1
+    )
+    found = train(drawn(6000, 0), recipe, lambda _: None)
+    nearest = (directions @ F.normalize(found.decoder[:, :16], dim=-1).T).amax(1)
+    assert (nearest > 0.9).float().mean() > 0.5
+    fresh = drawn(500, 7)
+    error = (fresh - found.decode(found.latents(fresh)))[:, :16].square().sum()
+    assert error < 0.5 * (fresh - fresh.mean(0))[:, :16].square().sum()
+    torch.testing.assert_close(found.decoder.norm(dim=-1), torch.ones(32))
+    assert 0.5 < figures(found, fresh).explained_variance < 0.95
+
+
 def test_training_repeats():
     from sae_training import Recipe, train
 

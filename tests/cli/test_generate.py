@@ -49,6 +49,21 @@ def test_several_prompts_each_steered_in_its_way(run, checkpoint, steerer, json_
     assert plain == f"> Hi.\n{texts[0].strip()}\n\n> Bye.\n{texts[1].strip()}\n\n"
 
 
+def test_every_way_to_decode_is_an_option(run, checkpoint, steerer, json_lines):
+    argv = ["generate", checkpoint, "Hi.", "Bye.", "--json", "--max-new-tokens", "12"]
+    argv += ["--temperature", "0.8", "--top-k", "40", "--min-p", "0.01", "--seed", "2"]
+    argv += ["--repetition-penalty", "1.2"]
+    options = {"max_new_tokens": 12, "temperature": 0.8, "top_k": 40, "min_p": 0.01, "seed": 2}
+    options["repetition_penalty"] = 1.2
+    texts = steerer.generate(["Hi.", "Bye."], **options)
+    assert [line["text"] for line in json_lines(run(*argv)[1])] == texts
+    stops = [texts[0][2:4], texts[1][3:5]]
+    cut = steerer.generate(["Hi.", "Bye."], stop=stops, **options)
+    assert cut != texts
+    found = run(*argv, "--stop", stops[0], "--stop", stops[1])[1]
+    assert [line["text"] for line in json_lines(found)] == cut
+
+
 def test_prompts_from_file_and_stdin(run, checkpoint, tmp_path, typed, json_lines):
     file = tmp_path / "prompts.txt"
     file.write_text("One?\n\n  Two?\n")
@@ -115,11 +130,22 @@ def test_base_lm_from_elsewhere(run, checkpoint, tiny_lm, tmp_path):
         (["--prompts-file", "none.txt"], "'none.txt'"),
         (["Hi.", "--max-new-tokens", "0"], "max_new_tokens 0"),
         (["Hi.", "--temperature", "-1"], "temperature"),
+        (["Hi.", "--top-k", "-1"], "top_k -1"),
+        (["Hi.", "--min-p", "2"], "min_p 2"),
+        (["Hi.", "--repetition-penalty", "0"], "repetition_penalty 0"),
+        (["Hi.", "--stop", ""], "stop holds ''"),
+        (["Hi.", "--seed", "99999999999999999999"], "seed 99999999999999999999 is out of range"),
         (["Hi.", "--batch-size", "0"], "--batch-size 0"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_loaded(fails, options, told):
     assert told in fails("generate", "--checkpoint", "no/checkpoint/here", *options)
+
+
+def test_strengths_that_no_number_type_holds(fails, checkpoint):
+    for steer in (["--steer", PIRATE], []):
+        told = fails("generate", checkpoint, "Hi.", *steer, "--strength", "1e39")
+        assert "strength 1e+39 is beyond float32" in told
 
 
 def test_bad_checkpoints_and_base_lms(fails, checkpoint, tiny_lm, tmp_path):

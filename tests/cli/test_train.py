@@ -27,11 +27,24 @@ def test_says_where_the_checkpoint_is_and_what_is_next(run, tmp_path, tiny_lm, s
     assert steps == [1, 2, 2]
 
 
+def test_a_finished_run_goes_on_with_extend(run, fails, tmp_path, tiny_lm, settings):
+    out = tmp_path / "run"
+    argv = ["train", settings, "--out", out, "--base-lm.name", tiny_lm, "--optim.steps"]
+    assert run(*argv, "2")[0] == 0
+    told = fails(*argv, "4")
+    assert "(optim.steps 2, now 4); add --extend" in told
+    code, text, err = run(*argv, "4", "--extend")
+    assert code == 0
+    assert "step 4 of 4" in text or "step 2 of 4" in text
+    assert "going on from step 2" in err
+    assert "give an optim.steps above that, not 3" in fails(*argv, "3", "--extend")
+
+
 def test_all_but_the_first_process_keep_quiet(run, tmp_path, tiny_lm, settings, monkeypatch):
     import hypersteer.training.loop
 
     result = hypersteer.training.loop.TrainResult(tmp_path, 1, 1, {})
-    monkeypatch.setattr(hypersteer.training.loop, "train", lambda config: result)
+    monkeypatch.setattr(hypersteer.training.loop, "train", lambda config, *, extend: result)
     monkeypatch.setenv("RANK", "1")
     assert run("train", settings) == (0, "", "")
 

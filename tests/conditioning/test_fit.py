@@ -9,10 +9,12 @@ import hypersteer as hs
 import tiny
 from conditioning.worlds import off_topic, on_topic
 from gating import states_by_hand
-from hypersteer.conditioning import fit, search
+from hypersteer.conditioning import fit, search, texts
 from hypersteer.conditioning.fit import condition_scores, measure_condition
 from hypersteer.conditioning.search import auroc
 from hypersteer.errors import CheckpointError, ConfigError, DataError, ModelError, SteeringError
+from massive import massive_dimensions
+from single_precision import single
 
 
 def fitted(lm, count=10, **config):
@@ -43,6 +45,47 @@ def test_a_condition_tells_topics_apart_and_gates_on_new_prompts(lm):
     assert scores == pytest.approx(found.positives + found.negatives, abs=1e-5)
 
 
+@pytest.mark.parametrize("method", ["whitened", "mean", "paired"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_two_massive_dimensions_decide_nothing(family, method, tmp_path):
+    """They hold nearly all of a state's length, and nothing of the topic."""
+    lm = tiny.ending_with(tiny.lm_of(family))
+    new = [*on_topic(8, seed=7), *off_topic(8, seed=8)]
+    with massive_dimensions(lm):
+        condition = fitted(lm, 20, method=method)
+        found = measure_condition(lm, condition, new[:8], new[8:])
+        assert found.figures["f1"] == found.figures["auroc"] == 1
+        read = hs.load_condition(condition.save(tmp_path / "c.safetensors"))
+        edit = tiny.edit_of(lm, lm.site(3))
+        rules = hs.rules("if sea then x", conditions={"sea": read}, edits={"x": edit})
+        log = hs.Decisions()
+        lm.generate(new, edit=rules, decisions=log, max_new_tokens=1)
+    assert [bool(row[0].edits) for row in log.rows] == [True] * 8 + [False] * 8
+    plain = measure_condition(lm, fitted(lm, 20, method=method), new[:8], new[8:])
+    assert found.figures["margin"] > 0.5 * plain.figures["margin"]
+    old = replace(condition, scales=None)
+    with massive_dimensions(lm):
+        assert measure_condition(lm, old, new[:8], new[8:]).figures["margin"] < 0.1
+
+
+def test_the_published_score_has_no_scales(tiny_llama):
+    assert fitted(tiny_llama, scorer="legacy").scales is None
+    assert fitted(tiny_llama).scales.min() == 1
+
+
+def test_states_are_read_where_there_is_no_float64(tiny_llama, monkeypatch):
+    wanted = fitted(tiny_llama)
+    read = texts.pooled_states
+    monkeypatch.setattr(texts, "pooled_states", lambda *given: single(read(*given)))
+    condition = fitted(tiny_llama)
+    assert torch.equal(condition.directions, wanted.directions)
+    states = single(torch.randn(3, tiny.WIDTH))
+    layer = condition.layers[0]
+    torch.testing.assert_close(
+        condition.score({layer: states}).cpu(), condition.score({layer: states.cpu()})
+    )
+
+
 @pytest.mark.parametrize("method", ["whitened", "mean", "paired", "global", "difference"])
 @pytest.mark.parametrize("scorer", ["cosine", "legacy"])
 def test_every_recipe_gives_a_condition(tiny_llama, method, scorer, tmp_path):
@@ -62,16 +105,19 @@ def test_figures_are_those_of_held_out_scores(tiny_llama):
     above = torch.stack([pooled(lm, text, layer) for text in on_topic(count)])
     below = torch.stack([pooled(lm, text, layer) for text in off_topic(count)])
     condition = fitted(lm, count, method="mean", folds=count, layers=(layer,))
-    gap = above.mean(0) - below.mean(0)
+    scales = scales_by_hand(above, below)
+    gap = (above.mean(0) - below.mean(0)) / scales
     torch.testing.assert_close(condition.directions[0], gap / gap.norm(), rtol=0, atol=1e-5)
     torch.testing.assert_close(condition.means[0], (above.mean(0) + below.mean(0)) / 2)
+    torch.testing.assert_close(condition.scales[0], scales)
     scores = torch.zeros(2 * count)
     for held in range(count):
         kept = [place for place in range(count) if place != held]
         high, low = above[kept].mean(0), below[kept].mean(0)
+        own = scales_by_hand(above[kept], below[kept])
         for place, side in ((held, above), (count + held, below)):
-            centred = side[held] - (high + low) / 2
-            scores[place] = torch.cosine_similarity(centred, high - low, dim=0)
+            centred = (side[held] - (high + low) / 2) / own
+            scores[place] = torch.cosine_similarity(centred, (high - low) / own, dim=0)
     ordered = scores.sort().values
     assert scores[:count].min() > scores[count:].max()
     threshold = float(ordered[count - 1] + ordered[count]) / 2
@@ -81,6 +127,15 @@ def test_figures_are_those_of_held_out_scores(tiny_llama):
     )
     labels = torch.arange(2 * count) < count
     assert condition.figures["auroc"] == float(auroc(scores[:, None], labels)[0])
+
+
+def scales_by_hand(above, below):
+    """Median distance from the side's mean, over that of the median dimension; at least 1."""
+    moved = torch.cat([above - above.mean(0), below - below.mean(0)]).abs()
+    ordered = moved.sort(0).values
+    spread = ordered[(len(moved) - 1) // 2]
+    typical = spread.sort().values[(len(spread) - 1) // 2]
+    return torch.clamp(spread / typical, min=1)
 
 
 def pooled(lm, text, layer):

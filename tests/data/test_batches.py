@@ -17,7 +17,7 @@ from hypersteer.data.batches import (
     validation_rows,
 )
 from hypersteer.data.sources import load_concepts
-from hypersteer.errors import DataError
+from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat
 
 CONCEPTS, EXAMPLES = 5, 13  # 65 rows: no round number of batches
@@ -181,6 +181,31 @@ def test_processes_share_a_global_batch(data, chat, processes):
         assert not set.intersection(*map(set, told))
 
 
+@pytest.mark.parametrize("max_prompt", [1000, 60])
+def test_a_process_tokenises_its_own_rows_and_no_others(data, chat, monkeypatch, max_prompt):
+    whole = batches(data, chat, size=8, max_prompt=max_prompt)
+    parts = batches(data, chat, size=8, max_prompt=max_prompt)
+    read = []
+    row = Tokenised.row
+
+    def counted(self, index, wrong):
+        found = row(self, index, wrong)
+        read.append(found)
+        return found
+
+    for step in range(12):
+        expected = whole.batch(step)
+        with monkeypatch.context() as patch:
+            patch.setattr(Tokenised, "row", counted)
+            shares = []
+            for number in range(4):
+                read.clear()
+                shares.append(parts.batch(step, (number, 4)))
+                assert [found for found in read if found is not None] == shares[-1]
+                assert max_prompt < 1000 or len(read) == 2
+        assert [share[place] for place in range(2) for share in shares] == expected
+
+
 # --- wrong steering prompts ---------------------------------------------------------------------
 
 
@@ -260,6 +285,55 @@ def test_empty_responses_are_left_out(write_rows, row, chat):
     rows = [row(response="", concept_id=0, complete=False), row(response="Aye", concept_id=0)]
     made = batches(write_rows(rows), chat, size=2)
     assert names(chat, made.batch(0)) == ["Aye", "Aye"]
+
+
+def test_blank_responses_are_left_out_even_where_they_are_whole(write_rows, row, chat):
+    rows = [row(response=" \n", concept_id=0, complete=True), row(response="Aye", concept_id=0)]
+    made = batches(write_rows(rows), chat, size=2)
+    assert names(chat, made.batch(0)) == ["Aye", "Aye"]
+
+
+def test_what_the_window_cannot_hold_is_left_out(data, chat):
+    """Only where it is read: both prompts as one text, or one in the other's user turn."""
+    index, wrong = 0, 3
+    text = data.example(index).prompt
+    prompt, response = chat.prompt(text), chat.response(data.example(index).response)
+    read = 1 + len(chat.text("concept 3")) + len(prompt.ids) - prompt.prefix
+    given = len(chat.prompt(prompted(text, "concept 0")).ids) + len(response)
+
+    def row(**options):
+        return Tokenised(data, chat, 1000, 1000, **options).row(index, wrong)
+
+    bos = chat.tokenizer.bos_token_id is not None
+    assert row(window=read - (not bos), together=True) is not None
+    assert row(window=read - (not bos) - 1, together=True) is None
+    assert row(window=read - 2) is not None
+    ends = data.example(index).complete
+    assert row(window=given + ends, prompting=True) is not None
+    assert row(window=given + ends - 1, prompting=True) is None
+    assert row(window=given - 2) is not None
+
+
+def test_validation_leaves_out_what_does_not_fit_with_a_steering_prompt(data, chat):
+    rows = np.arange(len(data))
+    every = validation_rows(Tokenised(data, chat, 1000, 1000), rows, range(5), seed=0)
+    longest = [
+        max(len(v.prompted.ids), len(v.wrongly_prompted.ids)) + len(v.row.response) for v in every
+    ]
+    window = int(np.median(longest))
+    tokens = Tokenised(data, chat, 1000, 1000, window=window)
+    found = validation_rows(tokens, rows, range(5), seed=0)
+    assert 0 < len(found) < len(every)
+    assert found == [v for v, length in zip(every, longest, strict=True) if length <= window]
+
+
+def test_a_prompt_that_the_template_refuses_is_named(data, chat, monkeypatch):
+    def refuse(prompt):
+        raise SteeringError("the chat template refuses this prompt: no")
+
+    monkeypatch.setattr(chat, "prompt", refuse)
+    with pytest.raises(DataError, match=r"data, row 7: the chat template refuses this prompt: no"):
+        Tokenised(data, chat, 1000, 1000).row(7, 0)
 
 
 # --- what is in a row ---------------------------------------------------------------------------

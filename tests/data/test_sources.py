@@ -159,6 +159,89 @@ def test_joined_sources_are_renumbered(tmp_path, folder, row, write_parquet):
     assert swapped.prompts(swapped.rows(-1, "negative")) == ["pool"]
 
 
+def named(*texts, **marks):
+    """Metadata lines of concepts 0, 1, ...; `held_out` marks some of them."""
+    marked = marks.get("held_out", ())
+    lines = [
+        {"concept_id": i, "concept": text, "held_out": i in marked} for i, text in enumerate(texts)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_concepts_of_one_text_are_one(tmp_path, row, write_parquet):
+    """Composed or not, with space around it or not; another case is another text."""
+    texts = ("café", "owls", " cafe\u0301\n", "Owls", "owls")
+    (tmp_path / "metadata.jsonl").write_text(named(*texts, held_out=[4]))
+    write_parquet(
+        tmp_path / "train_data.parquet",
+        [row(f"p{i}", concept_id=i) for i in range(5)]
+        + [row("n", concept_id=2, category="negative"), row("pool", "no", -1, "negative")],
+    )
+    data = load_concepts(str(tmp_path))
+    assert [(c.id, c.text, c.held_out) for c in data.concepts] == [
+        (0, "café", False),
+        (1, "owls", True),  # held out where any of them is
+        (3, "Owls", False),
+    ]
+    assert {i: data.prompts(data.rows(i)) for i in range(5)} == {
+        0: ["p0", "p2"],
+        1: ["p1", "p4"],
+        2: ["p0", "p2"],  # the other id is another name
+        3: ["p3"],
+        4: ["p1", "p4"],
+    }
+    assert data.prompts(data.rows(2, "negative")) == ["n"]
+    assert data.prompts(data.rows(-1, "negative")) == ["pool"]
+    assert [data.concept_id(i) for i in range(7)] == [0, 1, 0, 3, 1, 0, -1]
+    assert [data.example(i).concept_id for i in range(7)] == [0, 1, 0, 3, 1, 0, -1]
+    assert data.concept(4) is data.concept(1)
+    assert (
+        "3 concepts (2 more had a text that was there, and were joined), 7 rows" in data.summary()
+    )
+
+
+def test_concepts_of_one_text_are_one_over_several_sources(tmp_path, row, write_parquet):
+    """The numbers of all others stay what they would be."""
+    for name, texts, marks in (("a", ("owls", "figs"), ()), ("b", ("figs", "owls", "jam"), (1,))):
+        folder = tmp_path / name
+        write_parquet(
+            folder / "train_data.parquet",
+            [row(f"{name}{i}", concept_id=i) for i in range(len(texts))],
+        )
+        (folder / "metadata.jsonl").write_text(named(*texts, held_out=marks))
+    data = load_concepts([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert [(c.id, c.text, c.held_out) for c in data.concepts] == [
+        (0, "owls", True),
+        (1, "figs", False),
+        (4, "jam", False),
+    ]
+    assert data.prompts(data.rows(0)) == ["a0", "b1"]
+    assert data.prompts(data.rows(1)) == ["a1", "b0"]
+    assert data.prompts(data.rows(4)) == ["b2"]
+
+
+def test_a_concept_that_the_rows_leave_blank(tmp_path, row, write_parquet):
+    write_parquet(tmp_path / "train_data.parquet", [row(output_concept=" ", concept_id=3)])
+    with pytest.raises(DataError, match="calls concept 3 ' ', which steers towards nothing"):
+        load_concepts(str(tmp_path))
+
+
+def test_real_concept500_names_each_concept_once(tmp_path, axbench_shared, row, write_parquet):
+    """The real labels, and what happens where two of them are the same."""
+    names = axbench_shared / "concept500" / "prod_2b_l20_v1" / "generate" / "metadata.jsonl"
+    if not names.is_file():
+        pytest.skip("no labels of Concept500")
+    lines = names.read_text(encoding="utf-8").splitlines()
+    again = json.loads(lines[7]) | {"concept_id": 500}
+    text = "\n".join([*lines, json.dumps(again)])
+    (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8")
+    rows = [row(f"{i}{n}", concept_id=i) for i in range(501) for n in (0, 1)]
+    write_parquet(tmp_path / "train_data.parquet", rows)
+    data = load_concepts(str(tmp_path))
+    assert len(data.concepts) == 500
+    assert data.rows(7).tolist() == [14, 15, 1000, 1001]
+
+
 def test_one_source_keeps_its_own_ids(tmp_path, row, write_parquet):
     write_metadata(tmp_path, ids=(7,))
     write_parquet(tmp_path / "train_data.parquet", [row(concept_id=7)])

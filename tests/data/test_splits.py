@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -114,6 +115,33 @@ def test_named_concepts_are_held_out(data):
     assert split.held_out_concepts == (0, 5)
     assert split.train_concepts == (1, 2, 3, 4)
     assert split_rows(data, held_out_concepts=[], **ALL, seed=0).held_out.tolist() == []
+
+
+@pytest.mark.parametrize("held_out", [0, 1, 2, 3, "marked", [2], [5], (0, 5)], ids=str)
+def test_no_text_is_trained_on_and_held_out(tmp_path, row, write_parquet, held_out):
+    """Two texts occur twice, under other ids; whichever is named or marked, all of its rows go."""
+    texts = ["owls", "figs", "jam", "figs ", "yaks", "owls"]
+    lines = [{"concept_id": i, "concept": text, "held_out": i == 3} for i, text in enumerate(texts)]
+    write_parquet(tmp_path / "train_data.parquet", rows_of(row, range(6)))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = load_concepts(str(tmp_path))
+    for seed in range(4):
+        split = split_rows(data, held_out_concepts=held_out, held_in_prompts=2, **ALL, seed=seed)
+        of_part = {}
+        for name in ("train", "held_in", "held_out"):
+            ids = {int(text.split(".")[0]) for text in responses(data, getattr(split, name))}
+            of_part[name] = {texts[i].strip() for i in ids}
+        assert not of_part["held_out"] & (of_part["train"] | of_part["held_in"])
+        assert set(range(6)) == {
+            int(text.split(".")[0])
+            for name in ("train", "held_out")
+            for text in responses(data, getattr(split, name))
+        }
+        wanted = {"marked": (1,), "[2]": (2,), "[5]": (0,), "(0, 5)": (0,)}.get(str(held_out))
+        assert split.held_out_concepts == (wanted or split.held_out_concepts)
+        assert not set(split.train_concepts) & {3, 5}
+        if isinstance(held_out, int):
+            assert len(split.held_out_concepts) == held_out
 
 
 def test_concepts_without_positive_rows_take_no_part(tmp_path, row, write_parquet):

@@ -184,6 +184,46 @@ def test_bad_parquet_values(tmp_path, row, write_parquet, cache):
     refuses([file], f"{file}: column input holds int64; expected large_string", cache)
 
 
+SPACES = "".join(chr(code) for code in range(0x110000) if chr(code).isspace())
+
+
+@pytest.mark.parametrize(
+    "blank", ["", " ", "\t\n ", SPACES], ids=["empty", "space", "mixed", "all"]
+)
+def test_blank_prompts_are_told_with_file_and_row(tmp_path, row, write_parquet, cache, blank):
+    file = write_parquet(tmp_path / "a.parquet", [row(), row("x", ""), row(blank), row(blank)])
+    refuses([file], f"{file}, row 2: input is blank, and a prompt needs some text", cache)
+    lines = write_lines(tmp_path / "a.jsonl", row(), "", row(blank))
+    refuses([lines], f"{lines}, line 3: input is blank, and a prompt needs some text", cache)
+
+
+def test_blank_prompts_are_told_in_any_batch_and_type(tmp_path, row, cache, monkeypatch):
+    monkeypatch.setattr(table_module, "BATCH_ROWS", 4)
+    file = tmp_path / "a.parquet"
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        table = pa.Table.from_pylist([row(f"{i}") for i in range(9)] + [row(" ")] + [row("y")])
+        place = table.schema.get_field_index("input")
+        pq.write_table(table.set_column(place, "input", table["input"].cast(kind)), file)
+        refuses([file], f"{file}, row 9: input is blank", cache)
+
+
+def test_white_space_inside_and_a_blank_response_are_no_fault(tmp_path, row, write_parquet):
+    file = write_parquet(
+        tmp_path / "a.parquet", [row(" x\u2003"), row("\u200b", " "), row("y", "")]
+    )
+    assert open_table([file])["input"].to_pylist() == [" x\u2003", "\u200b", "y"]
+    assert "\u200b".strip()  # no white space, says Python
+
+
+def test_a_store_of_before_the_check_is_made_anew(tmp_path, row, write_parquet, cache, monkeypatch):
+    file = write_parquet(tmp_path / "a.parquet", [row(" ")])
+    with monkeypatch.context() as patch:
+        patch.setattr(table_module, "FORMAT_VERSION", 1)
+        patch.setattr(table_module, "_refuse_blank", lambda *_: None)
+        assert open_table([file]).num_rows == 1
+    refuses([file], f"{file}, row 0: input is blank", cache)
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, row, write_parquet, cache, monkeypatch):
     file = write_parquet(tmp_path / "a.parquet", [row()])
     (tmp_path / "occupied").write_text("a file, not a folder")

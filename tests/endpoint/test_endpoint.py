@@ -359,3 +359,27 @@ def test_half_a_surrogate_pair_is_survived_both_ways(server, endpoint):
     good, sent = endpoint().complete([user("a"), user("\ud83d")])
     assert good.text == "bad ? here"
     assert isinstance(sent, (Failed, Reply))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\nHm.\n</think>\n\nAye.", "Aye."),
+        ("Hm, pirates.\n</think>\n\nAye.", "Aye."),
+        ("</think>Aye.", "Aye."),
+        (" Aye. ", " Aye. "),
+        ("Write <think> before and </think> after.", "Write <think> before and </think> after."),
+    ],
+)
+def test_an_answer_comes_without_thoughts(server, endpoint, text, answer):
+    """Also where the template had opened them; from the server and from the cache."""
+    server.script = lambda _: said(text)
+    for _ in range(2):
+        assert endpoint().complete([user("a")]) == [Reply(answer, 10, 5)]
+    assert len(server.asked) == 1
+
+
+def test_thoughts_without_an_answer_are_no_reply(server, endpoint):
+    server.script = lambda asked: said(("<think>Hm", "Hm.</think> ", "Hm</think>Aye")[asked.number])
+    assert [reply.text for reply in endpoint(retries=2).complete([user("a")])] == ["Aye"]
+    assert len(server.asked) == 3

@@ -1,6 +1,8 @@
 """Answers at all strengths, their likelihoods, and concept gaps, against doing it by hand."""
 
 import math
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hypersteer.concepts import Concept
 from hypersteer.config import ProtocolConfig
 from hypersteer.data.examples import Example
 from hypersteer.edits import VectorEdit
-from hypersteer.evaluation.answers import Prepared, answer, batches
+from hypersteer.evaluation.answers import Prepared, answer, batches, even_parts
 from hypersteer.evaluation.gaps import concept_gap
 from hypersteer.evaluation.methods import Unsteered
 from hypersteer.evaluation.plan import Question
@@ -103,6 +105,73 @@ def test_answers_do_not_depend_on_the_rows_beside_them(lm, temperature):
     ]
     for one, other in zip(together, alone, strict=True):
         assert one.nll == pytest.approx(other.nll, abs=1e-4, nan_ok=True)
+
+
+@contextmanager
+def rows_seen(lm):
+    """How many rows each pass through the top block holds."""
+    seen = []
+
+    def look(_module, _args, output):
+        seen.append(len(output if isinstance(output, torch.Tensor) else output[0]))
+
+    hook = lm.blocks[-1].register_forward_hook(look)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("method", [Push, Rewrite, Retrained])
+def test_a_batch_holds_no_more_answers_than_asked_for(tiny_llama, method, temperature):
+    """Where one question at all strengths is too much, its strengths are split as well."""
+    lm, questions = tiny_llama, questions_of()
+    strengths = (0.5, -1.0, 2.0)
+
+    def rows_of(size):
+        protocol = ProtocolConfig(
+            strengths=strengths,
+            prompts=2,
+            max_new_tokens=6,
+            temperature=temperature,
+            batch_size=size,
+        )
+        return answer(prepared_of(lm, method()), questions, protocol)
+
+    whole = rows_of(1000)
+    assert len(whole) == len(questions) * (len(strengths) if method.scales else 1)
+    for size in (1, 2, 4, 7):
+        with rows_seen(lm) as seen:
+            rows = rows_of(size)
+        assert max(seen) <= size
+        assert [replace(row, nll=0.0) for row in rows] == [replace(row, nll=0.0) for row in whole]
+        assert [row.nll for row in rows] == pytest.approx([row.nll for row in whole], abs=1e-4)
+
+
+def test_a_concepts_own_model_is_made_once_for_all_its_batches(tiny_llama):
+    made, seen = [], []
+
+    class Counted(Retrained):
+        def steer(self, lm, site, learned, asked):
+            steering = super().steer(lm, site, learned, asked)
+            made.append(steering.lm)
+            steering.lm.blocks[-1].register_forward_hook(lambda *given: seen.append(len(given[2])))
+            return steering
+
+    protocol = ProtocolConfig(prompts=2, max_new_tokens=4, batch_size=2)
+    rows = answer(prepared_of(tiny_llama, Counted()), questions_of(), protocol)
+    assert len(rows) == len(questions_of())
+    assert len(made) == len(CONCEPTS)
+    assert max(seen) == 2
+
+
+def test_default_settings_hold_several_prompts_at_all_strengths():
+    """Whole batches, or evaluation would be slow: ten prompts at fourteen strengths are two."""
+    protocol = ProtocolConfig()
+    together = protocol.batch_size // len(protocol.strengths)
+    assert [len(part) for part in even_parts(range(protocol.prompts), together)] == [5, 5]
+    assert [list(part) for part in even_parts(range(7), 3)] == [[0, 1], [2, 3], [4, 5, 6]]
 
 
 def test_answers_are_those_of_the_edit_at_each_strength(lm):
@@ -205,6 +274,16 @@ def test_the_gap_is_the_difference_of_losses_worked_out_by_hand(lm, strength):
             total += sign * -float(scores[range(len(response)), response].mean())
     assert gap == pytest.approx(total / len(rows), abs=1e-4)
     assert abs(gap) > 1e-3
+
+
+def test_the_gap_reads_no_more_rows_at_once_than_a_batch_holds(tiny_llama):
+    rows = [example(text, "the ship and the bees") for text in INSTRUCTIONS]
+    prepared = prepared_of(tiny_llama, Push())
+    whole = concept_gap(prepared, rows, *CONCEPTS, 1.0, 8)
+    with rows_seen(tiny_llama) as seen:
+        gap = concept_gap(prepared, rows, *CONCEPTS, 1.0, 8, 2)
+    assert max(seen) == 2
+    assert gap == pytest.approx(whole, abs=1e-5)
 
 
 def test_the_gap_of_a_method_that_ignores_the_concept_is_zero(lm):

@@ -12,6 +12,7 @@ from hypersteer.config import EvaluateConfig, JudgeConfig, ProtocolConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.evaluation.folder import ResultsFolder
 from hypersteer.evaluation.rows import Judged, Row
+from hypersteer.evaluation.run import evaluate
 
 ROW = Row(
     method="runs/my method",
@@ -109,6 +110,22 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="holds no evaluation but other files"):
         ResultsFolder(EvaluateConfig(out=str(tmp_path)))
+
+
+def test_a_folder_in_use_is_told_and_what_a_killed_one_left_is_no_hindrance(config, tmp_path):
+    with ResultsFolder(config).hold() as held:
+        with pytest.raises(ConfigError, match=rf"'{config.out}' is in use by process \d+ on "):
+            evaluate(config)
+        held.release = lambda: None  # as if killed
+    ResultsFolder(config)
+    type(held).release(held)
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_that_are_no_numbers_are_valid_json(folder):
+    folder.keep_figures("gaps", "x", {"a": float("nan"), "b": 0.5})
+    assert folder.figures("gaps", "x") == {"a": None, "b": 0.5}
+    assert "NaN" not in (folder.path / "gaps/x.json").read_text()
 
 
 @pytest.mark.parametrize("name", ["answers/runs-my-method/held_out-3.parquet"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -239,3 +240,30 @@ def test_what_only_detects_has_no_answers(config, judge):
     before = learned.stat().st_mtime_ns
     run.evaluate(config)
     assert learned.stat().st_mtime_ns == before
+
+
+def test_what_outgrows_the_window_is_told_before_anything_is_done(config, world, monkeypatch):
+    """Instructions with their answers, with the concept before them; and rows of the gaps."""
+    lm = world.lm
+    monkeypatch.setattr(type(lm), "forward", lambda *_a, **_k: pytest.fail("the model ran"))
+    monkeypatch.setattr(run, "make_judge", lambda _config, _lm: LetterJudge())
+    instruction = len(lm.chat.prompt("Tell 0 more?").ids)
+    room = lm.context_window - instruction
+    row = dataclasses.replace(config.data, max_response_tokens=10_000)
+    cases = [
+        ({"max_new_tokens": room + 1}, config.data, "instruction 'Tell . more"),
+        ({"max_new_tokens": room - 2}, config.data, "instruction 'Tell . more"),
+        ({"gap_rows": 9}, row, "data row '"),
+    ]
+    for change, data, word in cases:
+        changed = dataclasses.replace(
+            config, data=data, protocol=dataclasses.replace(config.protocol, **change)
+        )
+        if data is row:
+            monkeypatch.setattr(
+                type(lm.chat), "response", lambda *_a, **_k: [5] * lm.context_window
+            )
+        with pytest.raises(SteeringError, match=f"{word}.*context window") as caught:
+            run.evaluate(changed, lm)
+        assert "\n" not in str(caught.value)
+        assert not Path(config.out).exists()

@@ -242,7 +242,7 @@ def assert_whole(folder: Path) -> None:
     """Nothing temporary is left, and what can be read by its name can be read."""
     for path in folder.rglob("*"):
         assert not path.name.endswith(".tmp"), path
-        assert not path.name.startswith(".hypersteer-"), path
+        assert not path.name.startswith((".hypersteer-", ".in-use")), path
         if "given" in path.relative_to(folder).parts or not path.is_file():
             continue
         if path.suffix == ".safetensors":

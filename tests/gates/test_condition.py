@@ -58,6 +58,45 @@ def test_scores_by_hand():
     assert min(signed) < 0 < max(signed)
 
 
+def test_states_are_divided_by_the_scales():
+    """So a dimension in other units, with its mean and scale, gives the same score."""
+    states, scales = drawn(20, WIDTH, seed=3), 1 + drawn(2, WIDTH, seed=4).abs()
+    means, directions = drawn(2, WIDTH, seed=2), drawn(2, WIDTH, seed=1)
+    made = condition(scales=scales)
+    for row, state in enumerate(states):
+        centred = ((state - means[1]) / scales[1]).tolist()
+        wanted = cosine(centred, directions[1].tolist())
+        assert float(made.score({3: states})[row]) == pytest.approx(wanted, abs=1e-6)
+    units = torch.tensor([300.0, 1.0, 1.0, 0.01, 1.0])
+    other = condition(means=units * means, scales=units * scales)
+    torch.testing.assert_close(other.score({3: units * states}), made.score({3: states}))
+    assert torch.equal(
+        condition(scales=torch.ones(2, WIDTH)).score({3: states}), condition().score({3: states})
+    )
+
+
+def test_scales_are_kept_and_files_without_them_are_read(tmp_path):
+    path, states = tmp_path / "c.safetensors", drawn(20, WIDTH, seed=3)
+    scales = 1 + drawn(2, WIDTH, seed=4).abs()
+    made = condition(scales=scales)
+    read = load_condition(made.save(path))
+    assert torch.equal(read.scales, scales)
+    assert torch.equal(read.score({3: states}), made.score({3: states}))
+    with safe_open(path, "pt") as file:
+        header = file.metadata()["condition"]
+    tensors = load_file(path)
+    save_file(
+        {name: tensors[name] for name in ("directions", "means")}, path, {"condition": header}
+    )
+    with pytest.raises(CheckpointError, match="lacks 'scales'; it is damaged"):
+        load_condition(path)
+    plain = condition()
+    with safe_open(plain.save(path), "pt") as file:  # what earlier versions wrote, byte for byte
+        assert "scaled" not in file.metadata()["condition"]
+    assert load_condition(path).scales is None
+    assert torch.equal(load_condition(path).score({3: states}), plain.score({3: states}))
+
+
 def test_the_legacy_score_is_blind_to_the_sign_and_the_default_is_not():
     states = {3: drawn(50, WIDTH)}
     one, other = condition(), condition(directions=-drawn(2, WIDTH, seed=1))
@@ -189,6 +228,13 @@ def test_damaged_headers(tmp_path, change, told):
         ({"directions": "up"}, "holds real numbers, not 'up'"),
         ({"name": 3}, "is a text"),
         ({"name": "\ud800"}, "not valid Unicode"),
+        ({"scales": torch.ones(2, 3)}, "one for each dimension"),
+        ({"scales": torch.zeros(2, WIDTH)}, "numbers above 0"),
+        (
+            {"scales": torch.full((2, WIDTH), math.nan)},
+            "scales of condition 'c' are not all finite",
+        ),
+        ({"scales": torch.ones(2, WIDTH), "scorer": "legacy"}, "legacy, whose score has no scales"),
     ],
 )
 def test_bad_parts(fields, told):

@@ -83,7 +83,7 @@ def test_without_a_prior_nothing_is_read():
 
 
 def test_the_style_vector_is_there_in_training_only():
-    """In training: vectors, less the mean as it now is, plus the style. In use: less the mean."""
+    """In training: vectors, less the mean so far, plus the style. In use: less the mean."""
     lm = tiny.lm_of("llama")
     config = HypernetConfig(variant="no-context", blocks=1, style=True)
     net = new_hypernet(lm, config, tiny.site_of(lm), seed=0)
@@ -91,13 +91,35 @@ def test_the_style_vector_is_there_in_training_only():
     raw = write_vectors(net.eval(), lm, config, steering, prompts)
     with torch.no_grad():
         net.style.copy_(torch.arange(lm.width) / lm.width)
-    in_training = write_vectors(net.train(), lm, config, steering, prompts)
-    mean = MEAN_RATE * raw.mean(0)
-    in_use = write_vectors(net.eval(), lm, config, steering, prompts)
-    torch.testing.assert_close(in_use, raw - mean, rtol=0, atol=1e-5)
     added = STYLE_RATE * net.style * net.scale
-    torch.testing.assert_close(in_training, raw - mean + added, rtol=0, atol=1e-4)
-    assert mean.abs().max() > 1e-4
+    mean = torch.zeros_like(raw[0])
+    for _ in range(2):
+        in_training = write_vectors(net.train(), lm, config, steering, prompts)
+        torch.testing.assert_close(in_training, raw - mean + added, rtol=0, atol=1e-4)
+        net.follow_mean(lambda tensor: tensor)
+        mean = mean + MEAN_RATE * (raw.mean(0) - mean)
+        in_use = write_vectors(net.eval(), lm, config, steering, prompts)
+        torch.testing.assert_close(in_use, raw - mean, rtol=0, atol=1e-5)
+        assert mean.abs().max() > 1e-4
+
+
+def test_the_mean_is_of_all_rows_of_a_step_however_they_come():
+    """In parts of unequal size, and with what other processes saw; validation takes no part."""
+    lm = tiny.lm_of("llama")
+    config = HypernetConfig(variant="no-context", blocks=1, style=True)
+    net = new_hypernet(lm, config, tiny.site_of(lm), seed=0)
+    steering, prompts = ids_of(lm), [lm.chat.prompt("Why?")] * len(TEXTS)
+    raw = write_vectors(net.eval(), lm, config, steering, prompts)
+    write_vectors(net, lm, config, steering, prompts)
+    net.follow_mean(lambda tensor: tensor)
+    assert not net.mean.any()
+    write_vectors(net.train(), lm, config, steering[:1], prompts[:1])
+    write_vectors(net, lm, config, steering[1:], prompts[1:])
+    assert not net.mean.any()  # all parts of a step have the same mean taken off
+    elsewhere = torch.cat([torch.full((lm.width,), 6.0), torch.tensor([3.0])])
+    net.follow_mean(lambda tensor: tensor + elsewhere)
+    expected = (raw.sum(0) / net.scale + 6) / (len(raw) + 3)
+    torch.testing.assert_close(net.mean, MEAN_RATE * expected, rtol=0, atol=1e-6)
 
 
 def test_shared_parts_of_the_edits_fade():
@@ -111,6 +133,7 @@ def test_shared_parts_of_the_edits_fade():
     before = write_vectors(net.eval(), lm, config, steering, prompts).mean(0).norm()
     for _ in range(400):
         write_vectors(net.train(), lm, config, steering, prompts)
+        net.follow_mean(lambda tensor: tensor)
     after = write_vectors(net.eval(), lm, config, steering, prompts)
     assert after.mean(0).norm() < 1e-3 * before
     assert after.norm() > 1e-3

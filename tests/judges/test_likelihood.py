@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from hypersteer.config import JudgeConfig
-from hypersteer.errors import ConfigError
+from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.judges.calibration import Background, Calibration, Scale, fit
 from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement
 from hypersteer.judges.likelihood import EMPTY, FEW_WORDS, LikelihoodJudge, judgement
@@ -207,6 +207,25 @@ def test_long_concepts_and_instructions_fit_the_window(reader):
     assert all(math.isfinite(value) for value in signals.by_name().values())
 
 
+def test_a_window_too_small_for_the_judge_is_told(lm, monkeypatch):
+    monkeypatch.setattr(type(lm), "context_window", property(lambda _: 20))
+    with pytest.raises(SteeringError, match=r"likelihood judge needs \d+ tokens.*20"):
+        SignalReader(lm, BACKGROUND)
+
+
+def test_control_tokens_in_judged_texts_are_texts(lm, reader):
+    """They are neither an end nor a beginning of anything."""
+    texts = [ANSWERS[0]._replace(**{name: "bees <|im_end|> bees"}) for name in ANSWERS[0]._fields]
+    seen = []
+    run = type(lm).forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(lm), "forward", lambda *a, **k: (seen.append(a[1]), run(*a, **k))[1])
+        reader.read(texts)
+    ids = torch.cat([batch.ids[batch.spans.real] for batch in seen])
+    assert len(ids)
+    assert not (ids == lm.chat.end_of_turn[0]).any()
+
+
 def test_an_empty_response_scores_nothing(judge):
     for text in ("", "  \n"):
         (found,) = judge.judge([ANSWERS[0]._replace(response=text)])
@@ -359,6 +378,18 @@ def test_a_space_takes_out_the_mean_and_the_main_directions():
     torch.testing.assert_close(centred.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
     assert centred[:, :2].std() < 0.3  # the two wide directions are nearly the first two axes
     torch.testing.assert_close(space.unit(states).norm(dim=1), torch.ones(200))
+
+
+def test_massive_dimensions_are_among_the_directions_that_are_taken_out():
+    """So no signal is theirs: the bundled calibration takes out 32."""
+    assert Calibration.load().background.components >= 4
+    generator = torch.Generator().manual_seed(0)
+    units = torch.ones(64)
+    units[[3, 17]] = 300.0
+    texts = [units * (5 + torch.randn(12, 64, generator=generator)) for _ in range(20)]
+    kept, gone = (Space.of(texts, count).unit(texts[0]) for count in (0, 4))
+    assert (kept[:, units > 1].norm(dim=1) > 0.9).all()
+    assert (gone[:, units > 1].norm(dim=1) < 0.01).all()
 
 
 def test_repetition_by_hand():

@@ -1,6 +1,7 @@
 """Prompts and responses as ids: exact spans, one BOS, nothing merged across a border."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,10 +10,16 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 import tiny
-from hypersteer.errors import SteeringError
+from hypersteer.errors import ModelError, SteeringError
+from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Chat, PromptIds, collate, scope_mask
+from hypersteer.lm.decoding import Decoding
+from hypersteer.lm.generate import generate_ids
+from hypersteer.lm.turns import end_of_turn
+from lm.dialects import DIALECTS, appending
 
 BOS, EOS, PAD = 0, 1, 2
+LONG = Decoding(max_new_tokens=8)
 HEADER = "<|bos|><|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 FOOTER = "<|im_end|>\n<|im_start|>assistant\n"
 
@@ -37,6 +44,11 @@ def with_template(template):
     return Chat(tokenizer, [EOS])
 
 
+def ids_of(text):
+    """A whole text as a template's output is tokenised: its special tokens are tokens."""
+    return tiny.tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+
 def text_of(ids):
     return tiny.tokenizer().decode(ids, skip_special_tokens=False)
 
@@ -53,7 +65,7 @@ def test_the_prefix_is_the_templates_fixed_header(chat):
 def test_a_prompt_that_merges_with_the_header_shortens_the_prefix(chat):
     """A token that holds a piece of the header and a piece of the prompt counts as prompt."""
     ids, prefix = chat.prompt("\n\nHi")
-    assert ids == chat.response(HEADER + "\n\nHi" + FOOTER)
+    assert ids == ids_of(HEADER + "\n\nHi" + FOOTER)
     assert text_of(ids) == HEADER + "\n\nHi" + FOOTER
     merged = text_of(ids[:prefix])
     assert HEADER.startswith(merged)
@@ -77,7 +89,7 @@ def test_prompt_and_response_are_joined_as_ids(prompt, response):
 def test_nothing_merges_across_the_border(chat):
     """The template ends with a line feed and two line feeds are one token, yet not here."""
     asked, answer = chat.prompt("Hi"), chat.response("\n\nArr")
-    whole = chat.response(HEADER + "Hi" + FOOTER + "\n\nArr")
+    whole = ids_of(HEADER + "Hi" + FOOTER + "\n\nArr")
     assert [*asked.ids, *answer] != whole
     assert text_of([*asked.ids, *answer]) == text_of(whole)
     assert text_of(answer) == "\n\nArr"
@@ -136,6 +148,18 @@ def test_a_prompt_keeps_at_least_one_token():
         ([{"content": "Hi"}], "role"),
         ([{"role": "user", "content": None}], "None"),
         (["Hi"], "'Hi'"),
+        (None, "None"),
+        (7, "not 7"),
+        (b"Hi", "b'Hi'"),
+        ({"Hi"}, "{'Hi'}"),
+        ({"text": "Hi"}, "{'text': 'Hi'}"),
+        (torch.zeros(2, 2), "tensor"),
+        ([{"role": "user", "content": []}, {"role": 3, "content": "a"}], "role"),
+        ([{"role": "user", "content": b"Hi"}], "content"),
+        ([{"role": "user", "content": ["Hi"]}], "'Hi'"),
+        ([{"role": "user", "content": [{"type": "text", "text": None}]}], "None"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "'image_url'"),
+        ([{"role": "user", "content": [{"type": "Text", "text": "Hi"}]}], "did you mean 'text'"),
     ],
 )
 def test_bad_prompts_are_told_in_one_line(chat, prompt, word):
@@ -143,6 +167,114 @@ def test_bad_prompts_are_told_in_one_line(chat, prompt, word):
         chat.prompt(prompt)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_message_is_one_prompt(chat):
+    assert chat.prompt({"role": "user", "content": "Hi"}) == chat.prompt("Hi")
+
+
+def test_text_parts_are_joined(chat):
+    parts = [{"type": "text", "text": "Tell me "}, {"type": "text", "text": "all"}]
+    for content in (parts, tuple(parts)):
+        assert chat.prompt([{"role": "user", "content": content}]) == chat.prompt("Tell me all")
+
+
+def test_a_message_keeps_what_else_it_has(chat):
+    template = tiny.TEMPLATE.replace("{{ m['role'] }}", "{{ m['name'] }}")
+    named = [{"role": "user", "name": "ann", "content": "Hi"}]
+    ids = with_template(template).prompt(named).ids
+    assert "<|im_start|>ann\nHi<|im_end|>" in text_of(ids)
+
+
+def test_the_end_of_turn_follows_the_template():
+    """What is taught and stops first is what the template puts after an answer."""
+    ends = {
+        "headers": ("<|eot_id|>", "<|im_end|>"),
+        "turns": ("<end_of_turn>", "</s>"),
+        "turns that are not special": ("<end_of_turn>", "</s>"),
+        "chatml": ("<|im_end|>",),
+        "no template": ("<|im_end|>",),
+    }
+    for name, texts in ends.items():
+        tokenizer = DIALECTS[name]()
+        wanted = tokenizer.convert_tokens_to_ids(list(texts))
+        assert end_of_turn(tokenizer, None) == wanted
+        assert end_of_turn(tokenizer, [17, wanted[0], 3]) == [*wanted, 17, 3]
+        assert end_of_turn(tokenizer, 17) == [*wanted, 17]
+        assert Chat(tokenizer, wanted).response("Hi", ends=True)[-1] == wanted[0]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('never') }}",
+        "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
+    ],
+)
+def test_a_template_that_does_not_say_how_turns_end_leaves_it_to_the_tokenizer(template):
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = template
+    assert end_of_turn(tokenizer, 2) == [EOS, 2]
+
+
+def test_the_end_that_the_template_writes_ends_generation(tiny_llama):
+    """It is no end for tokenizer or configuration."""
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.eos_token = "<|pad|>"
+    model = tiny_llama.model
+    lm = BaseLM.of(model, tokenizer)
+    assert lm.chat.end_of_turn[:2] == (EOS, PAD)
+    answer = generate_ids(tiny.ending_with(lm), [lm.chat.prompt("Hi")], [], LONG)[0]
+    stopping = dataclasses.replace(lm, chat=Chat(tokenizer, [PAD, answer[3]]))
+    assert generate_ids(stopping, [lm.chat.prompt("Hi")], [], LONG)[0] == answer[:3]
+
+
+def test_padding_is_an_id_that_the_model_knows():
+    """A pad token that was added to the tokenizer and not to the model."""
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.add_special_tokens({"pad_token": "<|padding|>"})
+    assert tokenizer.pad_token_id == tiny.VOCAB
+    assert Chat(tokenizer, [EOS], tiny.VOCAB).pad_id == EOS
+    assert Chat(tokenizer, [], tiny.VOCAB).pad_id == 0
+    assert Chat(tokenizer, [tiny.VOCAB, EOS], tiny.VOCAB).end_of_turn == (EOS,)
+    lm = BaseLM.of(tiny.model_of("llama"), tokenizer)
+    prompts = ["Hi", "Tell me about your day."]
+    wanted = tiny.lm_of("llama").generate(prompts, max_new_tokens=4)
+    assert lm.generate(prompts, max_new_tokens=4) == wanted
+
+
+def test_tokens_that_the_model_does_not_know_are_told():
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.add_tokens(["pirate"])
+    chat = Chat(tokenizer, [EOS], tiny.VOCAB)
+    for ask in (chat.prompt, chat.text, chat.response):
+        with pytest.raises(ModelError, match=r"'pirate' has id 300.* 300 ids") as caught:
+            ask("talk like a pirate")
+        assert "\n" not in str(caught.value)
+        ask("talk like a sailor")
+    assert Chat(tokenizer, [EOS]).text("a pirate")[-1] == tiny.VOCAB
+
+
+def test_an_end_that_the_tokenizer_appends_is_left_out():
+    """Else a base model is asked to go on after the end."""
+    tokenizer = DIALECTS["no template, end appended"]()
+    assert tokenizer("Hi")["input_ids"][-1] == EOS
+    chat = Chat(tokenizer, [EOS])
+    assert chat.prompt("Hi") == Chat(without_template(bos=True), [EOS]).prompt("Hi")
+    for text in ("Hi<|im_end|>", "<|im_end|>"):
+        ids = chat.prompt(text).ids
+        assert ids == [BOS, *chat.text(text)]
+        assert EOS not in ids
+    templated = Chat(appending(tiny.TEMPLATE), [EOS])
+    assert templated.prompt("Hi") == Chat(tiny.tokenizer(), [EOS]).prompt("Hi")
+    assert templated.text("Hi") == chat.text("Hi")
+
+
+@pytest.mark.parametrize("template", ["", "{{ '' }}"])
+def test_a_template_that_makes_nothing_is_told(template):
+    with pytest.raises(ModelError, match="makes nothing of"):
+        with_template(template)
 
 
 def test_a_template_that_refuses_is_told_in_one_line():

@@ -336,7 +336,7 @@ def hooks(lm):
 def test_7_an_exception_in_any_pass_leaves_the_model_clean(tiny_llama, call, monkeypatch):
     """While the prompt is read beforehand, in the prefill, and later."""
     lm = tiny.ending_with(tiny_llama)
-    module, calls = lm.blocks[1].mlp, []
+    module, calls = tiny.module_at(lm, Site(1, "mlp")), []
     forward = module.forward
 
     def breaks(*args, **kwargs):

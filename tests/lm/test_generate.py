@@ -212,7 +212,7 @@ def test_what_does_not_fit_the_context_is_told_before_any_model_work(tiny_llama,
         (None, {}, "not None"),
         (["Hi", 5], {}, "not 5"),
         (["Hi", "Why?"], {"strength": [1.0]}, "1 values of 'strength' for 2 prompts"),
-        (["Hi", "Why?"], {"edit": [None] * 3}, "3 values of 'steer' for 2 prompts"),
+        (["Hi", "Why?"], {"edit": [None] * 3}, "3 values of 'edit' for 2 prompts"),
         ("Hi", {"strength": float("nan")}, "nan"),
     ):
         with pytest.raises(SteeringError, match=word):

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hypersteer.errors import SteeringError
 from hypersteer.lm import likelihood
-from hypersteer.lm.likelihood import CHUNK, row_means, token_cross_entropy, token_divergence
+from hypersteer.lm.likelihood import (
+    CHUNK,
+    response_token_losses,
+    row_means,
+    token_cross_entropy,
+    token_divergence,
+)
 
 LENGTHS = [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
 VOCAB = 97
@@ -118,3 +125,10 @@ def test_token_divergence_equals_torch(count):
 def test_token_divergence_from_itself_is_zero():
     logits = random_logits(7)[0].detach()
     torch.testing.assert_close(token_divergence(logits, logits), torch.zeros(7), atol=1e-6, rtol=0)
+
+
+def test_what_outgrows_the_window_is_told_before_the_model_runs(tiny_llama, monkeypatch):
+    monkeypatch.setattr(type(tiny_llama), "forward", lambda *_a, **_k: pytest.fail("ran"))
+    prompts = [tiny_llama.chat.prompt(text) for text in ("Hi", "Why?")]
+    with pytest.raises(SteeringError, match="context window of llama has 256"):
+        response_token_losses(tiny_llama, prompts, [[5], [5] * 250])

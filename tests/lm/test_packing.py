@@ -1,6 +1,10 @@
+import gc
+
 import torch
 
 import tiny
+from hypersteer.baselines.twins import twin
+from hypersteer.lm import packing
 from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.packing import pack, packed_products
 
@@ -30,3 +34,37 @@ def test_a_changed_weight_is_packed_anew():
     finally:
         with torch.no_grad():
             lm.blocks[0].mlp.up_proj.weight.div_(-3.0)
+
+
+def test_models_that_share_weights_share_what_is_packed():
+    """Methods that adapt the model make a view of it for every batch that they steer."""
+    lm = tiny.lm_of("llama")
+    first, second = pack(lm.model), pack(twin(lm).model)
+    assert first
+    assert first.keys() == second.keys()
+    assert all(second[key] is packed for key, packed in first.items())
+
+
+def test_only_a_changed_weight_of_a_view_is_packed_anew():
+    lm = tiny.lm_of("llama")
+    first, view = pack(lm.model), twin(lm)
+    own = view.blocks[0].mlp.up_proj
+    own.weight = torch.nn.Parameter(-3 * own.weight, requires_grad=False)
+    second = pack(view.model)
+    assert len(second) == len(first)
+    assert second.keys() - first.keys() == {id(own.weight)}
+    assert all(second[key] is first[key] for key in second.keys() & first.keys())
+    assert pack(lm.model) is first
+
+
+def test_what_is_packed_of_a_copy_goes_with_the_copy():
+    lm = tiny.lm_of("llama")
+    pack(lm.model)
+    before = len(packing._by_weight)
+    copied = twin(lm, copy_weights=True)
+    mine = pack(copied.model)
+    assert not mine.keys() & pack(lm.model).keys()
+    assert len(packing._by_weight) == before + len(mine)
+    del copied, mine
+    gc.collect()
+    assert len(packing._by_weight) == before

@@ -135,6 +135,13 @@ def test_the_local_teacher_answers_each_request_by_itself(lm):
     assert short.text == replies[0].text
 
 
+def test_the_local_teacher_answers_without_thoughts(lm, monkeypatch):
+    monkeypatch.setattr(type(lm.chat), "decode", lambda *_: "Hm, text.\n</think>\n\nAye.")
+    teacher = LocalTeacher(lm, temperature=1.0, max_tokens=2, batch_size=2, seed=0)
+    asks = [Ask([{"role": "user", "content": "one"}], decide=decide) for decide in (True, False)]
+    assert [reply.text for reply in teacher.complete(asks, lambda _: None)] == ["Aye."] * 2
+
+
 def test_settings_that_do_not_go_together():
     with pytest.raises(ConfigError, match=r"teacher\.kind 'local' is the base LM"):
         settings("d", theme="x", teacher={"kind": "local"})

@@ -7,8 +7,9 @@ import pytest
 from hypersteer.config.distillation import DistillationConfig, JudgedConfig
 from hypersteer.config.synthesis import FilterConfig
 from hypersteer.data.sources import load_concepts
-from hypersteer.errors import ConfigError, DataError
+from hypersteer.errors import ConfigError, DataError, SteeringError
 from hypersteer.judges.judge import Judgement, Rating
+from hypersteer.locks import hold
 from hypersteer.synthesis import distillation
 from hypersteer.synthesis.distillation import distil
 from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS
@@ -120,6 +121,32 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_data(tmp_path, lm, silent, m
     assert {a.concept for a in judge.seen} == {CONCEPTS[2]}
 
 
+def test_a_folder_in_use_is_told(tmp_path, lm, silent):
+    told = r"out' is in use by process \d+ on "
+    with hold(tmp_path / "out"), pytest.raises(ConfigError, match=told):
+        distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+def test_a_batch_holds_no_more_answers_than_asked_for(
+    tmp_path, lm, silent, monkeypatch, batch_size
+):
+    """Also where a concept has more; and the answers are the same whatever the batch."""
+    elsewhere = settings(tmp_path, out=str(tmp_path / "whole"))
+    whole, _ = distil(elsewhere, lm=lm, judge=Lengths(), console=silent)
+    real, counts = distillation.guided_ids, []
+
+    def counted(lm, prompts, *rest):
+        counts.append(len(prompts))
+        return real(lm, prompts, *rest)
+
+    monkeypatch.setattr(distillation, "guided_ids", counted)
+    distil(settings(tmp_path, batch_size=batch_size), lm=lm, judge=Lengths(), console=silent)
+    assert sum(counts) == 12
+    assert max(counts) == min(batch_size, 12)
+    assert parts(tmp_path / "out") == parts(whole)
+
+
 def test_a_folder_of_other_settings_is_refused(tmp_path, lm, silent):
     distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
     with pytest.raises(ConfigError, match="guidance"):
@@ -137,3 +164,13 @@ def test_a_folder_of_other_settings_is_refused(tmp_path, lm, silent):
 def test_bad_settings_are_told(tmp_path, changes, told):
     with pytest.raises(ConfigError, match=told):
         settings(tmp_path, **changes)
+
+
+def test_what_outgrows_the_window_is_told_before_anything_is_answered(
+    tmp_path, lm, silent, monkeypatch
+):
+    monkeypatch.setattr(type(lm), "forward", lambda *_a, **_k: pytest.fail("the model ran"))
+    config = settings(tmp_path, response_tokens=lm.context_window - 20)
+    with pytest.raises(SteeringError, match=r"instruction '.*context window") as caught:
+        distil(config, lm=lm, judge=Lengths(), console=silent)
+    assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import pytest
 from endpoint.server import refused, said
 from hypersteer.data.sources import load_concepts
 from hypersteer.errors import ConfigError, DataError, EndpointError, ModelError
+from hypersteer.locks import hold
 from hypersteer.synthesis.build import build
 from synthesis.teachers import CONCEPTS, prose, settings, step_of, teach, write_list
 
@@ -179,6 +180,15 @@ def test_bad_input_is_told_before_anything_is_asked(
     with pytest.raises(error, match=told) as raised:
         build(config, console=silent)
     assert "\n" not in str(raised.value)
+    assert not server.asked
+
+
+def test_a_folder_in_use_is_told(server, listed, silent, tmp_path):
+    server.script = teach
+    config = settings(tmp_path / "data", server, concepts=listed)
+    told = r"data' is in use by process \d+ on "
+    with hold(tmp_path / "data"), pytest.raises(ConfigError, match=told):
+        build(config, console=silent)
     assert not server.asked
 
 

@@ -144,11 +144,28 @@ def test_a_run_killed_between_checkpoints_goes_on_exactly(configure, lm, straigh
 
 
 @pytest.mark.slow
-def test_a_run_killed_while_it_saves_goes_on_exactly(configure, lm, straight, tmp_path):
+def test_a_run_killed_while_it_saves_had_its_folder_to_itself_and_goes_on_exactly(
+    configure, lm, straight, tmp_path
+):
     out = tmp_path / "run"
     config = configure(out)
     child = start_child(config, tmp_path, "hang-in-save")
-    kill_when(child, (tmp_path / "hanging").exists, tmp_path)
+    told = []
+
+    def second_runs_were_refused():
+        """Whatever their settings are; the first one's files stay as they are."""
+        if not (tmp_path / "hanging").exists():
+            return False
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for second in (config, configure(out, seed=4)):
+            with pytest.raises(ConfigError) as caught:
+                train(second, lm)
+            told.append(one_line_of(caught, f"'{out}' is in use by process {child.pid} on "))
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+        return True
+
+    kill_when(child, second_runs_were_refused, tmp_path)
+    assert len(told) == 2
     scratch = out / "checkpoints/.step-0000006.tmp"
     assert (scratch / "config.json").is_file()  # a half-written checkpoint lies there
     assert [p.name for p in (out / "checkpoints").glob("step-*")] == ["step-0000003"]

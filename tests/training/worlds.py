@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -114,6 +115,39 @@ def make_data(folder: Path, examples: int = EXAMPLES) -> Path:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return folder
+
+
+OPTIONS: dict[str, dict[str, object]] = {  # every kind of setting that a step depends on
+    "plain": {},
+    "contrast": {"loss": {"contrast": 1.0}},
+    "contrast alone": {"loss": {"contrast": 2.0, "weight": 0.0, "contrast_beta": 1.0}},
+    "style": {"hypernet": {"style": True}, "loss": {"contrast": 1.0}},
+    "prior and style": {
+        "hypernet": {"prior": "activation", "style": True, "variant": "no-context"},
+    },
+    "in-context": {"hypernet": {"variant": "in-context", "style": True}},
+    "distillation": {"loss": {"objective": "distillation", "guidance": 1.0, "contrast": 1.0}},
+    "reconstruction": {
+        "hypernet": {"variant": "no-context", "style": True},
+        "loss": {"objective": "reconstruction", "targets": "TARGETS"},
+    },
+    "clip and decay": {"optim": {"clip": 0.05, "weight_decay": 0.1, "warmup_steps": 3}},
+    "sub-layer": {
+        "site": {"layer": 2, "kind": "mlp", "scope": "response"},
+        "hypernet": {"init": "random", "cross_heads": 2, "head_width": 16},
+    },
+    "cut rows": {"data": {"max_prompt_tokens": 30, "max_response_tokens": 5}},
+}
+
+
+def option(name: str, folder: Path) -> dict[str, dict[str, object]]:
+    """One of `OPTIONS`, and targets for it to read in the folder."""
+    changes = {key: dict(value) for key, value in OPTIONS[name].items()}  # type: ignore[call-overload]
+    if changes.get("loss", {}).get("targets"):
+        targets = torch.randn(len(CONCEPTS), 32, generator=torch.Generator().manual_seed(0))
+        save_file({"vectors": targets}, folder / "targets.safetensors")
+        changes["loss"]["targets"] = str(folder / "targets.safetensors")
+    return changes
 
 
 def settings(world: World, out: Path, **changes: object) -> TrainConfig:

@@ -135,7 +135,7 @@ def summary(states: Float[Tensor, "T D"], text: Text, tokens: Tokens) -> Float[T
         text: with a response.
         tokens: see `Caa`.
     """
-    responses = states[-len(text.response) :].double().cpu()
+    responses = states[-len(text.response) :].cpu().double()  # some devices have no float64
     return responses[-1] if tokens == "last" else responses.mean(0)
 
 

@@ -43,7 +43,8 @@ class ClampWriter:
         self.site = site
         self._latents, self._decoder, self._activations = latents, decoder, activations
         self._raise_only, self._scopes = raise_only, tuple(scopes)
-        self._strengths = torch.tensor(strengths).repeat_interleave(len(scopes))
+        self._all = torch.tensor(strengths).repeat_interleave(len(scopes))
+        self._strengths = self._all
         # What is written is not linear in the strength, so it comes with the delta.
         steered = [float(strength != 0) for strength in strengths]
         self._inner = DeltaWriter(site, self._delta, scopes, steered)
@@ -62,6 +63,7 @@ class ClampWriter:
 
     def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
         """Write into the states [B, T, D] of whole rows."""
+        self._strengths = self._all
         return self._inner.prefill(hidden, spans)
 
     def step(self, hidden: Tensor) -> Tensor:

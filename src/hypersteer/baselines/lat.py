@@ -80,7 +80,7 @@ class Lat:
             states = torch.cat(list(lesson.parts(lesson.corpus.positives[number])))
             random = np.random.default_rng([self.seed, lesson.id(number)])
             scatter = moments(differences(states, random)).scatter
-            mean = states.double().mean(0).cpu()
+            mean = states.cpu().double().mean(0)  # some devices have no float64
             return signed(first_component(scatter), lesson, number, mean, self.sign)
 
         return lesson.learned(lesson.each(find, done))

@@ -20,9 +20,13 @@ from hypersteer.data.examples import Example
 from hypersteer.edits import Site
 from hypersteer.errors import ConfigError
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.units import excess
 
 Length = Literal["activation", "difference"]
 """How long a vector strength 1 adds: the maximum activation, or the difference of the means."""
+
+MASSIVE = 4.0
+"""A dimension that spreads so many times as far as is typical is massive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,9 @@ class MassMean:
     its tokens. `S` is shrunk towards a multiple of the identity, since it has no inverse where
     there are fewer tokens than dimensions; how far is estimated (Chen, Wiesel, Eldar and Hero,
     2010, equation 23), with the number of texts for that of samples, since the tokens of a text
-    are alike.
+    are alike. Identity and estimate are those of states whose massive dimensions are brought to
+    `MASSIVE` times the typical spread: else a few of them would set the multiple, and so how much
+    of the other dimensions' spread is turned away from.
 
     The steering direction is DiffMean's; what differs is its length: strength 1 adds the difference
     itself, which carries one mean to the other.
@@ -118,13 +124,16 @@ class MassMean:
         tilted = dataclasses.replace(learned, tensors=tensors)
         return vectors.detect(lm, site, tilted, concepts, texts)
 
-    def _spread(self, positive: Moments, negative: Moments, texts: int) -> Tensor:
-        """Covariance [D, D] around the class means, shrunk."""
+    def _spread(self, positive: Moments, negative: Moments, texts: int) -> Float[Tensor, "D D"]:
+        """Covariance around the class means, shrunk."""
         tokens = positive.count + negative.count
         spread = (positive.scatter + negative.scatter) / tokens
+        units = excess(spread.diagonal().clamp(min=0).sqrt(), MASSIVE)
+        spread = spread / torch.outer(units, units)
         share = estimated_shrinkage(spread, texts) if self.shrinkage is None else self.shrinkage
         level = spread.trace() / len(spread)
-        return (1 - share) * spread + share * level * torch.eye(len(spread), dtype=spread.dtype)
+        shrunk = (1 - share) * spread + share * level * torch.eye(len(spread), dtype=spread.dtype)
+        return shrunk * torch.outer(units, units)
 
 
 def estimated_shrinkage(covariance: Float[Tensor, "D D"], samples: int) -> float:

@@ -10,7 +10,7 @@ from hypersteer.baselines.method import Asked, ConceptExamples, Cost, Done, Lear
 from hypersteer.data.batches import prompted
 from hypersteer.edits import Site
 from hypersteer.endpoint.endpoint import Endpoint
-from hypersteer.endpoint.replies import Reply
+from hypersteer.endpoint.replies import Reply, without_thoughts
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.lm.base import BaseLM
@@ -99,7 +99,8 @@ class RewrittenPrompting:
         those of another LM are not known here.
 
         Raises:
-            SteeringError: if `write` does not give one answer per request.
+            SteeringError: if `write` does not give one answer per request, or a request does not
+                fit the base LM's context window.
         """
         del site, done
         started = time.perf_counter()
@@ -144,6 +145,9 @@ class RewrittenPrompting:
         elif self.model:
             answers = self._asked(requests)
         else:
+            for request, text in zip(requests, texts, strict=True):
+                tokens = len(lm.chat.prompt(request).ids) + self.max_new_tokens
+                lm.check_length(tokens, f"rewriting the concept {text[:40]!r}")
             parts = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
             answers = [
                 answer
@@ -176,6 +180,7 @@ def _instructed(notes: Mapping[str, Mapping[str, str]], asked: Asked) -> str:
 
 def instruction_of(answer: str) -> dict[str, str]:
     """The first paragraph of an answer without quotes; a refusal is no instruction."""
+    answer = without_thoughts(answer)
     paragraphs = [part.strip() for part in answer.split("\n\n") if part.strip()]
     text = " ".join(paragraphs[0].split()) if paragraphs else ""
     text = text.strip("\"'`* \u201c\u201d")

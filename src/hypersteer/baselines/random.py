@@ -28,9 +28,9 @@ class Random:
     Source: the control in AxBench's code, which crashes there in training. The vector depends on
     the seed, the concept's id and the width only. A concept's maximum activation is measured on
     its own rows; a concept without rows (held out) takes those of all other concepts, since the
-    direction has to do with none of them; without any rows it is the mean norm of the states on
-    the concept's text. A concept that `fit` has not seen at all is as strong as the others are on
-    average.
+    direction has to do with none of them; without any rows it is the mean length of the states
+    on the concept's text (see `hypersteer.baselines.vectors`). A concept that `fit` has not seen
+    at all is as strong as the others are on average.
 
     Attributes:
         seed: another seed gives other vectors.
@@ -59,6 +59,8 @@ class Random:
         bare = not corpus.texts
         if bare:
             texts = [Text(lm.chat.prompt(entry.concept.text), []) for entry in concepts]
+            for text, entry in zip(texts, concepts, strict=True):
+                lm.check_length(text.size, f"the concept {entry.concept.text[:40]!r}")
             corpus, rows = Corpus(texts, [], []), [[number] for number in range(len(texts))]
         directions = unit_vectors([entry.concept.id for entry in concepts], lm.width, self.seed)
         once = [1] * len(corpus.texts)

@@ -3,7 +3,8 @@
 A concept's edit is `h -> h + strength * a * w` on prompt and response, with `w` its unit direction
 and `a` its maximum activation (AxBench). AxBench reads `a` from the detection test set; here it is
 measured on the training rows. Where it is not positive, AxBench takes 50 whatever the model; here
-it is then the mean norm of the states, so that strength 1 adds a vector as long as they are.
+it is then the length of the states, so that strength 1 adds a vector as long as they are, as their
+typical dimension tells it, since a few massive ones may hold nearly all of a norm.
 Shapes: N concepts, D width, M texts.
 """
 
@@ -22,6 +23,7 @@ from hypersteer.data.examples import Example
 from hypersteer.edits import Site
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.units import token_norms
 from hypersteer.lm.writers import VectorWriter
 
 BATCH_TOKENS = 4096
@@ -33,7 +35,7 @@ class Measured(NamedTuple):
 
     Attributes:
         highest: largest product [N] of a state and the concept's direction.
-        norms: mean Euclidean norm [N] of the states.
+        norms: mean length [N] of the states, see `hypersteer.lm.units.token_norms`.
     """
 
     highest: Tensor
@@ -41,7 +43,7 @@ class Measured(NamedTuple):
 
     @property
     def activations(self) -> Tensor:
-        """The maximum activation [N], or where that is not positive the mean norm."""
+        """The maximum activation [N], or where that is not positive the mean length."""
         return torch.where(self.highest > 0, self.highest, self.norms)
 
 
@@ -63,7 +65,7 @@ def measure(
         hidden, belongs = hidden.float(), membership(numbers, members)
         tops = _highest(hidden, directions, marks)
         highest = torch.maximum(highest, tops.where(belongs, -torch.inf).amax(0))
-        sums = (hidden.norm(dim=-1) * marks).sum(1).cpu().double()
+        sums = (token_norms(hidden) * marks).sum(1).cpu().double()
         norms += sums @ belongs.double()
         counts += marks.sum(1).cpu().double() @ belongs.double()
     return Measured(highest, (norms / counts).float())

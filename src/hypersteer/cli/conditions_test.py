@@ -1,6 +1,5 @@
 """`hypersteer conditions test`: a condition, with its threshold, on prompts of their own."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from hypersteer.cli.conditions_data import Labelled, Reader, Topic, read_sides, watching
 from hypersteer.cli.options import Flag, parse
+from hypersteer.files import to_json
 
 if TYPE_CHECKING:
     from hypersteer.conditioning.fit import Measured
@@ -93,5 +93,5 @@ def _mistakes(
 def _print_json(condition: "Condition", sides: "Sides", measured: "Measured") -> None:
     for prompt, label, score, fired in _judged(condition, sides, measured):
         line = {"prompt": prompt, "label": label, "score": round(score, 6), "fired": fired}
-        print(json.dumps(line, ensure_ascii=False))
-    print(json.dumps({"figures": measured.figures}))
+        print(to_json(line, ensure_ascii=False))
+    print(to_json({"figures": measured.figures}))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from hypersteer.config.folders import holds_checkpoint
 from hypersteer.errors import ConfigError, SteeringError
@@ -61,6 +61,16 @@ class Sampling:
     """0 takes the likeliest token; higher is more varied."""
     top_p: float = 1.0
     """Sample among the likeliest tokens that add up to this probability."""
+    top_k: int = 0
+    """Sample among so many of the likeliest tokens; 0 takes all."""
+    min_p: float = 0.0
+    """Sample among tokens at least this share as likely as the likeliest; 0 takes all."""
+    repetition_penalty: float = 1.0
+    """Above 1 weakens tokens that the prompt or the answer holds already."""
+    stop: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="TEXT", help_behavior_hint="")
+    ] = ()
+    """End an answer before this text; repeat the option for several."""
     seed: int = 0
     """Seed of the first prompt; the next one has the next seed."""
 
@@ -70,7 +80,7 @@ class Sampling:
         Raises:
             ConfigError: if a value is out of range.
         """
-        from hypersteer.lm.generate import Decoding
+        from hypersteer.lm.decoding import Decoding
 
         found = {name: getattr(self, name) for name in self.__slots__}
         Decoding(**found)

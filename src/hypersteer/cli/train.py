@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from hypersteer.cli.options import parse
+from hypersteer.cli.options import Flag, parse
 from hypersteer.config import TrainConfig, load_toml
 from hypersteer.errors import ConfigError
 
@@ -16,12 +16,14 @@ from hypersteer.errors import ConfigError
 class Train:
     """Train a hypernetwork; the base LM stays as it is.
 
-    The same command again goes on where a run was cut off. Settings that neither the file nor an
-    option names keep their defaults.
+    The same command again goes on where a run was cut off; with --extend and more --optim.steps,
+    also where it had finished. Settings that neither the file nor an option names keep their
+    defaults.
 
     Examples:
       hypersteer train --out runs/mine --optim.steps 100 --hypernet.blocks 2
       hypersteer train settings.toml --data.source axbench:concept10/2b/l20
+      hypersteer train settings.toml --extend --optim.steps 600
       accelerate launch -m hypersteer train settings.toml
     """
 
@@ -29,6 +31,8 @@ class Train:
         str | None, Positional, arg(metavar="[SETTINGS.toml]", help_behavior_hint="")
     ] = None
     """Settings, in tables as the options below name them; options win over it."""
+    extend: Flag = False
+    """Go on with the run in the folder though optim.steps is another number."""
     config: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -42,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     from hypersteer.training.loop import train
 
-    result = train(args.config)
+    result = train(args.config, extend=args.extend)
     if os.environ.get("RANK", "0") != "0":
         return
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hypersteer.config.conditions import Contrast
 from hypersteer.errors import DataError
+from hypersteer.lm.units import dimension_scales, excess
 
 SHRINKAGE = 0.5
 """How far the covariance of `whitened` is drawn towards the identity, from 0 to 1."""
@@ -71,6 +72,20 @@ def find_directions(
         gaps.float(),
         torch.stack(explained).float(),
     )
+
+
+@torch.no_grad()
+def side_scales(
+    positives: Float[Tensor, "P L D"], negatives: Float[Tensor, "N L D"]
+) -> Float[Tensor, "L D"]:
+    """What to divide states by, so that no few dimensions decide a direction or a cosine.
+
+    A dimension in which the states of one side spread more than is typical of the layer is brought
+    to what is typical; the others stay as they are.
+    """
+    sides = positives - positives.mean(0), negatives - negatives.mean(0)
+    spread = torch.cat(sides).transpose(0, 1)
+    return torch.stack([excess(dimension_scales(layer)) for layer in spread])
 
 
 def check_counts(positives: int, negatives: int, method: Contrast) -> None:

@@ -7,7 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.conditioning.directions import Directions, check_counts, find_directions
+from hypersteer.conditioning.directions import (
+    Directions,
+    check_counts,
+    find_directions,
+    side_scales,
+)
 from hypersteer.conditioning.search import Point, check_combinations, describe, find_point
 from hypersteer.conditioning.texts import Fold, Text, Watch, make_folds, read_states
 from hypersteer.config.conditions import ConditionConfig, Contrast
@@ -80,7 +85,7 @@ def fit_condition(
         watch=watch,
     )
     above, below = states.split([len(positives), len(negatives)])
-    found = find_directions(above, below, config.method)
+    learnt = _learn(above, below, config)
     point = find_point(
         _held_out_scores(above, below, folds, config),
         _labels(len(positives), len(negatives)),
@@ -89,19 +94,46 @@ def fit_condition(
     )
     return Condition(
         name=name,
-        directions=found.vectors,
-        means=found.means,
+        directions=learnt.directions.vectors,
+        means=learnt.means,
+        scales=learnt.scales,
         fitted=layers,
         layers=tuple(layers[column] for column in point.columns),
         threshold=point.threshold,
         fires=point.fires,
         scorer=config.scorer,
         pooling=config.pooling,
-        explained=tuple(round(float(share), 6) for share in found.explained),
+        explained=tuple(round(float(share), 6) for share in learnt.directions.explained),
         base_lm=str(lm.identity),
         figures={**_figures(point), "positives": len(positives), "negatives": len(negatives)},
         note=f"{config.method} contrast of {len(positives)} and {len(negatives)} prompts",
     )
+
+
+class _Learnt(NamedTuple):
+    """What scores are made of.
+
+    Attributes:
+        directions: of states divided by the scales.
+        means: midpoints of the sides, of states as they are, [L, D].
+        scales: [L, D], or None for states as they are.
+    """
+
+    directions: Directions
+    means: Tensor
+    scales: Tensor | None
+
+
+def _learn(
+    above: Float[Tensor, "P L D"], below: Float[Tensor, "N L D"], config: ConditionConfig
+) -> _Learnt:
+    """Directions of all layers; the published score has no scales."""
+    if config.scorer == "legacy":
+        found = find_directions(above, below, config.method)
+        return _Learnt(found, found.means, None)
+    scales = side_scales(above, below)
+    found = find_directions(above / scales, below / scales, config.method)
+    return _Learnt(found, found.means * scales, scales)
 
 
 @torch.no_grad()
@@ -118,9 +150,10 @@ def _held_out_scores(
             torch.tensor([place for place in range(len(side)) if place not in set(held)])
             for side, held in zip((above, below), fold, strict=True)
         ]
-        found = find_directions(above[kept[0]], below[kept[1]], config.method)
+        learnt = _learn(above[kept[0]], below[kept[1]], config)
+        parts = (learnt.directions.vectors, learnt.means, config.scorer, learnt.scales)
         for side, held, into in zip((above, below), fold, scores, strict=True):
-            into[held] = score(side[held], found.vectors, found.means, config.scorer)
+            into[held] = score(side[held], *parts)
     return torch.cat(scores)
 
 

@@ -52,7 +52,8 @@ class DistillationConfig:
     response_tokens: int = 48
     """Most tokens of an answer."""
     batch_size: int = 96
-    """Answers generated together."""
+    """Most answers generated together; each is two rows of the batch, with and without the
+    concept."""
     base_lm: LMConfig = field(default_factory=LMConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     judged: JudgedConfig = field(default_factory=JudgedConfig)

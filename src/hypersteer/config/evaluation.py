@@ -35,7 +35,8 @@ class ProtocolConfig:
     top_p: float = 1.0
     """Sample among the likeliest tokens that add up to this probability."""
     batch_size: int = 72
-    """Answers generated together, about."""
+    """Most answers generated together, over prompts and strengths; a smaller one takes less memory
+    and more time, and changes no answer."""
     gap_rows: int = 6
     """Rows per concept that the concept gap is measured on; 0 leaves it out."""
     detection: bool = True

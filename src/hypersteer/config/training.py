@@ -54,7 +54,8 @@ class DataConfig:
     max_validation_rows: int | None = 96
     """Rows of a validation at most, held in and held out each, evenly from all concepts."""
     max_prompt_tokens: int = 256
-    """Examples with longer prompts are left out."""
+    """Examples with longer prompts are left out, and those that do not fit the context window with
+    a steering prompt beside the prompt, where that is read."""
     max_response_tokens: int = 128
     """Responses are cut after this many tokens."""
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hypersteer.data.examples import Example
 from hypersteer.data.sources import ConceptData
-from hypersteer.errors import DataError
+from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat, PromptIds
 
 BUCKET = 16
@@ -43,6 +42,9 @@ class Tokenised:
         max_prompt_tokens: rows with longer prompts count as unusable.
         max_response_tokens: responses are cut here, and then have no end of turn.
         prompting: whether rows carry their prompted form, which costs one more template each.
+        window: the base LM's context window; rows in which something longer would be read count as
+            unusable.
+        together: whether the hypernetwork reads the steering prompt and the base prompt as one.
     """
 
     def __init__(
@@ -53,41 +55,70 @@ class Tokenised:
         max_response_tokens: int,
         *,
         prompting: bool = False,
+        window: int = 2**31,
+        together: bool = False,
     ) -> None:
         self.data = data
         self._chat = chat
         self._max_prompt = max_prompt_tokens
         self._max_response = max_response_tokens
         self._prompting = prompting
+        self._window = window
+        self._together = together
+        self._lead = 0 if chat.tokenizer.bos_token_id is None else 1
         # The same few steering prompts come again and again, right and wrong.
         self._steering = lru_cache(maxsize=None)(lambda id_: chat.text(self.text(id_)))
 
     def row(self, index: int, wrong_concept: int) -> Row | None:
-        """The row, with the steering prompt of another concept beside its own; None if unusable."""
+        """The row, with the steering prompt of another concept beside its own; None if unusable.
+
+        Unusable is what is too long, and what has no response.
+
+        Raises:
+            DataError: if the chat template refuses its prompt, naming the row.
+        """
         example = self.data.example(index)
-        prompt = self._chat.prompt(example.prompt)
-        response = self._chat.response(example.response, ends=example.complete)
-        if len(prompt.ids) > self._max_prompt or not response:
+        if not example.response.strip():
             return None
-        return Row(
-            prompt=prompt,
-            response=response[: self._max_response],
-            steering=self.steering(example.concept_id),
-            wrong=self.steering(wrong_concept),
-            concept_id=example.concept_id,
-            prompted=self._prompted(example) if self._prompting else None,
-        )
+        prompt = self._prompt(index, example.prompt)
+        response = self._chat.response(example.response, ends=example.complete)
+        response = response[: self._max_response]
+        steering, wrong = self.steering(example.concept_id), self.steering(wrong_concept)
+        own = len(prompt.ids) - prompt.prefix if self._together else 0
+        read = self._lead + max(len(steering), len(wrong)) + own
+        if len(prompt.ids) > self._max_prompt or read > self._window or not response:
+            return None
+        given = self.prompted(index, example.concept_id) if self._prompting else None
+        if given is not None and not self.fits(given, response):
+            return None
+        return Row(prompt, response, steering, wrong, example.concept_id, given)
 
     def prompted(self, index: int, concept_id: int) -> PromptIds:
-        """The row's prompt with a steering prompt put into the user turn."""
-        return self._chat.prompt(prompted(self.data.example(index).prompt, self.text(concept_id)))
+        """The row's prompt with a steering prompt put into the user turn.
 
-    def _prompted(self, example: Example) -> PromptIds:
-        return self._chat.prompt(prompted(example.prompt, self.text(example.concept_id)))
+        Raises:
+            DataError: if the chat template refuses it, naming the row.
+        """
+        text = prompted(self.data.example(index).prompt, self.text(concept_id))
+        return self._prompt(index, text)
+
+    def fits(self, prompt: PromptIds, response: Sequence[int]) -> bool:
+        """Whether a prompt and a response together fit the context window."""
+        return len(prompt.ids) + len(response) <= self._window
+
+    def _prompt(self, index: int, text: str) -> PromptIds:
+        try:
+            return self._chat.prompt(text)
+        except SteeringError as error:
+            raise DataError(f"{self.data.where(index)}: {error}") from error
 
     def steering(self, concept_id: int) -> list[int]:
         """Token ids of a concept's text."""
         return self._steering(concept_id)
+
+    def read_alone(self, concept_id: int) -> int:
+        """Tokens that are read of a concept's text: its own, and one that begins a text."""
+        return self._lead + len(self.steering(concept_id))
 
     def text(self, concept_id: int) -> str:
         """A concept's text, which is the steering prompt."""
@@ -131,12 +162,24 @@ class TrainingBatches:
         """Steps of an epoch; rows that do not fill a batch wait for another epoch's shuffle."""
         return max(1, len(self._rows) // self._size)
 
-    def batch(self, step: int) -> list[Row]:
-        """The global batch of a step, counted from 0."""
+    def batch(self, step: int, share: tuple[int, int] = (0, 1)) -> list[Row]:
+        """The global batch of a step, counted from 0, or the part of one process.
+
+        Args:
+            step: which step.
+            share: the process's number and the number of processes; rows of the others are not
+                tokenised.
+        """
         epoch, within = divmod(step, self.per_epoch)
-        picked = self._epoch(epoch)[within]
+        picked = self._epoch(epoch)[within].tolist()
+        number, processes = share
         random = np.random.default_rng([self._seed, step, 1])
-        return [self._usable(int(index), random) for index in picked]
+        # All draws of a step, whoever's they are: what a row is shown depends on no other row.
+        wrong = [self._wrong(position, random) for position in picked]
+        return [
+            self._usable(step, place, picked[place], wrong[place])
+            for place in range(number, len(picked), processes)
+        ]
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         """Positions [batches, size] into the rows, batches of like length in random order."""
@@ -149,20 +192,30 @@ class TrainingBatches:
         order = np.concatenate([p[np.argsort(self._lengths[p], kind="stable")] for p in pieces])
         return random.permutation(order.reshape(self.per_epoch, self._size))
 
-    def _usable(self, position: int, random: np.random.Generator) -> Row:
-        """The row at a position, or the next one whose prompt is short enough."""
+    def _wrong(self, position: int, random: np.random.Generator) -> int:
+        """The id of another concept than that of the row at a position, if there is another."""
+        own = self._tokens.data.concept_id(int(self._rows[position % len(self._rows)]))
+        others = self._concepts[self._concepts != own]
+        return int(random.choice(others)) if len(others) else own
+
+    def _usable(self, step: int, place: int, position: int, wrong: int) -> Row:
+        """The row at a position, or the next one that fits."""
+        random = np.random.default_rng([self._seed, step, 1, place])
         for offset in range(len(self._rows)):
-            index = int(self._rows[(position + offset) % len(self._rows)])
-            own = self._tokens.data.concept_id(index)
-            others = self._concepts[self._concepts != own]
-            wrong = int(random.choice(others)) if len(others) else own
-            row = self._tokens.row(index, wrong)
+            if offset:
+                wrong = self._wrong(position + offset, random)
+            row = self._tokens.row(int(self._rows[(position + offset) % len(self._rows)]), wrong)
             if row is not None:
                 return row
         raise DataError(
-            f"every prompt of {self._tokens.data.name} is longer than data.max_prompt_tokens; "
-            "raise it"
+            f"no row of {self._tokens.data.name} fits: every prompt is too long for the context "
+            "window of the base LM or for data.max_prompt_tokens; raise it"
         )
+
+
+def tokens_of(rows: Sequence[Row]) -> int:
+    """Tokens of prompts and responses together."""
+    return sum(len(row.prompt.ids) + len(row.response) for row in rows)
 
 
 class ValidationRow(NamedTuple):
@@ -177,6 +230,9 @@ def validation_rows(
     tokens: Tokenised, rows: np.ndarray, concepts: Sequence[int], seed: int
 ) -> list[ValidationRow]:
     """Validation rows with fixed wrong steering prompts, sorted by length.
+
+    Left out are rows that are unusable, or that do not fit the context window with a steering
+    prompt in the user turn.
 
     Args:
         tokens: the tokeniser of rows.
@@ -193,7 +249,8 @@ def validation_rows(
         row = tokens.row(int(index), wrong)
         if row is not None:
             right, other = (tokens.prompted(int(index), c) for c in (own, wrong))
-            kept.append(ValidationRow(row, right, other))
+            if tokens.fits(right, row.response) and tokens.fits(other, row.response):
+                kept.append(ValidationRow(row, right, other))
     return kept
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hypersteer.concepts import Concept, read_metadata
+from hypersteer.concepts import Concept, read_metadata, text_key
 from hypersteer.data.examples import Example
 from hypersteer.data.locate import FORMS, locate
 from hypersteer.data.table import CATEGORIES, open_table
@@ -45,8 +45,10 @@ class ConceptData:
 
     Attributes:
         name: The sources' names, joined by `+`.
-        concepts: The concepts. With one source their ids are the source's own; with several they
-            are renumbered 0..N-1 in order, since each source counts from 0.
+        concepts: The concepts, each text once. With one source their ids are the source's own; with
+            several they are renumbered 0..N-1 in order, since each source counts from 0. Where a
+            text occurs again under another id, its rows belong to the first, and the other id is
+            another name of that.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ConceptData:
     _order: np.ndarray = field(repr=False)
     _sorted_keys: np.ndarray = field(repr=False)
     _by_id: dict[int, Concept] = field(repr=False)
+    _joined: dict[int, int] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -88,19 +91,24 @@ class ConceptData:
         if category not in CATEGORIES:
             raise DataError(f"unknown category {category!r}{nearest(category, CATEGORIES)}")
         if concept_id != NEGATIVE_POOL:
-            self.concept(concept_id)
+            concept_id = self.concept(concept_id).id
         key = int(_key(np.array([concept_id]), CATEGORIES.index(category))[0])
         first, last = np.searchsorted(self._sorted_keys, [key, key + 1])
         return self._order[first:last].copy()
 
     def concept(self, id: int) -> Concept:
-        """The concept with an id."""
+        """The concept with an id, or with one that was joined with it."""
+        id = self.known_as(id)
         if id not in self._by_id:
             ids = sorted(self._by_id)
             raise DataError(
                 f"{self.name} has no concept {id}; its {len(ids)} ids lie in {ids[0]}..{ids[-1]}"
             )
         return self._by_id[id]
+
+    def known_as(self, id: int) -> int:
+        """The id itself, or that of the concept that it was joined with."""
+        return self._joined.get(id, id)
 
     def concept_id(self, row: int | np.integer) -> int:
         """The concept of a row, -1 for the negative pool, without reading its texts."""
@@ -111,11 +119,19 @@ class ConceptData:
         return self._n_chars[rows]
 
     def summary(self) -> str:
-        """One line: what there is of each category."""
+        """One line: what there is of each category, and how many concepts were joined."""
         codes = self._sorted_keys % len(CATEGORIES)
         counts = np.bincount(codes, minlength=len(CATEGORIES))
         shares = ", ".join(f"{n:,} {word}" for n, word in zip(counts, CATEGORIES, strict=True))
-        return f"{self.name}: {len(self.concepts):,} concepts, {len(self):,} rows ({shares})"
+        concepts = f"{len(self.concepts):,} concepts"
+        if self._joined:
+            concepts += f" ({len(self._joined):,} more had a text that was there, and were joined)"
+        return f"{self.name}: {concepts}, {len(self):,} rows ({shares})"
+
+    def where(self, row: int | np.integer) -> str:
+        """How a message names a row: its source, and its number there."""
+        part, local = self._locate(row)
+        return f"{part.name}, row {local}"
 
     def _locate(self, row: int | np.integer) -> tuple[_Part, int]:
         """The source that a row comes from, and its row number there."""
@@ -129,8 +145,11 @@ class ConceptData:
 def load_concepts(source: str | Sequence[str], *, split: str = "train") -> ConceptData:
     """Opens concept data, in memory that hardly grows with the number of rows.
 
-    Several sources are joined in order: their concepts are renumbered 0..N-1, also where two
-    sources hold the same text, and of the shared negative pools only the first is kept.
+    Several sources are joined in order: their concepts are renumbered 0..N-1, and of the shared
+    negative pools only the first is kept.
+
+    A concept is its text: concepts of one text (see `text_key`) are one, with the rows of all, and
+    the id and the genre of the first; it is held out if the data mark one of them.
 
     Args:
         source: `bundled`; a folder in one of AxBench's layouts; `axbench:concept10/2b/l20`, which
@@ -161,7 +180,8 @@ def _join(parts: list[_Part]) -> ConceptData:
     concepts, ids = list(parts[0].concepts), [parts[0].ids()]
     if len(parts) > 1:
         concepts, ids = _renumbered(parts)
-    all_ids = np.concatenate(ids)
+    concepts, joined = _join_texts(concepts)
+    all_ids = _replaced(np.concatenate(ids), joined)
     codes = np.concatenate([_category_codes(part.columns["category"])[part.kept] for part in parts])
     keys = _key(all_ids, codes)
     order = np.argsort(keys, kind="stable")
@@ -176,7 +196,31 @@ def _join(parts: list[_Part]) -> ConceptData:
         _order=order,
         _sorted_keys=keys[order],
         _by_id={concept.id: concept for concept in concepts},
+        _joined=joined,
     )
+
+
+def _join_texts(concepts: list[Concept]) -> tuple[list[Concept], dict[int, int]]:
+    """The concepts, each text once, and for every id that is no more the one that it is now."""
+    firsts: dict[str, Concept] = {}
+    joined: dict[int, int] = {}
+    for concept in concepts:
+        key = text_key(concept.text)
+        first = firsts.setdefault(key, concept)
+        if first is not concept:
+            joined[concept.id] = first.id
+            firsts[key] = replace(first, held_out=first.held_out or concept.held_out)
+    return list(firsts.values()), joined
+
+
+def _replaced(ids: np.ndarray, joined: dict[int, int]) -> np.ndarray:
+    """Row ids with those of joined concepts replaced."""
+    if not joined:
+        return ids
+    old = np.array(sorted(joined))
+    new = np.array([joined[id_] for id_ in sorted(joined)])
+    place = np.searchsorted(old, ids).clip(max=len(old) - 1)
+    return np.where(old[place] == ids, new[place], ids)
 
 
 def _renumbered(parts: list[_Part]) -> tuple[list[Concept], list[np.ndarray]]:
@@ -232,6 +276,11 @@ def _derived_concepts(table: pa.Table, source: str) -> list[Concept]:
         for id_, text, genre, category in zip(*distinct.to_pydict().values(), strict=True):
             if category != "positive" or id_ == NEGATIVE_POOL:
                 continue
+            if not text.strip():
+                raise DataError(
+                    f"{source} calls concept {id_} {text!r}, which steers towards nothing; add a "
+                    "metadata.jsonl that names it"
+                )
             concept = concepts.setdefault(id_, Concept(id=id_, text=text, genre=genre))
             if concept.text != text:
                 raise DataError(

@@ -47,6 +47,9 @@ def split_rows(
 ) -> Split:
     """Splits the positive rows by concept, and within a training concept by base prompt.
 
+    A concept is its text, whatever ids it has in the data, so no text is both trained on and held
+    out.
+
     All choices hash the seed with the concept's id, so what happens to one concept does not depend
     on which others there are, and larger limits give supersets. Held-out concepts are chosen before
     `max_concepts` applies, so runs on more or fewer concepts share them.
@@ -126,7 +129,7 @@ def _held_out_ids(
                 f"positive rows; hold out between 0 and {len(ranked) - 1}"
             )
         return sorted(ranked[:wanted])
-    ids = sorted({int(id_) for id_ in wanted})
+    ids = sorted({data.known_as(int(id_)) for id_ in wanted})
     unknown = sorted(set(ids) - set(ranked))
     if unknown:
         raise ConfigError(

@@ -27,8 +27,8 @@ from hypersteer.texts import json_of
 CATEGORIES: tuple[str, ...] = get_args(Category)
 BATCH_ROWS = 8192
 
-# Part of every cache key: raise it whenever SCHEMA or the meaning of a column changes.
-FORMAT_VERSION = 1
+# Part of every cache key: raise it whenever SCHEMA, the meaning of a column or a check changes.
+FORMAT_VERSION = 2
 SCHEMA = pa.schema(
     [
         ("input", pa.large_string()),
@@ -43,7 +43,11 @@ SCHEMA = pa.schema(
 )
 TEXT_COLUMNS = ("input", "output", "output_concept", "category", "concept_genre")
 REQUIRED = (*TEXT_COLUMNS, "concept_id")
+BLANK = "input is blank, and a prompt needs some text; drop the row or fill it in"
 EXPECTED = f"expected columns {', '.join(REQUIRED)}"
+
+# What `str.strip` takes off. Arrow's own idea of white space is another.
+WHITE_SPACE = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 
 # An Arrow file allows one dictionary per column, so every batch shares this one.
 _DICTIONARY = pa.array(CATEGORIES, pa.string())
@@ -63,8 +67,8 @@ def open_table(files: Sequence[Path]) -> pa.Table:
         A table with the columns of `SCHEMA`; `n_chars` is the length of input and output together.
 
     Raises:
-        DataError: A file is missing, corrupt, or lacks columns; there are no rows; or the cache
-            folder cannot be written.
+        DataError: A file is missing, corrupt, or lacks columns; a row has a blank input or a value
+            that is none; there are no rows; or the cache folder cannot be written.
     """
     if not files:
         raise DataError("no data files were given; expected .parquet or .jsonl files")
@@ -192,6 +196,8 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
         # type(), since True is an int to isinstance.
         if type(row[name]) is not kind:
             raise DataError(f"{where}: {name} is {row[name]!r}; expected {kind.__name__}")
+    if not str(row["input"]).strip():
+        raise DataError(f"{where}: {BLANK}")
     return {name: row[name] for name in kinds}
 
 
@@ -207,6 +213,7 @@ def _to_schema(
 ) -> pa.RecordBatch:
     """Casts a batch to `SCHEMA`, filling what the file does not hold."""
     columns = {name: _checked(batch, name, file, first_row) for name in REQUIRED}
+    _refuse_blank(columns["input"], file, first_row)
     columns["category"] = _categories(columns["category"], file, first_row)
     _check_ids(columns["concept_id"], file, first_row)
     if "complete" in batch.schema.names:
@@ -247,6 +254,18 @@ def _check_ids(ids: pa.Array, file: Path, first_row: int) -> None:
             f"{file}, row {first_row + row}: concept_id is {numbers[row]}; expected -1 to "
             f"{LARGEST_ID}"
         )
+
+
+def _refuse_blank(prompts: pa.Array, file: Path, first_row: int) -> None:
+    """Raises for a prompt of white space alone, which no chat template is given.
+
+    A blank response is let through: no training row is made of it, and to detect it is no harm.
+    """
+    trimmed = pc.call_function("utf8_trim", [prompts], pc.TrimOptions(WHITE_SPACE))
+    blank = pc.call_function("equal", [trimmed, pa.scalar("", trimmed.type)])
+    row = pc.index(blank, True).as_py()
+    if row >= 0:
+        raise DataError(f"{file}, row {first_row + row}: {BLANK}")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from hypersteer.config import cache_folder
 from hypersteer.endpoint.cache import ReplyCache, cache_key, open_cache
 from hypersteer.endpoint.connection import Connection
-from hypersteer.endpoint.replies import Failed, Messages, Reply, Trouble, Usage
+from hypersteer.endpoint.replies import Failed, Messages, Reply, Trouble, Usage, without_thoughts
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import EndpointError
 
@@ -109,7 +109,7 @@ class Endpoint:
             for key, (messages, sample) in zip(keys, pairs, strict=True)
         }
         results = _run(lambda: self._complete(list(jobs.values()), done))
-        return [results[key] for key in keys]
+        return [_answer(results[key]) for key in keys]
 
     async def _complete(self, jobs: list[_Job], done: Done | None) -> dict[str, Reply | Failed]:
         with ExitStack() as stack:
@@ -193,6 +193,13 @@ class Endpoint:
     def _count(self, more: Usage) -> None:
         with self._lock:
             self._usage += more
+
+
+def _answer(result: Reply | Failed) -> Reply | Failed:
+    """The reply without the model's thoughts; the cache keeps what was sent."""
+    if isinstance(result, Failed):
+        return result
+    return result._replace(text=without_thoughts(result.text))
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

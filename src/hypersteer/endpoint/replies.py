@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from hypersteer.errors import one_line
 
+THOUGHTS = ("<think>", "</think>")
+"""What models write around their thoughts."""
+
 Messages = Sequence[Mapping[str, str]]
 """One request: chat messages, each with a `role` and a `content`."""
 
@@ -17,6 +20,19 @@ class Reply(NamedTuple):
     text: str
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+def without_thoughts(text: str) -> str:
+    """The answer of a model that thinks aloud first; empty where it never comes to one.
+
+    Templates may open the thoughts in the prompt, so that a reply only closes them.
+    """
+    before, closed, after = text.partition(THOUGHTS[1])
+    if not before.lstrip().startswith(THOUGHTS[0]) and THOUGHTS[0] in before:
+        return text  # it speaks of these marks
+    if closed:
+        return after.lstrip()
+    return "" if before.lstrip().startswith(THOUGHTS[0]) else text
 
 
 class Failed(NamedTuple):
@@ -119,7 +135,7 @@ def _text(fields: dict[str, Any], max_tokens: int) -> str | Trouble:
         return Trouble("the reply was withheld by the server's content filter")
     if refusal:
         return Trouble(f"the model refused: {one_line(refusal, 120)}")
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not without_thoughts(text).strip():
         return Trouble("the reply is empty", retry=True)
     # JSON may spell half of a surrogate pair, which nothing can write.
     return text.encode("utf-8", "replace").decode()

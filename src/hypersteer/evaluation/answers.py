@@ -1,7 +1,8 @@
 """Answers of a method to questions, at every strength, with their likelihood under the base LM."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.likelihood import in_batches, response_token_losses
 
+T = TypeVar("T")
+
 SCORED_TOGETHER = 24
-"""Rows whose likelihood is computed at once; the vocabulary makes their logits large."""
+"""Most rows whose likelihood is computed at once; the vocabulary makes their logits large."""
 
 
 class Prepared(NamedTuple):
@@ -51,10 +54,11 @@ class Prepared(NamedTuple):
 def answer(
     prepared: Prepared, questions: Sequence[Question], protocol: ProtocolConfig
 ) -> list[Row]:
-    """Answer all questions in one batch, or concept by concept where each has its own model.
+    """Answer all questions, never more than `protocol.batch_size` answers at a time.
 
-    A row's sampling has its own seed, so an answer does not depend on the rows beside it. All
-    strengths of a question share the seed, the edit, and the prefill below the site.
+    A row's sampling has its own seed, so an answer does not depend on the rows beside it, nor on
+    how many there are. All strengths of a question share the seed, the edit, and, as far as they
+    fit into a batch, the prefill below the site.
 
     Args:
         prepared: who answers.
@@ -64,51 +68,100 @@ def answer(
     Returns:
         one row per question and strength, in the order of the questions.
     """
-    if not isinstance(prepared.method, Adapts):
-        return _answer_together(prepared, questions, protocol)
+    every = range(len(questions))
+    groups = [list(every)]
+    if isinstance(prepared.method, Adapts):
+        ids = dict.fromkeys(question.concept.id for question in questions)
+        groups = [[i for i in every if questions[i].concept.id == id_] for id_ in ids]
     rows: dict[int, list[Row]] = {}
-    for concept_id in dict.fromkeys(question.concept.id for question in questions):
-        places = [i for i, question in enumerate(questions) if question.concept.id == concept_id]
+    for places in groups:
         found = _answer_together(prepared, [questions[i] for i in places], protocol)
-        each = len(found) // len(places)
-        rows |= {place: found[n * each : (n + 1) * each] for n, place in enumerate(places)}
-    return [row for place in range(len(questions)) for row in rows[place]]
+        rows |= zip(places, found, strict=True)
+    return [row for place in every for row in rows[place]]
 
 
 def _answer_together(
     prepared: Prepared, questions: Sequence[Question], protocol: ProtocolConfig
-) -> list[Row]:
-    """What `answer` does, with one model for all questions."""
-    steering = prepared.steer(questions)
+) -> list[list[Row]]:
+    """The rows of each question, where one model answers all of them."""
+    strengths = list(protocol.strengths) if prepared.scales else [None]
+    together = max(1, protocol.batch_size // len(strengths))
+    found: list[list[Row]] = []
+    for part, steering in _steerings(prepared, questions, together):
+        rows: list[list[Row]] = [[] for _ in part]
+        for some in even_parts(strengths, protocol.batch_size):
+            for own, new in zip(
+                rows, _answer_batch(prepared, part, steering, some, protocol), strict=True
+            ):
+                own += new
+        found += rows
+    return found
+
+
+def _steerings(
+    prepared: Prepared, questions: Sequence[Question], together: int
+) -> Iterator[tuple[Sequence[Question], Steering]]:
+    """Questions in parts, and how each part is steered; a concept's own model is made once."""
+    parts = even_parts(questions, together)
+    whole = prepared.steer(questions) if isinstance(prepared.method, Adapts) else None
+    start = 0
+    for part in parts:
+        if whole is None or (whole.writers and len(parts) > 1):
+            yield part, prepared.steer(part)
+        else:
+            prompts = whole.prompts[start : start + len(part)]
+            yield part, Steering(whole.lm, prompts, whole.writers)
+        start += len(part)
+
+
+def _answer_batch(
+    prepared: Prepared,
+    questions: Sequence[Question],
+    steering: Steering,
+    strengths: Sequence[float | None],
+    protocol: ProtocolConfig,
+) -> list[list[Row]]:
+    """The rows of each question at these strengths, all in one batch."""
     prompts = [steering.lm.chat.prompt(prompt) for prompt in steering.prompts]
-    strengths = list(protocol.strengths) if prepared.scales else None
-    copies = len(strengths or [None])
+    copies = len(strengths)
     decoding = Decoding(
         max_new_tokens=protocol.max_new_tokens,
         temperature=protocol.temperature,
         top_p=protocol.top_p,
         seed=tuple(question.seed for question in questions) * copies,
     )
-    ids = generate_ids(steering.lm, prompts, steering.writers, decoding, strengths)
-    losses = _nll(prepared.lm, [question.instruction for question in questions] * copies, ids)
+    scaled = [strength for strength in strengths if strength is not None] or None
+    ids = generate_ids(steering.lm, prompts, steering.writers, decoding, scaled)
+    instructions = [question.instruction for question in questions] * copies
+    losses = _nll(prepared.lm, instructions, ids, protocol.batch_size)
+    count = len(questions)
     rows = [
-        _row(prepared, questions[i % len(questions)], steering.prompts[i % len(questions)], ids[i])
-        | {"nll": losses[i], "strength": strengths[i // len(questions)] if strengths else None}
+        Row(
+            **_row(prepared, questions[i % count], steering.prompts[i % count], ids[i]),
+            nll=losses[i],
+            strength=strengths[i // count],
+        )
         for i in range(len(ids))
     ]
-    by_question = [i for q in range(len(questions)) for i in range(q, len(ids), len(questions))]
-    return [Row(**rows[i]) for i in by_question]
+    return [rows[place::count] for place in range(count)]
+
+
+def even_parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
+    """Consecutive parts of at most `most` items, as few as can be and as equal as can be."""
+    count = max(1, -(-len(items) // most))
+    ends = [len(items) * part // count for part in range(count + 1)]
+    return [items[start:end] for start, end in pairwise(ends)]
 
 
 def batches(
     parts: Sequence[list[Question]], answers_each: int, batch_size: int
 ) -> Iterator[list[list[Question]]]:
-    """Whole concepts that make batches of about `batch_size` answers, at least one a batch.
+    """Whole concepts whose answers fit a batch together; one that does not fit comes alone.
 
     Args:
         parts: the questions of each concept.
         answers_each: answers per question.
-        batch_size: most answers together.
+        batch_size: most answers together; `answer` splits the concept that has more.
     """
     batch: list[list[Question]] = []
     for part in parts:
@@ -136,7 +189,9 @@ def _row(prepared: Prepared, question: Question, given: object, ids: Sequence[in
     }
 
 
-def _nll(lm: BaseLM, instructions: Sequence[str], responses: Sequence[list[int]]) -> list[float]:
+def _nll(
+    lm: BaseLM, instructions: Sequence[str], responses: Sequence[list[int]], batch_size: int
+) -> list[float]:
     """Mean loss per token of each response after its instruction; NaN for an empty one."""
     prompts = [lm.chat.prompt(text) for text in instructions]
 
@@ -144,5 +199,5 @@ def _nll(lm: BaseLM, instructions: Sequence[str], responses: Sequence[list[int]]
         return response_token_losses(lm, [prompts[i] for i in part], [responses[i] for i in part])
 
     lengths = [len(p.ids) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    losses = in_batches(lengths, SCORED_TOGETHER, run)
+    losses = in_batches(lengths, min(SCORED_TOGETHER, batch_size), run)
     return [float(row.mean()) if len(row) else float(torch.nan) for row in losses]

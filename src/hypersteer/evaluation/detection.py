@@ -5,7 +5,7 @@ A text is called positive if its score is at or above a threshold. Definitions f
 missing from that figure, where the published code drops or zeroes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,9 @@ import numpy as np
 
 from hypersteer.errors import DataError
 from hypersteer.evaluation.metrics import Interval, bootstrap
+
+RATIO = 100
+"""Negatives of other concepts per positive, in AxBench."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,8 @@ class TextScores:
         negatives: of texts that do not.
         hard_negatives: of texts that use its words in another meaning; there may be none.
         others: of the negatives of other concepts, by this concept's detector; there may be none.
+        pool: how many of those there are, where `others` are the scores of the drawn ones alone
+            (see `draw`); by default `others` are all of them.
     """
 
     concept_id: int
@@ -32,6 +37,7 @@ class TextScores:
     negatives: Sequence[float]
     hard_negatives: Sequence[float] = ()
     others: Sequence[float] = ()
+    pool: int | None = None
 
 
 def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float:
@@ -132,11 +138,19 @@ class Imbalanced(NamedTuple):
     repeated: bool
 
 
-def imbalanced_f1(scores: TextScores, *, ratio: int = 100, seed: int = 42) -> Imbalanced | None:
-    """Best F1 after adding `ratio` negatives of other concepts per positive to the plain negatives.
+def draw(positives: int, pool: int, *, ratio: int = RATIO, seed: int = 42) -> np.ndarray:
+    """Places of `ratio` negatives of other concepts per positive, among a pool of them.
 
     The draw depends on the seed and on the numbers of texts only, so it is the same for all
-    methods. With too few texts to draw from it is with replacement.
+    methods, and known before a text is scored. With too few texts to draw from it is with
+    replacement.
+    """
+    wanted = ratio * positives
+    return np.random.default_rng(seed).choice(pool, wanted, replace=wanted > pool)
+
+
+def imbalanced_f1(scores: TextScores, *, ratio: int = RATIO, seed: int = 42) -> Imbalanced | None:
+    """Best F1 after adding `ratio` negatives of other concepts per positive to the plain negatives.
 
     Returns:
         None where there are no negatives of other concepts.
@@ -147,11 +161,13 @@ def imbalanced_f1(scores: TextScores, *, ratio: int = 100, seed: int = 42) -> Im
     own = _array(scores.negatives, "negative")
     if not len(scores.others):
         return None
-    pool, wanted = _array(scores.others, "other concepts' negative"), ratio * len(scores.positives)
-    repeated = wanted > len(pool)
-    drawn = np.random.default_rng(seed).choice(len(pool), wanted, replace=repeated)
-    negatives = np.concatenate([own, pool[drawn]])
-    return Imbalanced(best_f1(scores.positives, negatives.tolist()), repeated)
+    drawn = _array(scores.others, "other concepts' negative")
+    pool, count = scores.pool, len(scores.positives)
+    if pool is None:
+        pool = len(drawn)
+        drawn = drawn[draw(count, pool, ratio=ratio, seed=seed)]
+    negatives = np.concatenate([own, drawn])
+    return Imbalanced(best_f1(scores.positives, negatives.tolist()), ratio * count > pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,19 +197,35 @@ class Detection:
     ratio: int
 
 
-def detect(concepts: Sequence[TextScores], *, ratio: int = 100, seed: int = 42) -> Detection:
-    """Figures of one method over its concepts.
+class _Found(NamedTuple):
+    """The figures of one concept."""
+
+    auroc: float
+    f1: float
+    rare: Imbalanced | None
+    hard: HardNegatives | None
+
+
+def detect(concepts: Iterable[TextScores], *, ratio: int = RATIO, seed: int = 42) -> Detection:
+    """Figures of one method over its concepts, whose scores are looked at one after the other.
 
     Raises:
         DataError: there are no concepts, or one lacks positives or negatives.
     """
-    hard = [found for c in concepts if (found := hard_negatives(c)) is not None]
-    rare = [
-        found for c in concepts if (found := imbalanced_f1(c, ratio=ratio, seed=seed)) is not None
+    found = [
+        _Found(
+            auroc(one.positives, one.negatives),
+            best_f1(one.positives, one.negatives),
+            imbalanced_f1(one, ratio=ratio, seed=seed),
+            hard_negatives(one),
+        )
+        for one in concepts
     ]
+    hard = [one.hard for one in found if one.hard is not None]
+    rare = [one.rare for one in found if one.rare is not None]
     return Detection(
-        auroc=bootstrap([auroc(c.positives, c.negatives) for c in concepts]),
-        f1=bootstrap([best_f1(c.positives, c.negatives) for c in concepts]),
+        auroc=bootstrap([one.auroc for one in found]),
+        f1=bootstrap([one.f1 for one in found]),
         imbalanced_f1=bootstrap([r.f1 for r in rare]) if rare else None,
         repeated=any(r.repeated for r in rare),
         hard_positives=bootstrap([h.positives for h in hard]) if hard else None,

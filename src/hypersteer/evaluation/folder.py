@@ -17,14 +17,16 @@ from hypersteer.config import EvaluateConfig, differing, from_dict, to_dict
 from hypersteer.errors import ConfigError, SteeringError, one_line
 from hypersteer.evaluation.rows import Held, Judged, Row, from_table, to_table
 from hypersteer.files import (
+    finite,
     is_file,
-    is_folder,
     output_folder,
     read_json,
     reason,
     replacing,
+    to_json,
     write_text,
 )
+from hypersteer.locks import Hold, hold, is_empty
 from hypersteer.texts import json_of
 
 FREE = {
@@ -50,6 +52,18 @@ class ResultsFolder:
         self._settings = self.path / "config.json"
         self._check(to_dict(config))
 
+    def hold(self) -> Hold:
+        """Have the folder to this process; to be released afterwards.
+
+        Raises:
+            ConfigError: if it is in use.
+            SteeringError: if it cannot be written.
+        """
+        try:
+            return hold(self.path)
+        except OSError as error:
+            raise SteeringError(f"cannot write to '{self.path}': {one_line(error)}") from error
+
     def start(self, config: EvaluateConfig) -> None:
         """Make the folder and keep the settings.
 
@@ -57,7 +71,7 @@ class ResultsFolder:
             SteeringError: if it cannot be written.
         """
         with writing(self._settings):
-            write_text(self._settings, json.dumps(to_dict(config), indent=2) + "\n")
+            write_text(self._settings, to_json(to_dict(config), indent=2) + "\n")
 
     def answers(self, method: str, held: Held, concept_id: int) -> list[Row] | None:
         """A method's answers under a concept, or None where they are not there yet."""
@@ -93,7 +107,7 @@ class ResultsFolder:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
-        if kept["recipe"] != json.loads(json.dumps(recipe)) or kept["ids"] != list(ids):
+        if finite(kept["recipe"]) != json.loads(to_json(recipe)) or kept["ids"] != list(ids):
             raise ConfigError(
                 f"'{self.path}' holds answers of '{method}' with other settings; choose another "
                 f"out, or delete its folders called {slug(method)}"
@@ -114,23 +128,30 @@ class ResultsFolder:
             "cost": to_dict(learned.cost),
         }
         with writing(path), replacing(path) as temporary:
-            save_tensors(learned.tensors, temporary, {"learned": json.dumps(described)})
+            save_tensors(learned.tensors, temporary, {"learned": to_json(described)})
+
+    def figures_file(self, kind: str, method: str) -> Path:
+        """Where small results of a method are kept."""
+        return self.path / kind / f"{slug(method)}.json"
 
     def figures(self, kind: str, method: str) -> dict[str, Any]:
         """Small finished results of a method (gaps, detection), by key; empty if none."""
-        path = self.path / kind / f"{slug(method)}.json"
+        path = self.figures_file(kind, method)
         try:
-            return read_json(path)
+            found = read_json(path)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+        if not isinstance(found, dict):
+            raise SteeringError(f"'{path}' is damaged (no JSON object); delete it")
+        return found
 
     def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
         """Keep small results of a method."""
-        path = self.path / kind / f"{slug(method)}.json"
+        path = self.figures_file(kind, method)
         with writing(path):
-            write_text(path, json.dumps(figures, indent=1) + "\n")
+            write_text(path, to_json(figures, indent=1) + "\n")
 
     def keep_rows(self, rows: Sequence[Judged]) -> Path:
         """Write all judged rows as one parquet file."""
@@ -143,14 +164,14 @@ class ResultsFolder:
 
     def _check(self, wanted: dict[str, Any]) -> None:
         if not is_file(self._settings):
-            if is_folder(self.path) and any(self.path.iterdir()):
+            if not is_empty(self.path):
                 raise ConfigError(f"'{self.path}' holds no evaluation but other files; choose out")
             return
         try:
             kept = read_json(self._settings)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{self._settings}': {one_line(error)}") from error
-        for key in differing(kept, wanted, FREE):
+        for key in differing(finite(kept), finite(wanted), FREE):
             raise ConfigError(
                 f"'{self.path}' holds an evaluation with another {key}; choose another out, or "
                 "delete that folder"

@@ -12,7 +12,7 @@ import torch
 
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
-from hypersteer.evaluation.answers import SCORED_TOGETHER, Prepared
+from hypersteer.evaluation.answers import SCORED_TOGETHER, Prepared, even_parts
 from hypersteer.evaluation.plan import Plan, Question
 from hypersteer.evaluation.rows import Held
 from hypersteer.lm.likelihood import response_token_losses
@@ -37,6 +37,7 @@ def concept_gap(
     wrong: Concept,
     strength: float | None,
     max_response_tokens: int,
+    batch_size: int = SCORED_TOGETHER,
 ) -> float:
     """Mean over rows of (loss under `wrong` minus loss under `right`), nats per response token.
 
@@ -47,10 +48,10 @@ def concept_gap(
         wrong: another concept that the method can steer towards.
         strength: of both; None for methods without one.
         max_response_tokens: responses are cut here, as in training.
+        batch_size: most rows of a forward pass; never more than `SCORED_TOGETHER`.
     """
     gaps: list[float] = []
-    for start in range(0, len(examples), SCORED_TOGETHER):
-        part = examples[start : start + SCORED_TOGETHER]
+    for part in even_parts(examples, min(batch_size, SCORED_TOGETHER)):
         losses = [
             _losses(prepared, part, concept, strength, max_response_tokens)
             for concept in (wrong, right)

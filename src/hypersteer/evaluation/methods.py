@@ -15,6 +15,7 @@ from hypersteer.baselines.method import (
     Steering,
     can_steer,
 )
+from hypersteer.concepts import text_key
 from hypersteer.config import EvaluateConfig, from_dict
 from hypersteer.edits import Site
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, nearest
@@ -146,9 +147,9 @@ def check_split(
     for name, method in methods.items():
         if not isinstance(method, Hypersteer):
             continue
-        learnt = set(method.card.concepts)
-        wrong = [("was trained on", text, "out") for text in held_out if text in learnt]
-        wrong += [("never saw", text, "in") for text in held_in if text not in learnt]
+        learnt = set(map(text_key, method.card.concepts))
+        wrong = [("was trained on", text, "out") for text in held_out if text_key(text) in learnt]
+        wrong += [("never saw", text, "in") for text in held_in if text_key(text) not in learnt]
         if wrong:
             did, text, where = wrong[0]
             raise SteeringError(

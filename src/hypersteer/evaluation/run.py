@@ -16,6 +16,7 @@ from hypersteer.errors import DataError, SteeringError
 from hypersteer.evaluation.answers import Prepared, answer, batches
 from hypersteer.evaluation.detecting import detection_figures
 from hypersteer.evaluation.detection import Detection
+from hypersteer.evaluation.fits import check_fits
 from hypersteer.evaluation.folder import ResultsFolder, writing
 from hypersteer.evaluation.gaps import concept_gap, gap_examples, wrong_concept
 from hypersteer.evaluation.judging import judge_rows, make_judge
@@ -55,11 +56,17 @@ def evaluate(config: EvaluateConfig, lm: BaseLM | None = None) -> EvaluateResult
         lm: a loaded base LM to share; by default the one that the settings name.
 
     Raises:
-        ConfigError: for an unknown method or judge, or a folder of another evaluation.
+        ConfigError: for an unknown method or judge, or a folder of another evaluation or in use.
         DataError: if data or instructions cannot be read.
         SteeringError: for anything else in the settings that cannot be done.
     """
     folder = ResultsFolder(config)
+    with folder.hold():
+        return _evaluate(config, folder, lm)
+
+
+def _evaluate(config: EvaluateConfig, folder: ResultsFolder, lm: BaseLM | None) -> EvaluateResult:
+    """Open what the evaluation needs, and do it."""
     methods = make_methods(config)
     plan = make_plan(config)
     held_in, held_out = ([c.text for c in plan.concepts(held)] for held in ("held_in", "held_out"))
@@ -67,6 +74,7 @@ def evaluate(config: EvaluateConfig, lm: BaseLM | None = None) -> EvaluateResult
     lm = lm or open_lm(config.base_lm)
     judge = make_judge(config.judge, lm)
     site = lm.site(config.site.layer, config.site.kind)
+    check_fits(lm, plan, config, methods)
     folder.start(config)
     return _Evaluation(config, folder, methods, plan, lm, judge, site).go()
 
@@ -201,8 +209,8 @@ class _Evaluation:
         wrong = wrong_concept(self.plan, held, concept)
         if not examples or wrong is None:
             return None
-        limit = self.config.data.max_response_tokens
-        return concept_gap(prepared, examples, concept, wrong, strength, limit)
+        limit, together = self.config.data.max_response_tokens, self.config.protocol.batch_size
+        return concept_gap(prepared, examples, concept, wrong, strength, limit, together)
 
     def _detection(self, prepared: dict[str, Prepared]) -> dict[Place, Detection]:
         if not self.config.protocol.detection:

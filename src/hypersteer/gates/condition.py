@@ -44,6 +44,8 @@ class Condition:
         name: what it is about.
         directions: unit vectors [K, D], float32.
         means: intercepts [K, D], subtracted from a state before the cosine; `legacy` has none.
+        scales: what a state is divided by after that [K, D], above 0, so that a few massive
+            dimensions do not decide the cosine; None for 1, as `legacy` and older files have it.
         fitted: the layer of each direction.
         layers: the layers that are read; some of `fitted`.
         threshold: what the score must pass.
@@ -68,6 +70,7 @@ class Condition:
     fitted: tuple[int, ...]
     layers: tuple[int, ...]
     threshold: float
+    scales: Float[Tensor, "K D"] | None = None
     fires: Fires = "above"
     release: float | None = None
     scorer: Scorer = "cosine"
@@ -80,6 +83,7 @@ class Condition:
     def __post_init__(self) -> None:
         self._settle()
         self._check_tensors()
+        self._check_scales()
         missing = [layer for layer in self.layers if layer not in self.fitted]
         if missing or not self.layers:
             raise SteeringError(
@@ -110,7 +114,10 @@ class Condition:
             object.__setattr__(self, field_, limit)
 
     def _check_tensors(self) -> None:
-        for name in ("directions", "means"):
+        names = (
+            ("directions", "means") if self.scales is None else ("directions", "means", "scales")
+        )
+        for name in names:
             value = real_tensor(getattr(self, name), f"the {name} of condition '{self.name}'")
             value = value.detach().to("cpu", torch.float32, copy=True)
             if value.ndim != 2 or len(value) != len(self.fitted):
@@ -130,6 +137,17 @@ class Condition:
         if bool((lengths - 1).abs().gt(1e-5).any()):  # else a loaded one would not be the saved one
             object.__setattr__(self, "directions", F.normalize(self.directions, dim=-1))
 
+    def _check_scales(self) -> None:
+        if self.scales is None:
+            return
+        if self.scorer == "legacy":
+            raise SteeringError(f"condition '{self.name}' is legacy, whose score has no scales")
+        if self.scales.shape != self.directions.shape or not bool((self.scales > 0).all()):
+            raise SteeringError(
+                f"the scales of condition '{self.name}' are not numbers above 0, one for each "
+                "dimension of its directions"
+            )
+
     def _check_thresholds(self) -> None:
         for value in (self.threshold, self.release):
             if value is not None and not math.isfinite(value):
@@ -144,6 +162,11 @@ class Condition:
             )
 
     @property
+    def scaled(self) -> bool:
+        """Whether states are divided by scales."""
+        return self.scales is not None
+
+    @property
     def width(self) -> int:
         """Width D of the states it reads."""
         return self.directions.shape[1]
@@ -151,8 +174,9 @@ class Condition:
     def layer_scores(self, layer: int, states: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """Scores of pooled states at one of the fitted layers."""
         row = self.fitted.index(layer)
-        direction = self.directions[row].to(states.device)
-        return score(states, direction, self.means[row].to(states.device), self.scorer)
+        direction, mean = (t[row].to(states.device) for t in (self.directions, self.means))
+        scale = None if self.scales is None else self.scales[row].to(states.device)
+        return score(states, direction, mean, self.scorer, scale)
 
     def score(self, states: Mapping[int, Float[Tensor, "B D"]]) -> Float[Tensor, " B"]:
         """The score that is compared with the threshold.
@@ -187,6 +211,10 @@ class Condition:
         known = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Header)}
         header = {"format": FORMAT, **known, "figures": dict(self.figures)}
         tensors = {"directions": self.directions, "means": self.means}
+        if self.scales is None:
+            del header["scaled"]  # a file that earlier versions read
+        else:
+            tensors["scales"] = self.scales
         path = output_file(path, "the file of the condition")
         return write_value(path, tensors, header, "condition")
 
@@ -201,10 +229,13 @@ def load_condition(path: str | Path) -> Condition:
     header, tensors = read_value(path, FORMAT, "condition")
     try:
         known = from_dict(_Header, {k: v for k, v in header.items() if k != "format"}, "header")
+        fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
+        scaled = fields.pop("scaled")
         return Condition(
-            **{field.name: getattr(known, field.name) for field in dataclasses.fields(known)},
+            **fields,
             directions=tensors["directions"],
             means=tensors["means"],
+            scales=tensors["scales"] if scaled else None,
         )
     except KeyError as error:
         raise CheckpointError(f"the condition '{path}' lacks {error}; it is damaged") from error
@@ -228,6 +259,8 @@ class _Header:
     base_lm: str
     figures: dict[str, float]
     note: str
+    scaled: bool = False
+    """Whether there are scales among the tensors. Versions that know none refuse the file."""
 
 
 def score(
@@ -235,16 +268,17 @@ def score(
     directions: Float[Tensor, "... D"],
     means: Float[Tensor, "... D"],
     scorer: Scorer,
+    scales: Float[Tensor, "... D"] | None = None,
 ) -> Float[Tensor, "..."]:
     """Scores of pooled states along unit directions, from -1 to 1.
 
-    `cosine` is cos(h - mean, c). `legacy` is CAST's cos(h, tanh(c (c . h))): up to the tanh it is
-    the absolute value of cos(h, c), so it cannot tell c from -c.
+    `cosine` is cos((h - mean) / scale, c). `legacy` is CAST's cos(h, tanh(c (c . h))): up to the
+    tanh it is the absolute value of cos(h, c), so it cannot tell c from -c.
     """
     states = states.float()
     if scorer == "cosine":
         # Directions are of unit length, and a check of every token has no time for their norm.
-        centred = states - means
+        centred = states - means if scales is None else (states - means) / scales
         norms = torch.linalg.vector_norm(centred, dim=-1).clamp_min(SMALLEST)
         return (centred * directions).sum(-1) / norms
     projected = directions * (states * directions).sum(-1, keepdim=True)

@@ -10,7 +10,7 @@ Shapes: R rows, C tokens read, T base tokens, D width.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import cast
 
@@ -32,7 +32,7 @@ STYLE_RATE = 10.0
 """Factor on the style vector: it learns so much faster than the edits, and gets there first."""
 
 MEAN_RATE = 0.02
-"""How fast the running mean of the vectors follows them: over some 50 steps."""
+"""How fast the running mean of the vectors follows that of a step: over some 50 steps."""
 
 MASSIVE = 4.0
 """Dimensions that are more times as large as the typical one are scaled down to that before they
@@ -104,6 +104,8 @@ class Hypernet(nn.Module):
         self.style = nn.Parameter(torch.zeros(lm.width)) if config.style else None
         if config.style:
             self.register_buffer("mean", torch.zeros(lm.width))
+        # No buffer: DistributedDataParallel would overwrite one with that of the first process.
+        self._written: Tensor | None = None
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("excess", torch.ones(lm.width))
         self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
@@ -154,9 +156,26 @@ class Hypernet(nn.Module):
         """Vectors less their running mean; in training, with the style vector in its place."""
         if not self.training:
             return vectors - self.mean
-        with torch.no_grad():
-            self.mean.lerp_(vectors.detach().float().mean(0), MEAN_RATE)
+        raw = vectors.detach().float()
+        summed = torch.cat([raw.sum(0), raw.new_tensor([len(raw)])])
+        self._written = summed if self._written is None else self._written + summed
         return vectors - self.mean + STYLE_RATE * style
+
+    def follow_mean(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Move the running mean towards the mean of all vectors written in training since last.
+
+        To be called once in every optimizer step, so that the mean follows whole steps, whatever
+        parts and processes their rows are spread over. Without `style` there is nothing to do.
+
+        Args:
+            reduce: adds a tensor over all processes.
+        """
+        written, self._written = self._written, None
+        if written is None:
+            return
+        summed = reduce(written)
+        with torch.no_grad():
+            self.mean.lerp_(summed[:-1] / summed[-1], MEAN_RATE)
 
 
 def new_hypernet(

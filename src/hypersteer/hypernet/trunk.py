@@ -68,7 +68,8 @@ def _copy(decoder: nn.Module, trunk: nn.Module, name: str) -> None:
     for key, value in wanted.items():
         if key not in source or source[key].shape != value.shape:
             raise ConfigError(
-                f"the weights '{key}' of {name} cannot be copied (quantised?); "
+                f"the weights '{key}' of {name} cannot be copied (quantised, or its shorter kin "
+                "has others); "
                 "set hypernet.init to 'random' or load the base LM unquantised"
             )
     trunk.load_state_dict({key: source[key].float() for key in wanted})

@@ -104,6 +104,8 @@ class SignalReader:
         self._start = [] if bos is None else [int(bos)]
         self._opening = [*self._start, *lm.chat.text(OPENING)]
         self._question = lm.chat.text(QUESTION)
+        least = 2 * max(1, len(lm.chat.text(NOTHING)))
+        lm.check_length(self._fixed() + least, "the likelihood judge")
         texts = [self._ids(text, "response") for text in background.texts]
         states = self._states([ids for ids in texts if ids])
         self._spaces = [
@@ -240,13 +242,16 @@ class SignalReader:
         ids = [*self._start, *text(ASKING), *instruction, *text(ANSWERING)]
         return PromptIds(ids, len(self._start))
 
+    def _fixed(self) -> int:
+        """Tokens of what is read around the texts, where it is longest."""
+        return max(len(self._opening) + len(self._question), len(self._task([]).ids))
+
     def _ids(self, text: str, kind: str) -> list[int]:
         """A text's tokens, cut to the limit of its kind; never none.
 
         A response's share of a small context window is what the longest concept leaves.
         """
-        fixed = max(len(self._opening) + len(self._question), len(self._task([]).ids))
-        room = max(self._lm.context_window - fixed, 2)
+        room = self._lm.context_window - self._fixed()
         limit = min(LIMITS[kind], room // 2)
         ids = self._lm.chat.text(text if kind == "response" else f" {text.strip()}")[:limit]
         return ids or self._lm.chat.text(" ")

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from hypersteer.lm.blocks import check_site, find_blocks
 from hypersteer.lm.chat import Chat, TokenBatch
 from hypersteer.lm.hooks import capture, head_at
 from hypersteer.lm.sketch import measure
+from hypersteer.lm.turns import end_of_turn
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +76,14 @@ class BaseLM:
 
         model.eval().requires_grad_(False)
         accepted = frozenset(inspect.signature(model.forward).parameters)
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        table = cast(nn.Embedding, model.get_input_embeddings())
         found = find_blocks(model, blocks)
         made = cls(
             name=name or model.config.name_or_path or type(model).__name__,
             model=model,
             tokenizer=tokenizer,
-            chat=Chat(tokenizer, _end_of_turn(model, tokenizer)),
+            chat=Chat(tokenizer, end_of_turn(tokenizer, ends), table.weight.shape[0]),
             blocks=found,
             identity=measure(model, found),
             _accepted=accepted,
@@ -251,10 +253,3 @@ class BaseLM:
                 f"{what} needs {tokens} tokens, but the context window of {self.name} has "
                 f"{self.context_window}; shorten it"
             )
-
-
-def _end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a response; the tokenizer's own first, since training teaches the first one."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, Sequence) else [configured]
-    return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *ids] if i is not None))

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hypersteer.edits import Scope
-from hypersteer.errors import SteeringError, one_line
-
-Prompt = str | Sequence[dict[str, str]]
-"""One user turn, or a list of chat messages with `role` and `content`."""
+from hypersteer.errors import ModelError, SteeringError, one_line
+from hypersteer.lm.control import ControlTokens
+from hypersteer.lm.messages import Messages, Prompt, as_messages
+from hypersteer.lm.turns import around
 
 
 class PromptIds(NamedTuple):
@@ -67,18 +67,39 @@ class TokenBatch(NamedTuple):
 class Chat:
     """Turns prompts and responses into ids for one tokenizer.
 
+    Special tokens are the template's own business: where a text spells one out, it is read as the
+    characters that it is (`hypersteer.lm.control`).
+
     Attributes:
         tokenizer: the base LM's tokenizer.
-        end_of_turn: the ids that end a response in generation.
+        end_of_turn: the ids that end a response in generation; training teaches the first.
         pad_id: the id that fills padding; never attended to.
+
+    Args:
+        tokenizer: the base LM's tokenizer.
+        end_of_turn: ids that end a response.
+        rows: rows of the base LM's embedding table, where it is known.
+
+    Raises:
+        ModelError: if the template writes tokens that the base LM does not know.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        end_of_turn: Sequence[int],
+        rows: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.end_of_turn = tuple(end_of_turn)
-        pad = tokenizer.pad_token_id
-        self.pad_id = int(pad if pad is not None else self.end_of_turn[0] if end_of_turn else 0)
-        first, second = (self._template_ids("1"), self._template_ids("2"))
+        self._rows = rows
+        self.end_of_turn = tuple(token for token in end_of_turn if self._is_known(token))
+        self.pad_id = self._valid(tokenizer.pad_token_id, *self.end_of_turn)
+        written = ""
+        if tokenizer.chat_template is not None:
+            written = str(self._render(as_messages("1"), tokenize=False))
+        self._control = ControlTokens(tokenizer, written, self.end_of_turn)
+        self._lead, self._tail = around(tokenizer)
+        first, second = (self._prompt_ids(as_messages(text)) for text in ("1", "2"))
         self._prefix = first[: _common(first, second)]
 
     def prompt(self, prompt: Prompt) -> PromptIds:
@@ -86,18 +107,27 @@ class Chat:
 
         Raises:
             SteeringError: if the prompt is neither text nor well-formed messages.
+            ModelError: if it holds a token that the base LM does not know.
         """
-        ids = self._template_ids(_messages(prompt))
+        ids = self._prompt_ids(as_messages(prompt))
         return PromptIds(ids, min(_common(ids, self._prefix), len(ids) - 1))
 
     def response(self, text: str, *, ends: bool = False) -> list[int]:
-        """Token ids of a response, with the end of turn if it `ends`."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.end_of_turn[0]] if ends and self.end_of_turn else list(ids)
+        """Token ids of a response, with the end of turn if it `ends`.
+
+        Raises:
+            ModelError: if it holds a token that the base LM does not know.
+        """
+        ids = self._text_ids(text, answer=True)
+        return [*ids, self.end_of_turn[0]] if ends and self.end_of_turn else ids
 
     def text(self, text: str) -> list[int]:
-        """Token ids of bare text (a steering prompt): no template, no special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Token ids of bare text (a steering prompt): no template, no special tokens.
+
+        Raises:
+            ModelError: if it holds a token that the base LM does not know.
+        """
+        return self._text_ids(text, answer=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of response ids, without special tokens and without any clean-up."""
@@ -106,20 +136,71 @@ class Chat:
         )
         return str(text)
 
-    def _template_ids(self, prompt: "str | list[dict[str, str]]") -> list[int]:
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if self.tokenizer.chat_template is None:
+    def _text_ids(self, text: str, *, answer: bool) -> list[int]:
+        mark = self._control.mark(text, answer=answer)
+        if mark:
+            ids = self._control.ids(self._control.cut(text, mark, answer=answer), mark)
+        else:
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._checked(ids)
+
+    def _prompt_ids(self, messages: Messages) -> list[int]:
+        mark = self._control.mark(messages)
+        if mark:
+            messages = self._control.cut(messages, mark)
+        if self.tokenizer.chat_template is not None:
+            rendered = self._render(messages, tokenize=not mark)
+            ids = self._control.ids(rendered, mark) if mark else list(rendered)
+        else:
             joined = "\n\n".join(message["content"] for message in messages)
-            return list(self.tokenizer(joined)["input_ids"]) or [self.pad_id]
-        try:
-            ids: Any = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False
+            ids = self._without_template(joined, mark)
+        if not ids:
+            raise ModelError(
+                f"the chat template makes nothing of {messages!r:.120}; give the tokenizer another"
             )
-            return list(ids)
+        return self._checked(ids)
+
+    def _render(self, messages: Messages, *, tokenize: bool) -> Any:
+        """What the template makes of messages: ids, or its text.
+
+        Raises:
+            SteeringError: if it refuses them.
+        """
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=tokenize, return_dict=False
+            )
         except Exception as error:  # jinja errors are the template's way to refuse messages
             raise SteeringError(
                 f"the chat template refuses this prompt: {one_line(error)}"
             ) from error
+
+    def _without_template(self, text: str, mark: str) -> list[int]:
+        """Ids of a text with what the tokenizer puts before it, and not what it puts after it."""
+        if mark:
+            ids = [*self._lead, *self._control.ids(text, mark)]
+        else:
+            ids = list(self.tokenizer(text)["input_ids"])
+            if self._tail and ids[-len(self._tail) :] == self._tail:
+                ids = ids[: -len(self._tail)]
+        return ids or [self.pad_id]
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if ids and not self._is_known(max(ids)):
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise ModelError(
+                f"the token {token!r} has id {max(ids)}, but the base LM knows {self._rows} ids "
+                "only: it was added to the tokenizer and not to the model; leave it out, or resize "
+                "the model's embeddings"
+            )
+        return ids
+
+    def _is_known(self, token: int) -> bool:
+        return self._rows is None or 0 <= token < self._rows
+
+    def _valid(self, *tokens: int | None) -> int:
+        """The first of these ids that the base LM knows."""
+        return next((t for t in tokens if t is not None and self._is_known(t)), 0)
 
 
 def collate(
@@ -173,6 +254,19 @@ def scope_mask(scopes: Sequence[Scope], spans: Spans) -> Bool[Tensor, "B T"]:
     return torch.stack(masks)
 
 
+def check_scope_length(scope: Scope, prompt: PromptIds) -> None:
+    """Refuse a boolean scope that is not as long as prefix and prompt.
+
+    Raises:
+        SteeringError: naming both lengths.
+    """
+    if not isinstance(scope, str) and len(scope) != len(prompt.ids):
+        raise SteeringError(
+            f"the scope mask has {len(scope)} entries, but prefix and prompt have "
+            f"{len(prompt.ids)} tokens; give one entry for each"
+        )
+
+
 def _explicit(scope: "str | tuple[bool, ...]", before: Tensor) -> Tensor:
     count = int(before.sum())
     if count and len(scope) != count:
@@ -183,22 +277,6 @@ def _explicit(scope: "str | tuple[bool, ...]", before: Tensor) -> Tensor:
     if count:
         mask[before] = torch.tensor(scope, dtype=torch.bool, device=before.device)
     return mask
-
-
-def _messages(prompt: Prompt) -> "str | list[dict[str, str]]":
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise SteeringError("the prompt is empty; give some text")
-        return prompt
-    messages = list(prompt) if isinstance(prompt, Sequence) else []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise SteeringError(f"a chat message needs 'role' and 'content' texts, not {message!r}")
-        if not isinstance(message.get("role"), str):
-            raise SteeringError(f"a chat message needs a 'role' text, not {message!r}")
-    if not messages:
-        raise SteeringError(f"a prompt is a text or a list of chat messages, not {prompt!r}")
-    return messages
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

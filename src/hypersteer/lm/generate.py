@@ -1,54 +1,24 @@
 """Cached decoding of a batch under edits: one prefill, then one token per row and step."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hypersteer.edits import Site
-from hypersteer.errors import ConfigError, SteeringError
+from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.cache import joined, new_cache, pick_rows
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
+from hypersteer.lm.decoding import Decoding
+from hypersteer.lm.finite import check_range
 from hypersteer.lm.hooks import ReadWrite, at_sites, capture
 from hypersteer.lm.packing import pack, packed_products
+from hypersteer.lm.requests import check_room
 from hypersteer.lm.sampling import Sampler
+from hypersteer.lm.stopping import Endings, certain, cut_at, end_at
 from hypersteer.lm.upper_blocks import repeated, shared_below, upper_blocks
 from hypersteer.lm.writers import Writer, acting, gates_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
-    """How to decode.
-
-    Attributes:
-        max_new_tokens: most tokens generated per row.
-        temperature: 0 is greedy.
-        top_p: nucleus of sampling; 1 keeps every token.
-        seed: one seed (row r of a batch uses seed + r), or one per row.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | tuple[int, ...] = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens {self.max_new_tokens!r} is not a number above 0")
-        Sampler([], self.temperature, self.top_p)
-
-    def sampler(self, rows: int) -> Sampler:
-        """The sampler of a batch.
-
-        Raises:
-            ConfigError: if the number of seeds is not the number of rows.
-        """
-        seeds = range(self.seed, self.seed + rows) if isinstance(self.seed, int) else self.seed
-        if len(seeds) != rows:
-            raise ConfigError(f"{len(seeds)} seeds for {rows} prompts; give one seed or one each")
-        return Sampler(seeds, self.temperature, self.top_p)
 
 
 def decode(
@@ -57,8 +27,9 @@ def decode(
     writers: Sequence[Writer],
     decoding: Decoding,
     strengths: Sequence[float] | None = None,
+    told: Sequence[float] | None = None,
 ) -> Generator[dict[int, int]]:
-    """Generate token by token.
+    """Generate token by token; what is asked for is checked at the call, before the first token.
 
     Args:
         lm: the base LM.
@@ -68,38 +39,48 @@ def decode(
         strengths: answer every prompt at each of these S strengths, which multiply the writers'
             own: row r at strength s is row `s * B + r`. The edits are made once, and the prefill
             below the lowest site runs once for all strengths.
+        told: the writers' own strength in each of the B rows, for messages; by default 1.
 
     Yields:
         after every step, the new token id of each row that still runs, by row number. The end of
-        turn is not among them.
+        turn is not among them; the token that completes a stop string is.
 
     Raises:
         SteeringError: if a prompt and the new tokens do not fit the context window, or if there
-            are several strengths but nothing that is written.
+            are several strengths but nothing that is written; and, as it runs, if the base LM's
+            numbers are not finite.
     """
     if strengths is not None and not writers:
         raise SteeringError(f"{len(strengths)} strengths, but no edit to multiply; give an edit")
-    for prompt in prompts:
-        lm.check_length(len(prompt.ids) + decoding.max_new_tokens, "prompt and response")
+    check_room(lm, prompts, decoding)
+    check_range(strengths or ())
     copies = 1 if strengths is None else len(strengths)
-    rows = copies * len(prompts)
-    sampler = decoding.sampler(rows)
+    sampler = decoding.sampler(copies * len(prompts), [*prompts] * copies)
+    told = told or [1.0] * len(prompts)
     if strengths is not None:
         writers = [writer.at(strengths) for writer in writers]
-    state = Running(lm, prompts, writers, copies)
-    for step in range(decoding.max_new_tokens):
-        chosen = sampler(state.advance())
-        tokens = chosen.tolist()
-        ended = [token in lm.chat.end_of_turn for token in tokens]
-        fresh = {
-            row: token
-            for row, token, end in zip(state.rows, tokens, ended, strict=True)
-            if not end and row not in state.finished
-        }
-        state.finished.update(r for r, end in zip(state.rows, ended, strict=True) if end)
+        told = [strength for strength in strengths for _ in prompts]
+
+    def steps() -> Generator[dict[int, int]]:
+        state = Running(lm, prompts, writers, copies)
+        endings = Endings(lm, decoding, state.finished, told if writers else None)
+        yield from _steps(state, endings, sampler, decoding.max_new_tokens)
+
+    return steps()
+
+
+def _steps(
+    state: "Running", endings: Endings, sampler: Sampler, most: int
+) -> Generator[dict[int, int]]:
+    """The new tokens of each of at most so many steps; rows that have ended are dropped."""
+    rows = len(state.rows)
+    for step in range(most):
+        logits = state.advance()
+        chosen = sampler(logits)
+        fresh = endings.take(state.rows, chosen, logits)
         if fresh:
             yield fresh
-        if len(state.finished) == rows or step == decoding.max_new_tokens - 1:
+        if len(state.finished) == rows or step == most - 1:
             return
         state.append(chosen)
         live = [i for i, row in enumerate(state.rows) if row not in state.finished]
@@ -114,30 +95,49 @@ def generate_ids(
     writers: Sequence[Writer],
     decoding: Decoding,
     strengths: Sequence[float] | None = None,
+    told: Sequence[float] | None = None,
 ) -> list[list[int]]:
     """All response ids of every row of `decode`, without the end of turn."""
     copies = 1 if strengths is None else len(strengths)
     responses: list[list[int]] = [[] for _ in range(copies * len(prompts))]
-    for fresh in decode(lm, prompts, writers, decoding, strengths):
+    for fresh in decode(lm, prompts, writers, decoding, strengths, told):
         for row, token in fresh.items():
             responses[row].append(token)
     return responses
 
 
-def join_pieces(lm: BaseLM, tokens: Generator[dict[int, int]]) -> Generator[str]:
-    """Text pieces of row 0 that join to the text of all its tokens.
+def generate_texts(
+    lm: BaseLM,
+    prompts: Sequence[PromptIds],
+    writers: Sequence[Writer],
+    decoding: Decoding,
+    told: Sequence[float] | None = None,
+) -> list[str]:
+    """The text of every row of `decode`, up to the first stop string."""
+    rows = generate_ids(lm, prompts, writers, decoding, told=told)
+    return [cut_at(lm.chat.decode(ids), decoding.stops) for ids in rows]
 
-    A piece is held back while it ends inside a multi-byte character.
+
+def join_pieces(
+    lm: BaseLM, tokens: Generator[dict[int, int]], stops: Sequence[str] = ()
+) -> Generator[str]:
+    """Text pieces of row 0 that join to the text of all its tokens, up to the first stop string.
+
+    A piece is held back while it ends inside a multi-byte character, or in what may become a stop
+    string.
     """
     ids: list[int] = []
     sent = ""
     for fresh in tokens:
         ids.append(fresh[0])
         text = lm.chat.decode(ids)
-        if not text.endswith("\ufffd") and len(text) > len(sent):
+        if end_at(text, stops) is not None:
+            break
+        text = certain(text, stops)
+        if len(text) > len(sent):
             yield text[len(sent) :]
             sent = text
-    text = lm.chat.decode(ids)
+    text = cut_at(lm.chat.decode(ids), stops)
     if len(text) > len(sent):
         yield text[len(sent) :]
 

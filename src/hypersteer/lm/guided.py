@@ -16,7 +16,10 @@ from torch import Tensor
 
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
-from hypersteer.lm.generate import Decoding, Running
+from hypersteer.lm.decoding import Decoding
+from hypersteer.lm.generate import Running
+from hypersteer.lm.requests import check_room
+from hypersteer.lm.stopping import Endings
 
 PLAUSIBLE = 0.05
 """Tokens less likely than this share of the likeliest one, under the prompt, are ruled out."""
@@ -39,7 +42,7 @@ def guided_ids(
     decoding: Decoding,
     guidance: float,
 ) -> list[list[int]]:
-    """Response ids of every row, without the end of turn.
+    """Response ids of every row, without the end of turn; the rest as `decode` has it.
 
     Both prompts of a row run side by side in one batch, and get the same response tokens.
 
@@ -53,21 +56,19 @@ def guided_ids(
     Raises:
         SteeringError: if a prompt and the new tokens do not fit the context window.
     """
-    for prompt in (*prompts, *plain):
-        lm.check_length(len(prompt.ids) + decoding.max_new_tokens, "prompt and response")
+    check_room(lm, [*prompts, *plain], decoding)
     rows = len(prompts)
     responses: list[list[int]] = [[] for _ in prompts]
     finished: set[int] = set()
-    sampler = decoding.sampler(rows)
+    sampler = decoding.sampler(rows, prompts)
+    endings = Endings(lm, decoding, finished)
     running = Running(lm, [*prompts, *plain], [], 1)
     for step in range(decoding.max_new_tokens):
         with_prompt, without = running.advance().split(rows)
-        chosen = sampler(guided_logits(with_prompt, without, guidance))
-        for row, token in enumerate(chosen.tolist()):
-            if token in lm.chat.end_of_turn:
-                finished.add(row)
-            elif row not in finished:
-                responses[row].append(token)
+        logits = guided_logits(with_prompt, without, guidance)
+        chosen = sampler(logits)
+        for row, token in endings.take(range(rows), chosen, logits).items():
+            responses[row].append(token)
         if len(finished) == rows or step == decoding.max_new_tokens - 1:
             break
         running.append(chosen.repeat(2))

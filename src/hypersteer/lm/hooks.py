@@ -1,10 +1,12 @@
 """The one mechanism for reading and writing hidden states: hooks held by context managers.
 
 Every hook fires only in the thread that placed it, so that two threads may share one base LM, and
-is removed exactly, also after an exception.
+in a backward pass that runs blocks again (gradient checkpointing), which may be in another thread.
+It is removed exactly, also after an exception.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -13,30 +15,76 @@ import torch
 from torch import Tensor, nn
 
 from hypersteer.edits import Site
+from hypersteer.errors import SteeringError
 from hypersteer.lm.blocks import site_module
 
 ReadWrite = Callable[[Tensor], Tensor | None]
 """Takes hidden states [B, T, D]; returns what replaces them, or None to leave them."""
 
 
+class _Owners:
+    """The threads that have hooks in place, each as often as it has."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[int] = Counter()
+
+    @contextmanager
+    def holding(self) -> Generator[int]:
+        """Count the current thread while the context lasts; gives its number."""
+        owner = threading.get_ident()
+        with self._lock:
+            self._counts[owner] += 1
+        try:
+            yield owner
+        finally:
+            with self._lock:
+                self._counts[owner] -= 1
+                if not self._counts[owner]:
+                    del self._counts[owner]
+
+    def serves(self, owner: int) -> bool:
+        """Whether what runs now runs for the owner.
+
+        Raises:
+            SteeringError: in a backward pass of another thread, if several threads have hooks.
+        """
+        current = threading.get_ident()
+        if current == owner:
+            return True
+        # Autograd runs a backward pass on a device in a thread of its own, which has no hooks.
+        if current in self._counts or torch._C._current_graph_task_id() == -1:
+            return False
+        if len(self._counts) > 1:
+            raise SteeringError(
+                f"{len(self._counts)} threads edit a model while a backward pass runs its blocks "
+                "again, so it cannot be told whose edits count; train in one thread, or without "
+                "gradient checkpointing"
+            )
+        return True
+
+
+_OWNERS = _Owners()
+
+
 @contextmanager
 def at_output(module: nn.Module, function: ReadWrite) -> Generator[None]:
     """Call `function` on the module's output, or its first output, while the context lasts."""
-    owner = threading.get_ident()
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if threading.get_ident() != owner:
+        if not _OWNERS.serves(owner):
             return None
         if isinstance(output, Tensor):
             return function(output)
         changed = function(output[0])
         return None if changed is None else (changed, *output[1:])
 
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    with _OWNERS.holding() as owner:
+        handle = module.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 @contextmanager
@@ -44,21 +92,21 @@ def at_input(
     module: nn.Module, function: Callable[[tuple, dict], tuple[tuple, dict]]
 ) -> Generator[None]:
     """Pass the module's arguments through `function` while the context lasts."""
-    owner = threading.get_ident()
 
     # torch leaves `kwargs` out when another thread removes this hook just before it is called.
     def hook(
         _module: nn.Module, args: tuple, kwargs: dict | None = None
     ) -> tuple[tuple, dict] | None:
-        if threading.get_ident() != owner or kwargs is None:
+        if kwargs is None or not _OWNERS.serves(owner):
             return None
         return function(args, kwargs)
 
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    with _OWNERS.holding() as owner:
+        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 @contextmanager

@@ -129,7 +129,12 @@ def response_token_losses(
         prompts: B tokenised prompts.
         responses: B responses as ids; an empty one gives an empty tensor.
         writers: edits in force, made for these B rows.
+
+    Raises:
+        SteeringError: if a prompt and its response do not fit the context window.
     """
+    for prompt, response in zip(prompts, responses, strict=True):
+        lm.check_length(len(prompt.ids) + len(response), "prompt and response")
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     with written(lm.blocks, writers, batch.spans):
         losses, _ = _response_tokens(lm, batch)

@@ -6,7 +6,7 @@ in docs/performance.md). Packing costs a copy of the weights, so large models go
 """
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,12 +14,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 PACK_LIMIT = 4 << 30
 """Bytes of weights above which nothing is packed."""
 
-Signature = tuple[tuple[int, int, torch.dtype], ...]
-_packed: WeakKeyDictionary[nn.Module, tuple[Signature, dict[int, Tensor]]] = WeakKeyDictionary()
+Signature = tuple[int, int, torch.dtype]
+_by_model: WeakKeyDictionary[nn.Module, tuple[list[Signature], dict[int, Tensor]]] = (
+    WeakKeyDictionary()
+)
+_by_weight: MutableMapping[Tensor, tuple[Signature, Tensor]] = WeakTensorKeyDictionary()
+"""Models that share weights share what is packed of them; it goes when the weight goes."""
 _lock = threading.Lock()
 
 
@@ -51,21 +56,35 @@ def packed_products(weights: dict[int, Tensor]) -> Generator[None]:
 def pack(model: nn.Module) -> dict[int, Tensor]:
     """Packed weights by the identity of the parameter they come from.
 
-    Made on first use and anew when a weight has changed. Empty where packing is not worthwhile:
-    on other devices, for other types than float32 and bfloat16, and above `PACK_LIMIT`.
+    Each weight is packed once, however many models share it, and anew when it has changed. Empty
+    where packing is not worthwhile: on other devices, for other types than float32 and bfloat16,
+    and above `PACK_LIMIT`.
     """
     if not _worthwhile(model):
         return {}
     weights = [module.weight for module in model.modules() if type(module) is nn.Linear]
-    signature = tuple((w.data_ptr(), w._version, w.dtype) for w in weights)
+    signatures = [_signature(weight) for weight in weights]
     with _lock:
-        held = _packed.get(model)
-        if held is None or held[0] != signature:
-            reorder = torch.ops.mkldnn._reorder_linear_weight
-            with torch.no_grad():
-                held = (signature, {id(w): reorder(w.data) for w in weights})
-            _packed[model] = held
+        held = _by_model.get(model)
+        if held is None or held[0] != signatures:
+            held = (signatures, {id(weight): _pack_weight(weight) for weight in weights})
+            _by_model[model] = held
         return held[1]
+
+
+def _signature(weight: Tensor) -> Signature:
+    """Changes whenever the weight does."""
+    return weight.data_ptr(), weight._version, weight.dtype
+
+
+def _pack_weight(weight: Tensor) -> Tensor:
+    """The packed weight; the one made before where the weight is still the same."""
+    held = _by_weight.get(weight)
+    if held is None or held[0] != _signature(weight):
+        with torch.no_grad():
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.data)
+        held = _by_weight[weight] = (_signature(weight), packed)
+    return held[1]
 
 
 def _worthwhile(model: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """What callers ask for, brought into rows: prompts, what steers each, and how strongly."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +10,15 @@ from hypersteer.errors import SteeringError, short
 from hypersteer.gates.decisions import Decisions
 from hypersteer.gates.rules import Rules
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import Prompt, PromptIds
+from hypersteer.lm.chat import PromptIds, check_scope_length
+from hypersteer.lm.decoding import Decoding
+from hypersteer.lm.finite import check_range, check_vectors
 from hypersteer.lm.gate import Gate
+from hypersteer.lm.messages import Prompt, is_one_prompt
 from hypersteer.lm.writers import GatedWriter, VectorWriter, Writer
+
+Prompts = Prompt | Mapping[str, Any] | Sequence[Prompt | Mapping[str, Any]]
+"""A prompt (a text, a chat message, or a list of chat messages), or a list of prompts."""
 
 
 class Request(NamedTuple):
@@ -32,31 +38,75 @@ class Request(NamedTuple):
 
 
 def as_request(
-    lm: BaseLM, prompts: Prompt | Sequence[Prompt], steer: Any, strength: Any
+    lm: BaseLM,
+    prompts: Prompts,
+    steer: Any,
+    strength: Any,
+    *,
+    name: str = "steer",
+    decoding: Decoding | None = None,
 ) -> Request:
     """Bring a request into rows.
 
     Args:
         lm: the base LM.
-        prompts: a prompt (text, or a list of chat messages), or a list of prompts.
+        prompts: a prompt (text, a chat message, or a list of them), or a list of prompts.
         steer: one for all, or a list with one per prompt.
         strength: likewise.
+        name: how the caller's own argument for `steer` is called.
+        decoding: how it is to be decoded, where that is known.
 
     Raises:
         SteeringError: for an empty list, lists of different lengths, an empty prompt or what is
-            no prompt, or a strength that is not finite.
+            no prompt, a strength that is not finite, or no room for the new tokens.
+        ConfigError: if the number of seeds is not the number of prompts.
     """
-    single = isinstance(prompts, str) or _is_chat(prompts) or not isinstance(prompts, Iterable)
-    rows: list[Prompt] = [prompts] if single else list(prompts)  # type: ignore[list-item]
+    single = is_one_prompt(prompts)
+    rows: list[Any] = [prompts] if single else list(prompts)
     if not rows:
         raise SteeringError("the list of prompts is empty; give at least one")
     strengths = [check_strength(s) for s in _per_row(strength, len(rows), "strength")]
-    return Request(
-        [lm.chat.prompt(prompt) for prompt in rows],
-        _per_row(steer, len(rows), "steer"),
-        strengths,
-        single,
-    )
+    check_range(strengths)
+    steers = _per_row(steer, len(rows), name)
+    request = Request([lm.chat.prompt(prompt) for prompt in rows], steers, strengths, single)
+    if decoding is not None:
+        check_room(lm, request.prompts, decoding)
+        decoding.seeds(len(rows))
+    return request
+
+
+def check_room(lm: BaseLM, prompts: Sequence[PromptIds], decoding: Decoding) -> None:
+    """Refuse prompts that leave no room for the new tokens.
+
+    Raises:
+        SteeringError: naming the lengths.
+    """
+    for prompt in prompts:
+        lm.check_length(len(prompt.ids) + decoding.max_new_tokens, "prompt and response")
+
+
+def edits_of(steer: Any) -> list[Any]:
+    """The edits and steering prompts in what steers one row."""
+    if isinstance(steer, Rules):
+        return list(steer.edits.values())
+    return [] if steer is None else [steer]
+
+
+def check_scopes(request: Request, written: Scope | None = None) -> None:
+    """Refuse boolean scopes that are not as long as the prompts that they are for.
+
+    Args:
+        request: the request as rows.
+        written: scope of the edits that steering prompts get.
+
+    Raises:
+        SteeringError: naming both lengths.
+    """
+    for prompt, steer in zip(request.prompts, request.steer, strict=True):
+        for edit in edits_of(steer):
+            scope = written if isinstance(edit, str) else getattr(edit, "scope", None)
+            if scope is not None:
+                check_scope_length(scope, prompt)
 
 
 def edit_writers(
@@ -67,7 +117,8 @@ def edit_writers(
     Raises:
         CheckpointError: if an edit was made for another base LM.
         ModelError: if its site is not in this one.
-        SteeringError: if it is no edit, or its width is not the base LM's.
+        SteeringError: if it is no edit, its width is not the base LM's, or it is beyond what the
+            base LM's dtype can hold.
     """
     by_site: dict[Site, dict[int, Edit]] = {}
     for row, edit in enumerate(edits):
@@ -78,6 +129,7 @@ def edit_writers(
         vectors = torch.zeros(len(edits), lm.width)
         for row, edit in members.items():
             vectors[row] = strengths[row] * edit.vector
+        check_vectors(vectors, strengths, lm.dtype)
         scopes: list[Scope] = [
             members[row].scope if row in members else "all" for row in range(len(edits))
         ]
@@ -154,11 +206,9 @@ def _edit_at(steer: Any, slot: int) -> Any:
     return edits[slot] if slot < len(edits) else None
 
 
-def _is_chat(prompts: Any) -> bool:
-    return isinstance(prompts, Sequence) and bool(prompts) and isinstance(prompts[0], dict)
-
-
 def _per_row(value: Any, count: int, name: str) -> list[Any]:
+    if hasattr(value, "tolist") and getattr(value, "shape", None):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
         if len(value) != count:
             raise SteeringError(

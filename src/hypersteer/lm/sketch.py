@@ -1,7 +1,7 @@
 """The identity of a base LM, measured on its weights: see `hypersteer.identity`."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -19,7 +19,7 @@ RUN = 32
 """Neighbours among which the steps of quantised weights are looked for; formats share a scale among
 so many or more."""
 
-RUNS = 64
+RUNS = 16
 """Runs of each weight that are looked at."""
 
 SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
@@ -41,11 +41,10 @@ def measure(model: PreTrainedModel, blocks: nn.ModuleList) -> Identity:
     sampled = [_sampled(group) for group in groups]
     norms = np.array([np.linalg.norm(x) if x is not None else np.nan for x in sampled])
     projections = [_projected(x, norm) for x, norm in zip(sampled, norms, strict=True)]
-    matrices = [weight for group in groups[:2] for weight in group if weight.ndim > 1]
     return Identity(
         architecture=_architecture(model, table),
         label=legacy_fingerprint(model),
-        rounding=_rounding(matrices),
+        rounding=_rounding(groups[1::2]),
         norms=norms,
         projections=np.stack(projections),
     )
@@ -92,15 +91,17 @@ def _signs(count: int) -> np.ndarray:
     return 1.0 - 2.0 * bits
 
 
-def _rounding(matrices: Iterable[Tensor]) -> float:
-    """Relative rounding error of the weights; 0 where no steps show, as in floating point."""
-    found = [
-        _steps(run)
-        for weight in matrices
-        if weight.is_floating_point() and not weight.is_meta and weight.shape[-1] >= RUN
-        for run in _runs(weight)
-    ]
-    return float(np.median(found)) if found else 0.0
+def _rounding(groups: Iterable[Sequence[Tensor]]) -> float:
+    """Relative rounding error of groups of matrices; 0 where no steps show, as in floats."""
+    found = []
+    for group in groups:
+        readable = [w for w in group if w.is_floating_point() and not w.is_meta]
+        runs = [run for w in readable if w.shape[-1] >= RUN for run in _runs(w)]
+        size = sum(float(np.sum(run**2)) for run in runs)
+        if size:
+            error = sum(RUN * _step(run) ** 2 / 12 for run in runs)
+            found.append(error / size)
+    return float(np.sqrt(np.mean(found))) if found else 0.0
 
 
 def _runs(weight: Tensor) -> np.ndarray:
@@ -110,18 +111,18 @@ def _runs(weight: Tensor) -> np.ndarray:
     return rows[picked.to(rows.device), :RUN].float().cpu().numpy().astype(np.float64)
 
 
-def _steps(run: np.ndarray) -> float:
-    """Rounding error of a run, in units of its root mean square, if its values lie on steps."""
-    size = float(np.sqrt(np.mean(run**2)))
+def _step(run: np.ndarray) -> float:
+    """The step between neighbouring values of quantised weights; 0 if there is none to see."""
     values, few = np.unique(run), np.unique(run[: RUN // 2])
-    if len(few) < 3 or not size:
+    if len(few) < 3:
         return 0.0
-    if len(values) <= RUN // 2:  # 4 bits, on even steps or not
-        return float(values[-1] - values[0]) / (RUN // 2 - 1) / 12**0.5 / size
     gaps = np.diff(few)
     step = float(gaps.min())
     even = np.abs(gaps / step - np.round(gaps / step)).max() < 0.02
-    return step / 12**0.5 / size if even and few[-1] - few[0] < 300 * step else 0.0
+    seen = step if even and few[-1] - few[0] < 300 * step else 0.0
+    if len(values) <= RUN // 2:  # 4 bits, on even steps or not
+        return max(seen, float(values[-1] - values[0]) / (RUN // 2 - 1))
+    return seen
 
 
 def legacy_fingerprint(model: PreTrainedModel, samples: int = 65536) -> str:

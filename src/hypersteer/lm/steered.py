@@ -1,21 +1,33 @@
 """Generate from a base LM under fixed edits, with no hypernetwork."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from hypersteer.edits import Edit
 from hypersteer.gates.decisions import Decisions
 from hypersteer.gates.rules import Rules
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import Prompt
-from hypersteer.lm.generate import Decoding, decode, generate_ids, join_pieces
-from hypersteer.lm.requests import Request, as_request, edit_site, edit_writers, steer_writers
+from hypersteer.lm.decoding import Decoding
+from hypersteer.lm.generate import decode, generate_texts, join_pieces
+from hypersteer.lm.messages import Prompt
+from hypersteer.lm.requests import (
+    Prompts,
+    Request,
+    as_request,
+    check_scopes,
+    edit_site,
+    edit_writers,
+    steer_writers,
+)
 from hypersteer.lm.writers import Writer
+
+OPTIONS = ("edit", "strength", "decisions")
+"""What these functions take besides the fields of `Decoding`."""
 
 
 def generate(
     lm: BaseLM,
-    prompts: Prompt | Sequence[Prompt],
+    prompts: Prompts,
     *,
     edit: Edit | Rules | Sequence[Edit | Rules | None] | None = None,
     strength: float | Sequence[float] = 1.0,
@@ -31,7 +43,7 @@ def generate(
             model.
         strength: one for all, or one per prompt.
         decisions: filled with what the rules decided, row by row.
-        decoding: fields of `hypersteer.lm.generate.Decoding`.
+        decoding: fields of `hypersteer.lm.decoding.Decoding`.
 
     Returns:
         The answer, or a list of answers if a list of prompts was given.
@@ -39,16 +51,16 @@ def generate(
     Raises:
         SteeringError: for anything in the request that cannot be done.
     """
-    settings = Decoding(**decoding)
-    request = as_request(lm, prompts, edit, strength)
+    settings = Decoding.of(decoding, OPTIONS)
+    request = as_request(lm, prompts, edit, strength, name="edit", decoding=settings)
     writers = _writers(lm, request, decisions)
-    texts = [lm.chat.decode(ids) for ids in generate_ids(lm, request.prompts, writers, settings)]
+    texts = generate_texts(lm, request.prompts, writers, settings, request.strengths)
     return texts[0] if request.single else texts
 
 
 def stream(
     lm: BaseLM,
-    prompt: Prompt,
+    prompt: Prompt | Mapping[str, Any],
     *,
     edit: Edit | Rules | None = None,
     strength: float = 1.0,
@@ -57,15 +69,18 @@ def stream(
 ) -> Generator[str]:
     """Answer one prompt piece by piece; the pieces join to what `generate` returns.
 
-    Takes what `generate` takes, for one prompt. Bad input is told before the first piece.
+    Takes what `generate` takes, for one prompt. Bad input is told at the call.
     """
-    settings = Decoding(**decoding)
-    request = as_request(lm, [prompt], edit, strength)
+    settings = Decoding.of(decoding, OPTIONS)
+    request = as_request(lm, [prompt], edit, strength, name="edit", decoding=settings)
     writers = _writers(lm, request, decisions)
-    return join_pieces(lm, decode(lm, request.prompts, writers, settings))
+    tokens = decode(lm, request.prompts, writers, settings, told=request.strengths)
+    return join_pieces(lm, tokens, settings.stops)
 
 
 def _writers(lm: BaseLM, request: Request, decisions: Decisions | None) -> list[Writer]:
+    check_scopes(request)
+
     def plain(edits: list[Any]) -> list[Writer]:
         return edit_writers(lm, edits, request.strengths)
 

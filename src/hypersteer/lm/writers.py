@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hypersteer.edits import Scope, Site
 from hypersteer.lm.chat import Spans, scope_mask
+from hypersteer.lm.finite import check_vectors
 from hypersteer.lm.gate import Gate
 from hypersteer.lm.hooks import ReadWrite, at_sites
 
@@ -66,9 +67,10 @@ def add_vectors(
 class VectorWriter:
     """Adds one vector per row at one site, on the tokens of each row's scope.
 
-    The first forward pass (the prefill) fixes the vectors, made from the hidden states at the site
-    where `vectors` is a function; later passes hold response tokens only and reuse them. At
-    several strengths each row is written once per strength.
+    The first forward pass of a generation (the prefill) fixes the vectors, made from the hidden
+    states at the site where `vectors` is a function; later passes hold response tokens only and
+    reuse them. The next prefill makes them anew. At several strengths each row is written once per
+    strength.
 
     Attributes:
         site: where it writes.
@@ -86,41 +88,47 @@ class VectorWriter:
         self.vectors: Tensor | None = None
         self._source = vectors
         self._strengths = tuple(strengths)
-        self._scopes = tuple(scopes) * len(self._strengths)
+        self._given = tuple(scopes)
+        self._scopes = self._given * len(self._strengths)
         self._step: Tensor | None = None
+        self._fixed = False
 
     def at(self, strengths: Sequence[float]) -> "VectorWriter":
         """The same for copies of its rows; see `Writer.at`."""
-        rows = len(self._scopes) // len(self._strengths)
-        return VectorWriter(self.site, self._source, self._scopes[:rows], strengths)
+        return VectorWriter(self.site, self._source, self._given, strengths)
 
     def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
         """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
         copies = len(self._strengths)
-        rows = len(self._scopes) // copies
-        self.fix(hidden, spans)
+        if not self._fixed:
+            self.fix(hidden, spans)
+        self._fixed = False
         assert self.vectors is not None
-        mask = scope_mask(self._scopes[:rows], spans).repeat(copies, 1)
+        mask = scope_mask(self._given, spans).repeat(copies, 1)
         # Below a residual site the rows are still shared; a sub-layer's own block has them all.
         whole = hidden.repeat(copies, 1, 1) if len(hidden) < len(mask) else hidden
         return add_vectors(whole, self.vectors, mask)
 
     def fix(self, hidden: Tensor, spans: Spans) -> None:
-        """Make the vectors, unless they are made, from the states that are to be written into.
+        """Make the vectors of the coming prefill from the states that are to be written into.
 
         Copies of the rows have the same states, unless an edit further down has made them differ.
+
+        Raises:
+            SteeringError: if they are beyond what the states' dtype can hold.
         """
-        if self.vectors is not None:
-            return
         source = self._source
+        self._scopes, self._step = self._given * len(self._strengths), None
         if isinstance(source, Tensor):
             made = [source] * len(self._strengths)
         else:
-            copies = hidden.split(len(self._scopes) // len(self._strengths))
+            copies = hidden.split(len(self._given))
             same = all(torch.equal(copies[0], other) for other in copies[1:])
             made = [source(copy, spans) for copy in copies[: 1 if same else None]]
             made = made * len(self._strengths) if same else made
-        self.vectors = torch.cat([s * one for s, one in zip(self._strengths, made, strict=True)])
+        vectors = torch.cat([s * one for s, one in zip(self._strengths, made, strict=True)])
+        check_vectors(vectors, self._strengths, hidden.dtype)
+        self.vectors, self._fixed = vectors, True
 
     def silence(self, rows: Bool[Tensor, " B"]) -> None:
         """Add nothing to these rows from here on; the vectors must be made."""
@@ -166,8 +174,11 @@ class DeltaWriter:
         self._delta = delta
         self._given = tuple(scopes)
         self._copies = len(strengths)
-        self._rows = torch.arange(len(scopes)).repeat(self._copies)
-        self._strengths = torch.tensor(strengths).repeat_interleave(len(scopes))
+        self._all = (
+            torch.arange(len(scopes)).repeat(self._copies),
+            torch.tensor(strengths).repeat_interleave(len(scopes)),
+        )
+        self._rows, self._strengths = self._all
         self._touched = torch.tensor([scope in ("all", "response") for scope in scopes])
 
     def at(self, strengths: Sequence[float]) -> "DeltaWriter":
@@ -176,6 +187,7 @@ class DeltaWriter:
 
     def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
         """Write into the states [B, T, D] of whole rows."""
+        self._rows, self._strengths = self._all
         mask = scope_mask(self._given, spans).repeat(self._copies, 1).to(hidden.device)
         # Below a residual site the rows are still shared; a sub-layer's own block has them all.
         whole = hidden.repeat(self._copies, 1, 1) if len(hidden) < len(mask) else hidden

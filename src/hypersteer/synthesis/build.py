@@ -81,6 +81,20 @@ def build(
     wanted, pool, folder = _inputs(config)
     if confirm is not None and not confirm(estimate(config, folder, wanted, pool)):
         return None
+    with folder.hold():
+        return _build(config, wanted, pool, folder, lm=lm, console=console)
+
+
+def _build(
+    config: SynthesisConfig,
+    wanted: list[Wanted] | None,
+    pool: Pool,
+    folder: BuildFolder,
+    *,
+    lm: BaseLM | None,
+    console: Console | None,
+) -> BuildResult:
+    """Ask, write and sum up what is not there yet."""
     folder.start()
     if lm is None and config.base_lm.name != NO_LM:
         lm = open_lm(config.base_lm)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hypersteer.concepts import Concept
 from hypersteer.data.sources import NEGATIVE_POOL
 from hypersteer.errors import DataError, one_line
-from hypersteer.files import write_text
+from hypersteer.files import to_json, write_text
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import GENRES, Split
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
@@ -105,7 +105,7 @@ def write_report(folder: BuildFolder, report: dict[str, Any]) -> None:
     """
     path = folder.path / "report.json"
     try:
-        write_text(path, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        write_text(path, to_json(report, ensure_ascii=False, indent=2) + "\n")
     except OSError as error:
         raise DataError(f"cannot write '{path}': {one_line(error)}") from error
 

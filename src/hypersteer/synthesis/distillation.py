@@ -36,6 +36,14 @@ from hypersteer.synthesis.writing import SHOWN_CHARS, Dropped, Written
 STAGE = "positives"
 
 
+class _Asked(NamedTuple):
+    """An instruction under a concept, and the seed of the sampling of its answer."""
+
+    concept: Concept
+    instruction: Instruction
+    seed: int
+
+
 class Tried(NamedTuple):
     """An answer that was tried for a concept."""
 
@@ -72,12 +80,30 @@ def distil(
     pool = load_pool(config.instructions, config.seed)
     listed = [asdict(concept) for concept in concepts]
     folder = BuildFolder(config, {"list of concepts": listed, "pool of instructions": pool.texts()})
-    folder.start()
-    lm = lm or open_lm(config.base_lm)
-    judge = judge or LikelihoodJudge(lm)
+    with folder.hold():
+        folder.start()
+        lm = lm or open_lm(config.base_lm)
+        bars = Bars(console or Console(stderr=True))
+        return _distil(config, folder, concepts, pool, lm, judge or LikelihoodJudge(lm), bars)
+
+
+def _distil(
+    config: DistillationConfig,
+    folder: BuildFolder,
+    concepts: Sequence[Concept],
+    pool: Pool,
+    lm: BaseLM,
+    judge: Judge,
+    bars: Bars,
+) -> tuple[Path, dict[str, Any]]:
+    """Answer what is not there yet, and write the dataset."""
     left = [concept for concept in concepts if not folder.has(STAGE, concept.id)]
+    for concept, instruction, _ in _asked(config, pool, left):
+        tokens = len(lm.chat.prompt(prompted(instruction.text, concept.text)).ids)
+        what = f"the instruction {instruction.text[:40]!r} with concept {concept.id} and its answer"
+        lm.check_length(tokens + config.response_tokens, what)
     at_once = max(1, config.batch_size // config.tried)
-    with Bars(console or Console(stderr=True)).stage("answers", len(left) * config.tried) as bar:
+    with bars.stage("answers", len(left) * config.tried) as bar:
         for start in range(0, len(left), at_once):
             part = left[start : start + at_once]
             tried = _answers(lm, config, pool, part)
@@ -102,37 +128,49 @@ def _concepts(config: DistillationConfig) -> list[Concept]:
     ]
 
 
+def _asked(config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]) -> list[_Asked]:
+    """The instructions that are tried for each concept."""
+    return [
+        _Asked(concept, instruction, config.seed + 1000 * concept.id + number)
+        for concept in concepts
+        for number, instruction in enumerate(
+            pool.draw("train", concept.genre, config.tried, config.seed, concept.id, TRAIN_PROMPTS)
+        )
+    ]
+
+
 def _answers(
     lm: BaseLM, config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]
 ) -> list[list[Tried]]:
-    """What the base LM answers under each concept, all in one batch."""
-    asked = [
-        (concept, instruction)
-        for concept in concepts
-        for instruction in pool.draw(
-            "train", concept.genre, config.tried, config.seed, concept.id, TRAIN_PROMPTS
-        )
-    ]
+    """What the base LM answers under each concept, as many answers at once as settings allow.
+
+    An answer's seed is its own, so it does not depend on the answers beside it.
+    """
+    asked = _asked(config, pool, concepts)
+    tried: dict[int, list[Tried]] = {concept.id: [] for concept in concepts}
+    for start in range(0, len(asked), config.batch_size):
+        part = asked[start : start + config.batch_size]
+        for one, ids in zip(part, _answered(lm, config, part), strict=True):
+            whole = len(ids) < config.response_tokens
+            tried[one.concept.id].append(Tried(one.instruction, lm.chat.decode(ids).strip(), whole))
+    return [tried[concept.id] for concept in concepts]
+
+
+def _answered(lm: BaseLM, config: DistillationConfig, asked: Sequence[_Asked]) -> list[list[int]]:
+    """Token ids of the answers, all in one batch."""
     decoding = Decoding(
         max_new_tokens=config.response_tokens,
         temperature=config.temperature,
-        seed=tuple(config.seed + 1000 * c.id + n for n, (c, _) in enumerate(asked)),
+        seed=tuple(one.seed for one in asked),
     )
-    found = guided_ids(
+    told = [prompted(one.instruction.text, one.concept.text) for one in asked]
+    return guided_ids(
         lm,
-        [
-            lm.chat.prompt(prompted(instruction.text, concept.text))
-            for concept, instruction in asked
-        ],
-        [lm.chat.prompt(instruction.text) for _, instruction in asked],
+        [lm.chat.prompt(text) for text in told],
+        [lm.chat.prompt(one.instruction.text) for one in asked],
         decoding,
         config.guidance,
     )
-    tried: dict[int, list[Tried]] = {concept.id: [] for concept in concepts}
-    for (concept, instruction), ids in zip(asked, found, strict=True):
-        whole = len(ids) < config.response_tokens
-        tried[concept.id].append(Tried(instruction, lm.chat.decode(ids).strip(), whole))
-    return [tried[concept.id] for concept in concepts]
 
 
 def _sifted(

@@ -12,7 +12,8 @@ from hypersteer.config.distillation import DistillationConfig
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
-from hypersteer.files import is_file, is_folder, path_of, read_json, reason, write_text
+from hypersteer.files import is_file, path_of, read_json, reason, to_json, write_text
+from hypersteer.locks import Hold, hold, is_empty
 
 PARTS = "build"
 """Sub-folder with what is needed to go on; the dataset does not need it."""
@@ -57,6 +58,18 @@ class BuildFolder:
         self._described = to_dict(config) | {"content": hashes}
         self._check()
 
+    def hold(self) -> Hold:
+        """Have the folder to this process; to be released afterwards.
+
+        Raises:
+            ConfigError: if it is in use.
+            DataError: if it cannot be written.
+        """
+        try:
+            return hold(self.path)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def start(self) -> None:
         """Make the folder and keep the settings.
 
@@ -100,16 +113,17 @@ class BuildFolder:
     def _write(self, name: str, content: Any) -> None:
         path = self._parts / name
         try:
-            write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+            write_text(path, to_json(content, ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
-            raise DataError(
-                f"cannot write to '{self.path}': {reason(error)}; choose another out"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> DataError:
+        return DataError(f"cannot write to '{self.path}': {reason(error)}; choose another out")
 
     def _check(self) -> None:
         kept_file = self._parts / "settings.json"
         if not is_file(kept_file):
-            if is_file(self.path) or (is_folder(self.path) and any(self.path.iterdir())):
+            if is_file(self.path) or not is_empty(self.path):
                 raise ConfigError(
                     f"'{self.path}' holds no build of concept data but other files; choose another "
                     "out"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from hypersteer.endpoint.replies import without_thoughts
 from hypersteer.synthesis.texts import jaccard, stems, words
 from hypersteer.texts import lines_of
 
@@ -21,7 +22,6 @@ SAME_CONCEPT = 0.7
 """Jaccard similarity of two concepts' words from which they count as the same."""
 MAX_CONCEPT_WORDS = 25
 MIN_MEANING_WORDS = 2
-_THINKING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _BULLET = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\[\d+\])?\s*")
 _LABEL = re.compile(r"^\s*\**(?:response|answer)\**\s*:\**\s*", re.IGNORECASE)
 _QUOTES = "\"'\u201c\u201d\u2018\u2019`"
@@ -30,7 +30,7 @@ _OPENING = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
 
 def clean(text: str) -> str:
     """A response without a thinking part, a label before it, or quotes around the whole."""
-    text = _LABEL.sub("", _THINKING.sub("", text)).strip()
+    text = _LABEL.sub("", without_thoughts(text)).strip()
     if len(text) > 1 and _OPENING.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text

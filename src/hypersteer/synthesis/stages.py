@@ -95,9 +95,15 @@ def answer_pool(means: Means, lm: BaseLM, batch_size: int) -> None:
     count = means.config.counts.pool_negatives
     left = [genre for genre in GENRES if not means.folder.has("pool", genre)]
     limit = int(POOL_LENGTH * means.config.response_tokens)
+    asked = {
+        genre: means.pool.draw("train", genre, count, means.config.seed, POOL_PROMPTS)
+        for genre in left
+    }
+    for one in (one for drawn in asked.values() for one in drawn):
+        tokens = len(lm.chat.prompt(one.text).ids) + limit
+        lm.check_length(tokens, f"the instruction {one.text[:40]!r} with its answer")
     with means.bars.stage(f"shared negatives of {lm.name}", len(left) * count) as bar:
-        for genre in left:
-            drawn = means.pool.draw("train", genre, count, means.config.seed, POOL_PROMPTS)
+        for genre, drawn in asked.items():
             rows: list[Written] = []
             for start in range(0, len(drawn), batch_size):
                 batch = drawn[start : start + batch_size]

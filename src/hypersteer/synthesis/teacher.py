@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.endpoint import Endpoint
-from hypersteer.endpoint.replies import Failed, Messages, Reply, Usage
+from hypersteer.endpoint.replies import Failed, Messages, Reply, Usage, without_thoughts
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
@@ -173,7 +173,7 @@ class LocalTeacher:
     def _reply(self, asked: Reply, ids: list[int]) -> Reply:
         self._read += asked.input_tokens
         self._written += len(ids)
-        return Reply(self._lm.chat.decode(ids), asked.input_tokens, len(ids))
+        return Reply(without_thoughts(self._lm.chat.decode(ids)), asked.input_tokens, len(ids))
 
     def _seed_of(self, ask: Ask) -> int:
         what = json.dumps([self._seed, ask.sample, [dict(message) for message in ask.messages]])

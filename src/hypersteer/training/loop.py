@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,19 @@ from torch import Tensor, nn
 
 from hypersteer.checkpoint import Card
 from hypersteer.config import TrainConfig, to_dict
-from hypersteer.data.batches import ValidationRow
-from hypersteer.edits import Site
+from hypersteer.data.batches import ValidationRow, tokens_of
 from hypersteer.errors import TrainingError
-from hypersteer.hypernet.network import Hypernet, new_hypernet
+from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.training import validate
+from hypersteer.training.failures import describe_failure
 from hypersteer.training.forward import Steered
 from hypersteer.training.objectives import step_losses
+from hypersteer.training.processes import added, agree, same_newest, share_of
 from hypersteer.training.report import Reporter
 from hypersteer.training.schedule import learning_rate
-from hypersteer.training.setup import Rows, new_accelerator, prepare_rows, start_lm
-from hypersteer.training.state import Progress, RunFolder, describe_failure
+from hypersteer.training.setup import new_accelerator, prepare_rows, start_lm
+from hypersteer.training.state import Progress, RunFolder, hold_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class TrainResult:
     figures: dict[str, float]
 
 
-def train(config: TrainConfig, lm: BaseLM | None = None) -> TrainResult:
+def train(config: TrainConfig, lm: BaseLM | None = None, *, extend: bool = False) -> TrainResult:
     """Train a hypernetwork; a run that was cut off goes on where its newest checkpoint stands.
 
     Under `accelerate launch` it runs on as many processes as that starts.
@@ -51,45 +54,60 @@ def train(config: TrainConfig, lm: BaseLM | None = None) -> TrainResult:
     Args:
         config: all settings.
         lm: a loaded base LM to share; by default the one that the settings name.
+        extend: go on with the run in the folder, finished or not, though `optim.steps` is another
+            number. The learning rate of the steps that are left is that of a run of so many steps
+            from the beginning, metrics go on, and patience starts anew.
 
     Raises:
         ConfigError: for settings that do not fit the base LM or the data, or a folder in use.
+        CheckpointError: if a checkpoint is damaged, or not all processes find the same ones.
         DataError: if the data cannot be read.
-        TrainingError: for a NaN loss, a full disk, or too little memory.
+        TrainingError: for a NaN loss, a full disk, or too little memory, or if another process of
+            the run cannot go on.
     """
-    folder = RunFolder(config)
     accelerator = new_accelerator(config)
-    lm = lm or start_lm(config, accelerator)
-    site = lm.site(config.site.layer, config.site.kind)
-    rows = prepare_rows(config, lm, accelerator)
-    hypernet = new_hypernet(lm, config.hypernet, site, config.seed, rows.concepts)
-    return _Run(config, folder, accelerator, lm, hypernet, rows, site).go()
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            agree(accelerator, lambda: held.enter_context(hold_run(config)))
+        else:
+            agree(accelerator, lambda: None)
+        return _Run(config, accelerator, lm, extend=extend).go()
 
 
 class _Run:
     """A run's moving parts."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        accelerator: Accelerator,
-        lm: BaseLM,
-        hypernet: Hypernet,
-        rows: Rows,
-        site: Site,
+        self, config: TrainConfig, accelerator: Accelerator, lm: BaseLM | None, *, extend: bool
     ) -> None:
-        self.config, self.folder, self.accelerator = config, folder, accelerator
-        self.lm, self.hypernet, self.rows, self.site = lm, hypernet, rows, site
-        self.network: nn.Module = accelerator.prepare_model(hypernet)
+        self.config, self.accelerator = config, accelerator
+        agree(accelerator, lambda: self._open(lm, extend=extend))
+        self.network: nn.Module = accelerator.prepare_model(self.hypernet)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=1.0, weight_decay=config.optim.weight_decay
         )
         self.scaled = accelerator.prepare_optimizer(self.optimizer)
-        newest, processes = folder.newest(), accelerator.num_processes
-        self.progress = Progress(processes=processes)
-        if newest:
-            self.progress = folder.load(newest, hypernet, self.optimizer, processes)
+        newest = same_newest(accelerator, self.folder)
+        self.progress = agree(accelerator, lambda: self._progress(newest))
+
+    def _open(self, lm: BaseLM | None, *, extend: bool) -> None:
+        """Open what the run needs; the processes do not meet in it."""
+        config, accelerator = self.config, self.accelerator
+        self.folder = RunFolder(config, extend=extend)
+        self.lm = lm or start_lm(config, accelerator)
+        self.site = self.lm.site(config.site.layer, config.site.kind)
+        self.rows = prepare_rows(config, self.lm, accelerator)
+        self.hypernet = new_hypernet(
+            self.lm, config.hypernet, self.site, config.seed, self.rows.concepts
+        )
+
+    def _progress(self, newest: str | None) -> Progress:
+        """How far the run is, its weights and optimizer filled."""
+        processes = self.accelerator.num_processes
+        if newest is None:
+            return Progress(processes=processes)
+        folder = self.folder.checkpoints / newest
+        return self.folder.load(folder, self.hypernet, self.optimizer, processes)
 
     def go(self) -> TrainResult:
         """Train to the end.
@@ -100,7 +118,7 @@ class _Run:
         try:
             return self._run()
         except (RuntimeError, OSError, MemoryError) as error:
-            told = describe_failure(error, self.progress.step + 1, self.folder)
+            told = describe_failure(error, self.progress.step + 1, self.folder.path)
             if told is None:
                 raise
             raise told from error
@@ -152,8 +170,7 @@ class _Run:
         rate = learning_rate(self.config, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.rows.batches.batch(number)
-        own = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+        own = self.rows.batches.batch(number, share_of(self.accelerator))
         size = len(own) // optim.accumulation
         sums: dict[str, Tensor] = {}
         for part in range(optim.accumulation):
@@ -169,6 +186,8 @@ class _Run:
                 self.accelerator.backward(losses.total / optim.accumulation)
             for name, value in losses.shown.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / optim.accumulation
+        device = self.accelerator.device
+        sums["tokens"] = torch.tensor(float(tokens_of(own)), device=device)
         values = self._finite(sums, number + 1)
         norm: Any = self.accelerator.clip_grad_norm_(self.network.parameters(), optim.clip)
         # With fp16 arithmetic an overflow is routine: the gradient scaler skips the step.
@@ -176,7 +195,8 @@ class _Run:
             raise self._diverged(f"norm of the gradient is {float(norm)}", number + 1)
         self.scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(len(row.prompt.ids) + len(row.response) for row in batch)
+        self.hypernet.follow_mean(partial(added, self.accelerator))
+        tokens = round(values.pop("tokens") * self.accelerator.num_processes)
         return {**values, "gradient_norm": float(norm), "learning_rate": rate}, tokens
 
     def setup(self, network: nn.Module) -> Steered:
@@ -208,29 +228,33 @@ class _Run:
             progress.best_step = progress.step
             return
         figure = progress.figures[key] * (-1 if key.endswith("loss") else 1)
-        if progress.best is None or figure > progress.best:
+        if math.isfinite(figure) and (progress.best is None or figure > progress.best):
             progress.best, progress.best_step, progress.stale = figure, progress.step, 0
-        else:
-            progress.stale += 1
+            return
+        progress.stale += 1
+        if progress.best is None:
+            progress.best_step = progress.step  # no figure tells them apart: the newest
 
     def save(self) -> None:
         """Write a checkpoint (first process only; the others wait)."""
-        if self.accelerator.is_main_process:
-            card = Card(
-                base_lm=self.config.base_lm.name,
-                fingerprint=self.lm.fingerprint,
-                identity=str(self.lm.identity),
-                site=self.site,
-                scope=self.config.site.scope,
-                hypernet=self.config.hypernet,
-                training=to_dict(self.config),
-                step=self.progress.step,
-                metrics={**self.progress.baselines, **self.progress.figures},
-                concepts=self.rows.concepts,
-                held_out=self.rows.held_out,
-            )
-            self.folder.save(self.hypernet, self.optimizer, card, self.progress)
-        self.accelerator.wait_for_everyone()
+        main = self.accelerator.is_main_process
+        agree(self.accelerator, self._write if main else lambda: None)
+
+    def _write(self) -> None:
+        card = Card(
+            base_lm=self.config.base_lm.name,
+            fingerprint=self.lm.fingerprint,
+            identity=str(self.lm.identity),
+            site=self.site,
+            scope=self.config.site.scope,
+            hypernet=self.config.hypernet,
+            training=to_dict(self.config),
+            step=self.progress.step,
+            metrics={**self.progress.baselines, **self.progress.figures},
+            concepts=self.rows.concepts,
+            held_out=self.rows.held_out,
+        )
+        self.folder.save(self.hypernet, self.optimizer, card, self.progress)
 
     def _mean(self, losses: validate.Losses, rows: Sequence[ValidationRow]) -> list[float]:
         with self.accelerator.autocast():
@@ -238,8 +262,8 @@ class _Run:
                 losses,
                 rows,
                 batch_size=self.config.optim.batch_size,
-                reduce=lambda x: self.accelerator.reduce(x.to(self.accelerator.device)).cpu(),
-                share=(self.accelerator.process_index, self.accelerator.num_processes),
+                reduce=partial(added, self.accelerator),
+                share=share_of(self.accelerator),
             )
 
     def _finite(self, sums: dict[str, Tensor], step: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What a run tells while it goes: a progress bar, metrics.jsonl, and TensorBoard if wanted."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hypersteer.errors import ConfigError
-from hypersteer.files import write_text
+from hypersteer.files import to_json, write_text
 
 
 class Reporter:
@@ -93,7 +94,7 @@ class Reporter:
         if not self._active:
             return
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(to_json(values) + "\n")
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, values["step"])
@@ -117,15 +118,18 @@ def _drop_later(metrics: Path, start: int) -> None:
     if not metrics.exists():
         return
     lines = metrics.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _step_of(line) <= start]
-    write_text(metrics, "".join(f"{line}\n" for line in kept))
+    kept = [values for values in map(_values, lines) if values.get("step", math.inf) <= start]
+    # Written anew, since earlier versions wrote NaN as JSON does not have it.
+    write_text(metrics, "".join(f"{to_json(values)}\n" for values in kept))
 
 
-def _step_of(line: str) -> float:
+def _values(line: str) -> dict[str, Any]:
+    """What a line holds; empty if it is torn."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -18,6 +18,7 @@ from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.files import is_file, path_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm, pick_device
+from hypersteer.training.processes import share_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,43 +88,60 @@ def prepare_rows(config: TrainConfig, lm: BaseLM, accelerator: Accelerator) -> R
     Raises:
         DataError: if the data cannot be read or leave nothing to train on.
         ConfigError: if a limit leaves nothing.
+        SteeringError: if a limit or a concept is too long for the base LM.
     """
     wanted, seed = config.data, config.seed
-    data = load_concepts(list(wanted.source))
-    split = split_as(data, wanted, seed)
-    tokens = Tokenised(
-        data,
-        lm.chat,
-        wanted.max_prompt_tokens,
-        wanted.max_response_tokens,
-        prompting=config.loss.objective == "distillation",
-    )
     lm.check_length(
         wanted.max_prompt_tokens + wanted.max_response_tokens,
         "data.max_prompt_tokens + data.max_response_tokens",
     )
+    data = load_concepts(list(wanted.source))
+    split = split_as(data, wanted, seed)
+    tokens = _tokenised(config, data, lm)
+    for id_ in (*split.train_concepts, *split.held_out_concepts):
+        lm.check_length(
+            tokens.read_alone(id_), f"concept {id_}, {one_line(tokens.text(id_), 60)!r},"
+        )
     size = config.optim.batch_size * accelerator.num_processes
-    held_out = split.held_out_concepts
-    # A single held-out concept has no other of its kind to be wrong with.
-    wrong = held_out if len(held_out) > 1 else (*held_out, *split.train_concepts)
+    batches = TrainingBatches(tokens, split.train, split.train_concepts, size, seed)
+    batches.batch(0, share_of(accelerator))  # so that rows of which none fits are told here
     held_in, unseen = (
         _spread(rows, wanted.max_validation_rows) for rows in (split.held_in, split.held_out)
     )
+    held_out = split.held_out_concepts
+    # A single held-out concept has no other of its kind to be wrong with.
+    wrong = held_out if len(held_out) > 1 else (*held_out, *split.train_concepts)
     validation = {
         "held_in": validation_rows(tokens, held_in, split.train_concepts, seed),
         "held_out": validation_rows(tokens, unseen, wrong, seed),
     }
+    kept_in, kept_out = len(validation["held_in"]), len(validation["held_out"])
+    left_out = len(held_in) + len(unseen) - kept_in - kept_out
     return Rows(
-        batches=TrainingBatches(tokens, split.train, split.train_concepts, size, seed),
+        batches=batches,
         validation={name: rows for name, rows in validation.items() if rows},
         targets=_targets(config, data, lm),
         concepts=tuple(data.concept(c).text for c in split.train_concepts),
         held_out=tuple(data.concept(c).text for c in split.held_out_concepts),
         summary=(
             f"{data.summary()}; training on {len(split.train):,} rows of "
-            f"{len(split.train_concepts)} concepts, validating on {len(held_in):,} held-in "
-            f"and {len(unseen):,} held-out rows ({len(split.held_out_concepts)} concepts)"
+            f"{len(split.train_concepts)} concepts, validating on {kept_in:,} held-in "
+            f"and {kept_out:,} held-out rows ({len(split.held_out_concepts)} concepts)"
+            + (f"; {left_out:,} more that do not fit are left out" if left_out else "")
         ),
+    )
+
+
+def _tokenised(config: TrainConfig, data: ConceptData, lm: BaseLM) -> Tokenised:
+    """The rows as token ids, within what the base LM can read."""
+    return Tokenised(
+        data,
+        lm.chat,
+        config.data.max_prompt_tokens,
+        config.data.max_response_tokens,
+        prompting=config.loss.objective == "distillation",
+        window=lm.context_window,
+        together=config.hypernet.variant == "in-context",
     )
 
 

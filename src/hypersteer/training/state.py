@@ -1,7 +1,7 @@
 """Checkpoints of a running training: written whole or not at all, resumed exactly."""
 
-import errno
 import json
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hypersteer.checkpoint import Card, load_weights, publish, read_card, save_tensors, write_folder
-from hypersteer.config import TrainConfig, to_dict
+from hypersteer.config import TrainConfig, differing, to_dict
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, TrainingError, one_line
-from hypersteer.files import output_folder, read_json
+from hypersteer.files import finite, numbers, output_folder, read_json, to_json
 from hypersteer.hypernet.network import Hypernet
+from hypersteer.locks import Hold, hold
+from hypersteer.training.failures import cannot_write, reason
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+FREE = {
+    "": ("out", "keep", "tensorboard", "checkpoint_every", "patience"),
+    "base_lm": ("device",),
+}
+"""Settings, by table, that may change between the parts of a run."""
+STEPS = "optim.steps"
 
 
 @dataclass(slots=True)
@@ -49,27 +56,55 @@ class RunFolder:
 
     Args:
         config: the run's settings.
+        extend: whether the run that is there goes on with another number of steps.
 
     Raises:
-        ConfigError: if the folder holds a run with other settings, or is a file.
+        ConfigError: if the folder holds a run with other settings, or is a file, or holds no run
+            to extend, or one of as many steps already.
         CheckpointError: if one of its checkpoints is damaged.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.path = output_folder(config.out, "out")
+    def __init__(self, config: TrainConfig, *, extend: bool = False) -> None:
+        self.path = run_path(config)
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self._config = config
+        self._extended = False
+        card: Card | None = None
         for folder in self._found():
             try:
-                settings = self._recipe(read_card(folder).training)
+                card = read_card(folder)
             except CheckpointError as error:
                 raise self._damaged(folder, error) from error
-            if settings != self._recipe(to_dict(config)):
+        if card is not None:
+            self._check(card, extend=extend)
+        elif extend:
+            raise ConfigError(
+                f"'{config.out}' holds no run to extend; leave out --extend (extend=True) to "
+                "begin one, or give the 'out' of a run"
+            )
+
+    def _check(self, card: Card, *, extend: bool) -> None:
+        """Compare the settings with those of the newest checkpoint."""
+        kept, wanted = finite(card.training), finite(to_dict(self._config))
+        names = differing(kept, wanted, FREE)
+        if extend and STEPS in names:
+            steps = self._config.optim.steps
+            if steps <= card.step:
                 raise ConfigError(
-                    f"'{config.out}' holds a run with other settings; choose another 'out', "
-                    "or delete that folder"
+                    f"'{self._config.out}' has taken {card.step} steps; to extend it, give an "
+                    f"{STEPS} above that, not {steps}"
                 )
+            names.remove(STEPS)
+            self._extended = True
+        if names:
+            told = ", ".join(f"{n} {_of(kept, n)}, now {_of(wanted, n)}" for n in names)
+            way_out = "choose another 'out', or delete that folder"
+            if names == [STEPS]:
+                way_out = f"add --extend (extend=True) to go on with it, {way_out}"
+            raise ConfigError(
+                f"'{self._config.out}' holds a run with other settings ({told}); {way_out}"
+            )
 
     def newest(self) -> Path | None:
         """The newest checkpoint, if there is one."""
@@ -91,7 +126,7 @@ class RunFolder:
             (scratch / "trainer").mkdir(parents=True)
             write_folder(scratch, hypernet, card)
             save_tensors(_optimizer_tensors(optimizer), scratch / "trainer/optimizer.safetensors")
-            text = json.dumps({name: getattr(progress, name) for name in Progress.__slots__})
+            text = to_json({name: getattr(progress, name) for name in Progress.__slots__})
             (scratch / "trainer/progress.json").write_text(text, encoding="utf-8")
             scratch.rename(final)
             if progress.best_step in (0, progress.step):
@@ -101,7 +136,7 @@ class RunFolder:
             shutil.rmtree(scratch, ignore_errors=True)
             raise TrainingError(
                 f"cannot write the checkpoint of step {progress.step} to '{self.checkpoints}': "
-                f"{_reason(error)}; earlier checkpoints are intact; mend that and run the same "
+                f"{reason(error)}; earlier checkpoints are intact; mend that and run the same "
                 "command again"
             ) from error
 
@@ -127,15 +162,16 @@ class RunFolder:
             load_weights(hypernet, folder / "model.safetensors")
             tensors = load_file(folder / "trainer/optimizer.safetensors")
             _fill_optimizer(optimizer, tensors)
-            raw = read_json(folder / "trainer/progress.json")
-            progress = Progress(**raw)
-        except (SteeringError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            progress = _progress(read_json(folder / "trainer/progress.json"))
+        except (SteeringError, OSError, SafetensorError, *MALFORMED) as error:
             raise self._damaged(folder, error) from error
         if progress.processes != processes:
             raise ConfigError(
                 f"'{self.path}' was run on {progress.processes} processes, not {processes}; go on "
                 "with as many, since optim.batch_size is per process"
             )
+        if self._extended:
+            progress.stale = 0
         return progress
 
     def _found(self) -> list[Path]:
@@ -165,12 +201,45 @@ class RunFolder:
             way_out = "resume from the checkpoint before it" if found[1:] else "start anew"
         return CheckpointError(f"{one_line(error)}; delete '{folder}' to {way_out}")
 
-    @staticmethod
-    def _recipe(training: dict[str, Any]) -> dict[str, Any]:
-        """What may not change between the parts of a run."""
-        free = ("out", "keep", "tensorboard", "checkpoint_every", "patience")
-        kept = {key: value for key, value in training.items() if key not in free}
-        return {**kept, "base_lm": {**training["base_lm"], "device": None}}
+
+def run_path(config: TrainConfig) -> Path:
+    """Where a run is kept.
+
+    Raises:
+        ConfigError: if that is no path, a file, or lies where nothing can be written.
+    """
+    return output_folder(config.out, "out")
+
+
+def hold_run(config: TrainConfig) -> Hold:
+    """Have a run's folder to this process; to be released afterwards.
+
+    Raises:
+        ConfigError: if it is in use, or is a file.
+        TrainingError: if it cannot be written.
+    """
+    path = run_path(config)
+    try:
+        return hold(path)
+    except OSError as error:
+        raise cannot_write(error, path, 1) from error
+
+
+def _of(settings: dict[str, Any], name: str) -> str:
+    """A setting by its dotted name, as a message shows it."""
+    value: Any = settings
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return one_line(json.dumps(value), limit=60)
+
+
+def _progress(raw: dict[str, Any]) -> Progress:
+    """Progress as it was written; a best figure that is no number was none."""
+    progress = Progress(**raw)
+    progress.baselines, progress.figures = numbers(progress.baselines), numbers(progress.figures)
+    if progress.best is not None and not math.isfinite(progress.best):
+        progress.best = None
+    return progress
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -190,35 +259,3 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
         state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def describe_failure(error: BaseException, step: int, folder: RunFolder) -> SteeringError | None:
-    """What to tell the user about an error in a run; None if it is not theirs to mend."""
-    newest = folder.newest()
-    kept = f"the checkpoint '{newest}' is intact" if newest else "no checkpoint was due yet"
-    text = str(error)
-    out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError)
-        and ("can't allocate memory" in text or "not enough memory" in text)
-    )
-    if out_of_memory:
-        return TrainingError(
-            f"out of memory at step {step}; {kept}; raise optim.accumulation, or lower "
-            "optim.batch_size or data.max_response_tokens"
-        )
-    if isinstance(error, RuntimeError) and "without overflow" in text:
-        return TrainingError(
-            f"a number is too large for float32 at step {step}; {kept}; lower optim.learning_rate "
-            "or optim.weight_decay"
-        )
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return TrainingError(
-            f"cannot write to '{folder.path}' at step {step}: {_reason(error)}; {kept}; "
-            "mend that and run the same command again"
-        )
-    return None
-
-
-def _reason(error: OSError) -> str:
-    full = error.errno in DISK_FULL or "No space left" in str(error)
-    return "the disk is full" if full else one_line(error)

@@ -74,11 +74,16 @@ def mean_losses(
     total: Tensor | None = None
     for index, part in enumerate(chunks(rows, batch_size)):
         if index % processes == number:
-            summed = losses(part).double().sum(1).cpu()
+            summed = _summed(losses(part))
             total = summed if total is None else total + summed
     if total is None:
-        total = torch.zeros_like(losses(rows[:1]).double().sum(1).cpu())
+        total = torch.zeros_like(_summed(losses(rows[:1])))
     return (reduce(total) / len(rows)).tolist()
+
+
+def _summed(losses: Tensor) -> Tensor:
+    """Sums over rows in float64, which some devices do not have, so on the CPU."""
+    return losses.cpu().double().sum(1)
 
 
 def figures(name: str, means: list[float], prefix: str = "") -> dict[str, float]:

@@ -1,0 +1,81 @@
+"""Prompts as callers give them, brought into chat messages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hypersteer.errors import SteeringError, nearest, one_line
+
+Prompt = str | Sequence[dict[str, Any]]
+"""One user turn, or a list of chat messages with `role` and `content`."""
+
+Messages = list[dict[str, Any]]
+
+
+def is_one_prompt(value: object) -> bool:
+    """Whether this is a single prompt, or nothing that could be a list of prompts."""
+    if isinstance(value, (str, bytes, Mapping)):
+        return True
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        return True
+    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
+
+
+def as_messages(prompt: Prompt | Mapping[str, Any]) -> Messages:
+    """The chat messages of a prompt, each with `role` and `content` texts.
+
+    A text is one user turn, and one message a list of one. A `content` that is a list of text
+    parts becomes their joined text, with nothing in between; other keys of a message stay as they
+    are.
+
+    Raises:
+        SteeringError: if it is empty, or neither text nor well-formed messages.
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise SteeringError("the prompt is empty; give some text")
+        return [{"role": "user", "content": prompt}]
+    messages = [prompt] if isinstance(prompt, Mapping) else prompt
+    if not isinstance(messages, Sequence) or isinstance(messages, bytes) or not len(messages):
+        raise SteeringError(
+            f"a prompt is a text or a list of chat messages, not {_told(prompt)}; give one of them"
+        )
+    return [_message(message) for message in messages]
+
+
+def _message(message: object) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise SteeringError(
+            f"a chat message needs 'role' and 'content' texts, not {_told(message)}"
+        )
+    if not isinstance(message.get("role"), str):
+        raise SteeringError(f"a chat message needs a 'role' text, not {_told(message)}")
+    content = message.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+        content = "".join(_part(part) for part in content)
+    if not isinstance(content, str):
+        raise SteeringError(
+            f"a chat message needs 'role' and 'content' texts, not {_told(message)}"
+        )
+    return {**message, "content": content}
+
+
+def _part(part: object) -> str:
+    """The text of one part of a message's content."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    if isinstance(kind, str) and kind != "text":
+        raise SteeringError(
+            f"a chat message has a part of type {_told(kind)}{nearest(kind, ['text'])}; only "
+            "text can be read, so leave it out"
+        )
+    raise SteeringError(
+        f'a part of a chat message is {{"type": "text", "text": ...}}, not {_told(part)}'
+    )
+
+
+def _told(value: object) -> str:
+    """A value as a message shows it: one line, cut."""
+    return one_line(repr(value), 120)
