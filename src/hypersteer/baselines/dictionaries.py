@@ -108,17 +108,15 @@ class Dictionary:
         Raises:
             ConfigError: naming both and the setting to change.
         """
-        width = self.decoder.shape[1]
-        if width != lm.width:
+        if (width := self.decoder.shape[1]) != lm.width:
             raise ConfigError(
                 f"the dictionary is for states of width {width}, but those of {lm.name} have "
                 f"{lm.width}; give one made for this base LM, or train it: {TRAIN}"
             )
         if self.base_lm and (difference := lm.difference(self.base_lm, "the dictionary")):
             raise ConfigError(
-                f"the dictionary was trained on base LM {described(self.base_lm)}, another "
-                f"one than {lm.name} ({lm.fingerprint}): {difference}; train one for it: {TRAIN} "
-                f"--lm {lm.name}"
+                f"the dictionary was trained on base LM {described(self.base_lm)}, not {lm.name} "
+                f"({lm.fingerprint}): {difference}; train one for it: {TRAIN} --lm {lm.name}"
             )
         if self.site is not None and self.site != site:
             raise ConfigError(
