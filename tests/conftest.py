@@ -74,7 +74,14 @@ def silent_libraries():
     assert not told
 
 
-@pytest.fixture(scope="session", params=tiny.FAMILIES)
+def pytest_generate_tests(metafunc):
+    """The families that a module's tests run on: its own `FAMILIES`, or the usual ones."""
+    if "lm" in metafunc.fixturenames:
+        families = getattr(metafunc.module, "FAMILIES", tiny.FAMILIES)
+        metafunc.parametrize("lm", families, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def lm(request):
     return tiny.lm_of(request.param)
 
