@@ -1,10 +1,10 @@
-"""What the edits of untrained hypernetworks do to the loss of a base LM, and in which unit they are.
+"""What untrained hypernetworks do to the loss of a base LM, and in which unit they write.
 
     python experiments/first_edits.py --lm smollm2-135m-instruct
 
-An untrained network should leave the loss about where it was, on any base LM. The unit is the typical
-size of the hidden states at the site; beside it stands their root mean square, which a few massive
-dimensions decide.
+An untrained network should leave the loss about where it was, on any base LM. The unit is the
+typical size of the hidden states at the site; beside it stands their root mean square, which a few
+massive dimensions decide.
 """
 
 import argparse
