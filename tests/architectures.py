@@ -110,7 +110,7 @@ OPTIONS: dict[str, dict] = {
         "mamba_dt_rank": 4,
         "use_mamba_kernels": False,
     },
-    "lfm2": tiny.FAMILIES["lfm2"].options,
+    "lfm2": tiny.EVERY["lfm2"].options,
     "llama": GQA,
     "mamba": {**IDS, "hidden_size": 32, "num_hidden_layers": 4, "state_size": 8},
     "mamba2": {
@@ -126,7 +126,7 @@ OPTIONS: dict[str, dict] = {
     "minimax": {**GQA, **HEAD, **LOCAL, "block_size": 16},
     "mistral": {**GQA, **SLIDE},
     "mixtral": {**GQA, **LOCAL},
-    "mpt": tiny.FAMILIES["mpt"].options,
+    "mpt": tiny.EVERY["mpt"].options,
     "nemotron": GQA,
     "olmo": GQA,
     "olmo2": GQA,

@@ -5,6 +5,9 @@ instead fails the test too, see `silent_libraries`.
 """
 
 import logging
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes that tests start have one thread too
 
 from jaxtyping import install_import_hook
 
@@ -32,8 +35,38 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import tiny  # noqa: E402
+from tiers import mark_redundant  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not exhaustive"` is looked at
+def pytest_collection_modifyitems(items):
+    mark_redundant(items, list(tiny.FAMILIES))
+
+
+LEFT_OUT = [0]
+"""Exhaustive tests that were not wanted; a list since workers of pytest-xdist report theirs."""
+
+
+def pytest_deselected(items):
+    LEFT_OUT.append(sum(item.get_closest_marker("exhaustive") is not None for item in items))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = max(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    LEFT_OUT.append(getattr(node, "workeroutput", {}).get("left out", 0))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if left := max(LEFT_OUT):
+        terminalreporter.write_line(f"{left} exhaustive tests left to `make test-all`")
+
 
 LIBRARIES = ("transformers", "torch", "accelerate", "peft", "huggingface_hub", "safetensors")
 """Libraries that warn of a call of ours, a deprecated one say, on their own loggers."""
@@ -74,7 +107,14 @@ def silent_libraries():
     assert not told
 
 
-@pytest.fixture(scope="session", params=tiny.FAMILIES)
+def pytest_generate_tests(metafunc):
+    """The families that a module's tests run on: its own `FAMILIES`, or the usual ones."""
+    if "lm" in metafunc.fixturenames:
+        families = getattr(metafunc.module, "FAMILIES", tiny.FAMILIES)
+        metafunc.parametrize("lm", families, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def lm(request):
     return tiny.lm_of(request.param)
 

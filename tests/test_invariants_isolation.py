@@ -17,6 +17,7 @@ from hypersteer.lm.generate import Decoding, decode
 from hypersteer.lm.hooks import at_input, at_output, at_sites, head_at
 from hypersteer.lm.writers import VectorWriter, written
 
+FAMILIES = tiny.EVERY
 PROMPT = "Tell me about your day at the sea."
 STEER = "talk like a pirate"
 SHORT = {"max_new_tokens": 6}
@@ -59,7 +60,7 @@ def test_7_an_exception_leaves_the_model_clean(lm, steerer, where, monkeypatch):
     module = {
         "below the site": tiny.module_at(lm, Site(0, "mlp")),
         "above the site": tiny.module_at(lm, Site(3, "mlp")),
-        "trunk": getattr(trunk_blocks(network.trunk)[0], tiny.FAMILIES[lm.name].mlp),
+        "trunk": getattr(trunk_blocks(network.trunk)[0], tiny.EVERY[lm.name].mlp),
         "head": network.head[0],
         "later step": tiny.module_at(lm, Site(2, "mlp")),
     }[where]

@@ -7,6 +7,7 @@ import tiny
 from hypersteer.lm.chat import collate
 from hypersteer.lm.writers import written
 
+FAMILIES = tiny.EVERY
 LONG = "Tell me about your day at the sea, about the ship and all the bees, and say why."
 PROMPTS = ("Hi", LONG, "Why is the sky blue?", "Talk like the sea.")
 STRENGTHS = (1.0, 1.0, -0.7, 0.0)

@@ -15,6 +15,7 @@ from hypersteer.lm.chat import collate
 from hypersteer.lm.requests import edit_writers
 from hypersteer.lm.writers import VectorWriter, written
 
+FAMILIES = tiny.EVERY
 SCOPES = ("all", "prompt", "response", "last_prompt", "mask")
 PROMPTS = (
     "Tell me about your day at the sea, about the ship and all the bees, and say why.",

@@ -85,10 +85,17 @@ def test_norms_and_dropouts_are_no_sublayers():
 
 def test_a_block_without_the_sublayer_is_told():
     with pytest.raises(ModelError) as caught:
-        sublayer(Odd(mixer=nn.Linear(2, 2), norm=nn.LayerNorm(2)), "attention")
+        sublayer(Odd(other=nn.Linear(2, 2), norm=nn.LayerNorm(2)), "attention")
     message = str(caught.value)
-    assert "Odd has no attention sub-layer (its children: mixer, norm)" in message
+    assert "Odd has no attention sub-layer (its children: other, norm)" in message
     assert "'residual'" in message
+
+
+def test_what_mixes_tokens_stands_for_attention_where_there_is_none():
+    mixer, attention = nn.Linear(2, 2), nn.Linear(2, 2)
+    assert sublayer(Odd(mamba=mixer, feed_forward=nn.Linear(2, 2)), "attention") is mixer
+    assert sublayer(Odd(conv=mixer, conv_norm=nn.LayerNorm(2)), "attention") is mixer
+    assert sublayer(Odd(mamba=mixer, self_attn=attention), "attention") is attention
 
 
 def test_states_at_a_site_are_what_the_module_puts_out(lm):

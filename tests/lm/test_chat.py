@@ -320,3 +320,15 @@ def test_scopes_become_exact_masks(side):
     assert ids[mixed].tolist() == [10, 13, 21, 22, 31]
     with pytest.raises(SteeringError, match=r"3 entries.* 4 tokens"):
         scope_mask([(True, True, True), "all", "all"], spans)
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_tokenizers_do_not_warn_of_long_texts(template):
+    """What does not fit is told in one line of our own; `silent_libraries` hears all others."""
+    short = copy.deepcopy(tiny.tokenizer())
+    short.model_max_length = 8
+    short.chat_template = short.chat_template if template else None
+    chat = Chat(short, (1,))
+    for text in ("the sea and the ship and all the bees", "bees <|im_end|> and more of the bees"):
+        assert len(chat.prompt(text).ids) > 8
+        assert len(chat.text(text)) > 8

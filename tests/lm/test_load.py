@@ -179,3 +179,10 @@ def test_a_damaged_gguf_file_is_told_and_leaves_nothing_behind(tmp_path, monkeyp
     path.write_bytes(b"GGUF" + bytes(100))
     refused(ModelError, path, "bad.gguf")
     assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+def test_quantised_weights_go_to_the_device_that_was_asked_for(monkeypatch):
+    monkeypatch.setattr(load_module.importlib.util, "find_spec", lambda _name: object())
+    options = load_module._quantized("8bit", torch.device("cuda:1"))
+    assert options["device_map"] == {"": torch.device("cuda:1")}
+    assert options["quantization_config"].load_in_8bit

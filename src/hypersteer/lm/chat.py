@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hypersteer.edits import Scope
 from hypersteer.errors import ModelError, SteeringError, one_line
-from hypersteer.lm.control import ControlTokens
+from hypersteer.lm.control import QUIETLY, ControlTokens
 from hypersteer.lm.messages import Messages, Prompt, as_messages
 from hypersteer.lm.turns import around
 
@@ -141,7 +141,7 @@ class Chat:
         if mark:
             ids = self._control.ids(self._control.cut(text, mark, answer=answer), mark)
         else:
-            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids = list(self.tokenizer(text, add_special_tokens=False, **QUIETLY)["input_ids"])
         return self._checked(ids)
 
     def _prompt_ids(self, messages: Messages) -> list[int]:
@@ -168,7 +168,11 @@ class Chat:
         """
         try:
             return self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=tokenize, return_dict=False
+                messages,
+                add_generation_prompt=True,
+                tokenize=tokenize,
+                return_dict=False,
+                tokenizer_kwargs=QUIETLY,
             )
         except Exception as error:  # jinja errors are the template's way to refuse messages
             raise SteeringError(
@@ -180,7 +184,7 @@ class Chat:
         if mark:
             ids = [*self._lead, *self._control.ids(text, mark)]
         else:
-            ids = list(self.tokenizer(text)["input_ids"])
+            ids = list(self.tokenizer(text, **QUIETLY)["input_ids"])
             if self._tail and ids[-len(self._tail) :] == self._tail:
                 ids = ids[: -len(self._tail)]
         return ids or [self.pad_id]

@@ -17,6 +17,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+QUIETLY: dict[str, Any] = {"verbose": False}
+"""For tokenizers: what is too long is told by us, in one line, and not by a warning of theirs."""
+
 ANSWERS = "assistant"
 """The role whose turns the model writes itself."""
 PRIVATE = range(0xF0000, 0xFFFFE)
@@ -111,7 +114,9 @@ class ControlTokens:
         return pattern.sub(rf"\g<0>{mark}", seen) if pattern.search(seen) else cut
 
     def _plain(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        if not text:
+            return []
+        return list(self._tokenizer(text, add_special_tokens=False, **QUIETLY)["input_ids"])
 
 
 def _cuts(text: str) -> bool:

@@ -144,8 +144,12 @@ def capture(
         yield states
 
 
-class _SeenAll(Exception):
-    """Ends a forward pass that has nothing more to show."""
+class _SeenAll(BaseException):
+    """Ends a forward pass that has nothing more to show.
+
+    No `Exception`, after which torch looks through the module's hooks once more, and fails where
+    another thread places or removes one meanwhile.
+    """
 
 
 @contextmanager

