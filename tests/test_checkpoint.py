@@ -465,3 +465,12 @@ def test_export_replaces_an_older_one_and_refuses_what_is_no_checkpoint(tiny_lla
     assert read_card(tmp_path / "given").step == 99
     refused(lambda: export(tmp_path / "none", tmp_path / "given"), "none")
     assert read_card(tmp_path / "given").step == 99
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "~nobody-of-that-name/x", "a\0b", "", "\ud800", None, 3, torch.ones(2)]
+)
+def test_what_can_be_no_checkpoint_is_told_in_one_line(name):
+    with pytest.raises(CheckpointError, match="the checkpoint") as caught:
+        find_checkpoint(name)
+    assert str(caught.value).isprintable()

@@ -144,7 +144,7 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises:
         CheckpointError: if there is none.
     """
-    if name == BUNDLED:
+    if isinstance(name, str) and name == BUNDLED:
         return Path(str(importlib.resources.files("hypersteer.data"))) / "pretrained"
     path = path_of(name, "the checkpoint", CheckpointError)
     if is_folder(path):

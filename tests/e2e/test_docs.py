@@ -22,8 +22,8 @@ COMMAND_LINE_FILES = sorted((ROOT / "src/hypersteer/cli").glob("*.py"))
 TOPIC = ROOT / "src/hypersteer/data/topics/health.jsonl"
 
 
-class Parsed(Exception):
-    """A command got past its options."""
+class Parsed(BaseException):
+    """A command got past its options; no Exception, since a command tells those in one line."""
 
 
 def commands(text: str) -> list[list[str]]:

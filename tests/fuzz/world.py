@@ -92,7 +92,7 @@ def build(folder: Path) -> World:
     assert code == 0, told
     vector = torch.ones(lm.width)
     hs.VectorEdit(
-        vector=vector, site=hs.Site(1), base_lm=lm.fingerprint, steering_prompt="sing"
+        vector=vector, site=hs.Site(1), base_lm=str(lm.identity), steering_prompt="sing"
     ).save(folder / "edit.safetensors")
     Condition(
         name="sea",
@@ -101,7 +101,7 @@ def build(folder: Path) -> World:
         fitted=(1,),
         layers=(1,),
         threshold=0.0,
-        base_lm=lm.fingerprint,
+        base_lm=str(lm.identity),
     ).save(folder / "condition.safetensors")
     (folder / "prompts.txt").write_text("Hi.\nWhy?\n")
     labelled = [{"prompt": f"{w} {n}", "label": w} for n in range(3) for w in ("in", "out")]
@@ -118,9 +118,8 @@ def build(folder: Path) -> World:
     _lines(folder / "instructions.jsonl", asked)
     shipped = Calibration.load()
     background = replace(shipped.background, texts=shipped.background.texts[:3], layers=(1, 2))
-    replace(shipped, fingerprint=lm.fingerprint, background=background).save(
-        folder / "calibration.json"
-    )
+    own = {"fingerprint": lm.fingerprint, "identity": str(lm.identity)}
+    replace(shipped, **own, background=background).save(folder / "calibration.json")
     save_file({"vectors": torch.ones(3, lm.width)}, folder / "targets.safetensors")
     return World(folder, lm, hs.load(folder / "runs/a", lm=lm))
 
