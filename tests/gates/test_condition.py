@@ -1,6 +1,8 @@
 """Conditions as values: scores by hand, thresholds, files, CAST's numbering, bad input."""
 
+import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from damages import DAMAGES, check_told, damaged, odd_values
 from hypersteer.edits import Site, VectorEdit
 from hypersteer.errors import CheckpointError, SteeringError
 from hypersteer.gates.cast import cast_condition
@@ -203,6 +206,32 @@ def test_damaged_headers(tmp_path, change, told):
     save_file(tensors, path, {"condition": header.replace(*change)})
     with pytest.raises(CheckpointError, match=told):
         load_condition(path)
+
+
+def test_headers_are_read_or_told(tmp_path):
+    """Whatever stands in them, nothing is left to break when a score is asked for."""
+    path = condition(scales=torch.full((2, WIDTH), 2.0)).save(tmp_path / "c.safetensors")
+    tensors, told = load_file(path), 0
+    with safe_open(path, "pt") as file:
+        whole = json.loads(file.metadata()["condition"])
+    for _, changed in odd_values(whole):
+        save_file(tensors, path, {"condition": json.dumps(changed)})
+        found = None
+        with suppress(CheckpointError):
+            found = load_condition(path)
+            scores = found.score({layer: drawn(4, WIDTH) for layer in found.layers})
+            assert found.passed(scores).dtype == torch.bool
+        told += found is None
+    assert told > 100
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_file_is_told(tmp_path, how):
+    path = condition().save(tmp_path / "c.safetensors")
+    path.write_bytes(damaged(path.read_bytes(), how))
+    with pytest.raises(CheckpointError) as told:
+        load_condition(path)
+    check_told(told, path)
 
 
 @pytest.mark.parametrize(

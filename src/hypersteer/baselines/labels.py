@@ -1,5 +1,6 @@
 """What features of a dictionary are called, and which name is likest to a concept."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from hypersteer.errors import DataError, one_line
 from hypersteer.files import path_of, read_json, read_lines
 from hypersteer.lm.base import BaseLM
+from hypersteer.numeric import as_real
 from hypersteer.texts import json_of
 
 PHRASING = """
@@ -26,6 +28,8 @@ PHRASING = """
 """
 """Words by which concepts and labels are put, not what they are about; not compared."""
 
+LONGEST = 12
+"""Digits of a feature's number, at most."""
 EXPECTED = "expected objects with an 'index' and a 'description', as Neuronpedia exports them"
 
 
@@ -114,11 +118,12 @@ def _vectors(lm: BaseLM, tokens: list[list[int]], documents: int) -> Float[Tenso
 def _add(labels: Labels, entry: Any, where: str) -> None:
     """One object of the file."""
     index = entry.get("index") if isinstance(entry, dict) else None
-    if isinstance(index, bool) or not str(index).isdecimal():
+    digits = "" if isinstance(index, bool) else str(index)
+    if not digits.isdecimal() or len(digits) > LONGEST:
         raise DataError(f"{where} is {one_line(repr(entry), 60)}; {EXPECTED}")
-    feature, text = int(str(index)), entry.get("description")
+    feature, text = int(digits), entry.get("description")
     if isinstance(text, str) and text.strip():
         labels.texts.append((feature, text.strip()))
-    highest = entry.get("maxActApprox")
-    if isinstance(highest, (int, float)) and not isinstance(highest, bool) and highest > 0:
-        labels.highest[feature] = float(highest)
+    highest = as_real(entry.get("maxActApprox"))
+    if highest is not None and 0 < highest < math.inf:
+        labels.highest[feature] = highest

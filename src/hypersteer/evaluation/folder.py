@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hypersteer.files import (
     write_text,
 )
 from hypersteer.locks import Hold, hold, is_empty
+from hypersteer.numeric import as_real
 from hypersteer.texts import json_of
 
 FREE = {
@@ -105,16 +107,17 @@ class ResultsFolder:
             with safe_open(path, "pt") as file:
                 kept = json_of((file.metadata() or {})["learned"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
-        if finite(kept["recipe"]) != json.loads(to_json(recipe)) or kept["ids"] != list(ids):
+            kept = from_dict(_Kept, kept, "learned")
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from error
+        except SteeringError as error:
+            raise _damaged(path, error) from error
+        if finite(kept.recipe) != json.loads(to_json(recipe)) or kept.ids != tuple(ids):
             raise ConfigError(
                 f"'{self.path}' holds answers of '{method}' with other settings; choose another "
                 f"out, or delete its folders called {slug(method)}"
             )
-        return Learned(
-            tensors=tensors, notes=kept["notes"], cost=from_dict(Cost, kept["cost"], str(path))
-        )
+        return Learned(tensors=tensors, notes=kept.notes, cost=kept.cost)
 
     def keep_learned(
         self, method: str, recipe: dict[str, Any], ids: Sequence[int], learned: Learned
@@ -142,9 +145,17 @@ class ResultsFolder:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+            raise _damaged(path, error) from error
         if not isinstance(found, dict):
-            raise SteeringError(f"'{path}' is damaged (no JSON object); delete it")
+            raise _damaged(path, "no JSON object")
+        return found
+
+    def gaps(self, method: str) -> dict[str, float | None]:
+        """Mean concept gaps of a method by key; None where there was nothing to measure."""
+        found = self.figures("gaps", method)
+        for key, value in found.items():
+            if value is not None and as_real(value) is None:
+                raise _damaged(self.figures_file("gaps", method), f"'{key}' is {value!r}")
         return found
 
     def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
@@ -171,6 +182,8 @@ class ResultsFolder:
             kept = read_json(self._settings)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{self._settings}': {one_line(error)}") from error
+        if not isinstance(kept, dict):
+            raise ConfigError(f"'{self._settings}' holds no settings but {kept!r:.40}; choose out")
         for key in differing(finite(kept), finite(wanted), FREE):
             raise ConfigError(
                 f"'{self.path}' holds an evaluation with another {key}; choose another out, or "
@@ -183,13 +196,27 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
 
 
-def _rows(path: Path, kind: type) -> Any:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """What the file of what a method has learnt says beside the tensors."""
+
+    recipe: Any
+    ids: tuple[int, ...]
+    notes: dict[str, Any]
+    cost: Cost
+
+
+def _damaged(path: Path, what: object) -> SteeringError:
+    return SteeringError(f"'{path}' is damaged ({one_line(what)}); delete it")
+
+
+def _rows(path: Path, kind: type[Row]) -> Any:
     if not is_file(path):
         return None
     try:
         return from_table(pq.read_table(path), kind)
-    except (ArrowException, OSError, TypeError) as error:
-        raise SteeringError(f"'{path}' is damaged ({one_line(error)}); delete it") from error
+    except (ArrowException, OSError, TypeError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One row of results: an answer of a method to a prompt, at a strength, and what judges say."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -68,6 +68,7 @@ class Judged(Row):
 
 
 _TYPES = {int: pa.int64(), float: pa.float64(), float | None: pa.float64()}
+OPTIONAL = (float | None,)
 
 
 def schema(kind: type[Row]) -> pa.Schema:
@@ -81,5 +82,25 @@ def to_table(rows: list[Row], kind: type[Row]) -> pa.Table:
 
 
 def from_table(table: pa.Table, kind: type[Row]) -> list[Row]:
-    """The rows of a table."""
-    return [kind(**entry) for entry in table.to_pylist()]
+    """The rows of a table, which are one at least.
+
+    Raises:
+        ValueError: for columns of other types (an `ArrowInvalid`), values that are missing, or no
+            rows.
+        TypeError: for columns that are missing or unknown.
+    """
+    wanted = schema(kind)
+    known = [name for name in table.column_names if name in wanted.names]
+    if unknown := set(table.column_names) - set(known):
+        raise TypeError(f"unknown column '{min(unknown)}'")
+    if not len(table):
+        raise ValueError("it has no rows")
+    table = table.cast(pa.schema([wanted.field(name) for name in known]))
+    for field in fields(kind):
+        optional = field.type in OPTIONAL
+        if not optional and field.name in known and table[field.name].null_count:
+            raise ValueError(f"{field.name} is missing in a row")
+    rows = [kind(**entry) for entry in table.to_pylist()]
+    if odd := {row.held for row in rows} - set(get_args(Held)):
+        raise ValueError(f"held is {min(odd)!r}")
+    return rows

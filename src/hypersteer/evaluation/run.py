@@ -185,7 +185,7 @@ class _Evaluation:
         gaps: dict[Place, float] = {}
         places = [(name, held) for name in prepared if name != UNSTEERED for held in HELD]
         for name, held in places if count else ():
-            kept, found = self.folder.figures("gaps", name), []
+            kept, found = self.folder.gaps(name), []
             for concept in self.plan.concepts(held):
                 place = Key(name, held, concept.id)
                 if place not in chosen:

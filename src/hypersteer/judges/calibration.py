@@ -151,6 +151,8 @@ class Calibration:
         background = from_dict(Background, entry["background"], "background")
         if len(background.layers) != 2 or not background.texts:
             raise ValueError("background needs texts, and two layers")
+        if not background.concepts or not background.instructions or background.components < 0:
+            raise ValueError("background needs concepts, instructions, and 0 components or more")
         identity = str(entry.get("identity", ""))
         return cls(**named, background=background, scales=scales, identity=identity)
 

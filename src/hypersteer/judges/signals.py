@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.edits import Site
 from hypersteer.judges.calibration import Background
 from hypersteer.judges.judge import Answer
 from hypersteer.judges.matching import Match, Space, best_tokens, best_words, mean_direction
@@ -99,7 +98,7 @@ class SignalReader:
 
     def __init__(self, lm: BaseLM, background: Background) -> None:
         self._lm = lm
-        self._layers = [Site(layer) for layer in background.layers]
+        self._layers = [lm.site(layer) for layer in background.layers]
         bos = lm.tokenizer.bos_token_id
         self._start = [] if bos is None else [int(bos)]
         self._opening = [*self._start, *lm.chat.text(OPENING)]
