@@ -1,6 +1,7 @@
 """Loading base LMs from folders and GGUF files, and what is said when it cannot be done."""
 
 import json
+import shutil
 
 import gguf
 import pytest
@@ -98,6 +99,16 @@ def test_damaged_folders_are_told(folder, tmp_path, silent_libraries):
     for name in ("cut", "json", "kind"):
         refused(ModelError, tmp_path / name, f"cannot load the base LM '{tmp_path / name}'")
     silent_libraries.clear()  # transformers has its own word on an unknown kind of model
+
+
+def test_a_config_with_endless_blocks_is_told_at_once(folder, tmp_path):
+    """Else transformers makes them, one empty block after the other, for hours."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2**31}))
+    with pytest.raises(ModelError, match="says 2147483648 decoder blocks"):
+        load_lm(copy)
 
 
 def test_unknown_settings_are_told_before_anything_is_loaded(folder, monkeypatch):

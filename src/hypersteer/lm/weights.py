@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from hypersteer.errors import ModelError
 from hypersteer.lm.blocks import find_blocks
 
+MOST_BLOCKS = 10_000
 SHOWN = 3
 """Names that a message shows."""
 
@@ -42,6 +43,8 @@ def load_weights(
     options: dict[str, Any] = {"dtype": dtype, **(quantized or {})}
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
+    else:
+        _check_depth(source)
     with _quiet():
         model, report = AutoModelForCausalLM.from_pretrained(
             source, output_loading_info=True, **options
@@ -57,6 +60,21 @@ def load_weights(
             "place for; their config.json describes another model"
         )
     return model
+
+
+def _check_depth(source: str | Path) -> None:
+    """Refuse a config.json with so many blocks that making them, still empty, would take hours.
+
+    Raises:
+        ModelError: naming the number.
+    """
+    config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
+    depth = getattr(config, "num_hidden_layers", 0)
+    if isinstance(depth, int) and depth > MOST_BLOCKS:
+        raise ModelError(
+            f"config.json of '{source}' says {depth} decoder blocks, more than any model has "
+            f"({MOST_BLOCKS} at most); it is damaged"
+        )
 
 
 def _of_blocks(model: PreTrainedModel, report: dict[str, Any]) -> set[str]:
