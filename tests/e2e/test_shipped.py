@@ -43,10 +43,11 @@ def test_it_is_small_and_never_saw_a_concept_of_the_other_bundled_set():
         assert word in about, word
 
 
-def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steerer):
+@pytest.mark.parametrize("concepts", [12, pytest.param(None, marks=pytest.mark.exhaustive)])
+def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steerer, concepts):
     """One evaluation answer of each held-out concept, against another held-out concept's prompt."""
     data = load_concepts("bundled", split="test")
-    held_out = [c for c in data.concepts if c.held_out]
+    held_out = [c for c in data.concepts if c.held_out][:concepts]
     rows = [data.example(int(data.rows(concept.id)[0])) for concept in held_out]
     texts = [concept.text for concept in held_out]
     lm, card = steerer.lm, steerer.card
@@ -55,7 +56,10 @@ def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steere
     for start in range(0, len(rows), 8):
         part = slice(start, start + 8)
         right = [lm.chat.text(text) for text in texts[part]]
-        wrong = [lm.chat.text(texts[(start + 20 + i) % len(texts)]) for i in range(len(right))]
+        wrong = [
+            lm.chat.text(texts[(start + len(texts) // 2 + i) % len(texts)])
+            for i in range(len(right))
+        ]
         prompts = [lm.chat.prompt(row.prompt) for row in rows[part]]
         responses = [lm.chat.response(row.response)[:48] for row in rows[part]]
         with torch.no_grad():

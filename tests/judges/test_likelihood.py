@@ -412,6 +412,7 @@ def test_words_that_carry_a_concept():
     assert not any(carries(piece) for piece in (" the", " References", ",", " 12", ""))
 
 
+@pytest.mark.exhaustive  # tests/e2e has a real judgement for `make test`
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.skipif(

@@ -270,7 +270,8 @@ def first_and_last_of_each_kind(done):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_file_operation_goes_on_exactly(configure, lm, tmp_path):
+@pytest.mark.parametrize("one_in", [5, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_a_run_killed_at_any_file_operation_goes_on_exactly(configure, lm, tmp_path, one_in):
     changes = {
         "optim": {"steps": 8, "batch_size": 2},
         "data": {"max_held_out_rows": 1, "held_in_prompts": 1},
@@ -286,7 +287,7 @@ def test_a_run_killed_at_any_file_operation_goes_on_exactly(configure, lm, tmp_p
         train(configure(straight, **changes), lm)
     kinds = {what.split()[0] for what in counter.done}
     assert kinds >= {"mkdir", "rename", "replace", "link", "unlink", "rmdir", "write", "save"}
-    for at, what in first_and_last_of_each_kind(counter.done):
+    for at, what in first_and_last_of_each_kind(counter.done)[::one_in]:
         out = tmp_path / "killed" / str(at)
         config = configure(out, **changes)
         with pytest.MonkeyPatch.context() as patch:
@@ -366,17 +367,25 @@ def _killed_at(number):
 # --- damaged on disk ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stopped(configure, lm, tmp_path):
+@pytest.fixture(scope="module")
+def cut_off(configure, lm, tmp_path_factory, cache):
     """A run cut off at step 8, with checkpoints of steps 3 and 6."""
-    out = tmp_path / "run"
-    config = configure(out)
+    out = tmp_path_factory.mktemp("cut-off") / "run"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERSTEER_CACHE", str(cache))
         patch.setattr(loop._Run, "step", _killed_at(8))
         with pytest.raises(Killed):
-            train(config, lm)
+            train(configure(out), lm)
     assert sorted(p.name for p in out.glob("checkpoints/*")) == ["step-0000003", "step-0000006"]
-    return out, config
+    return out
+
+
+@pytest.fixture
+def stopped(configure, cut_off, tmp_path):
+    """A copy of the run that was cut off, and its settings."""
+    out = tmp_path / "run"
+    shutil.copytree(cut_off, out)
+    return out, configure(out)
 
 
 def truncate(path):
