@@ -11,6 +11,7 @@ from hypersteer.edits import Site
 from hypersteer.hypernet.network import new_hypernet, write_vectors
 from hypersteer.lm.chat import collate
 from hypersteer.lm.guided import guided_logits
+from hypersteer.lm.upper_blocks import upper_blocks
 from hypersteer.training.forward import Steered, plain_losses, steered_losses, teacher_logits
 
 DEFAULT_SITE = Site(1)
@@ -181,6 +182,7 @@ def test_copies_run_above_the_site_only(lm, layer):
     """Every block runs once: on B rows without gradient up to the site, on K * B rows above."""
     setup = make_setup(lm, site=Site(layer))
     prompts, responses, right, wrong = tokens(lm)
+    assert upper_blocks(lm, layer + 1) or layer + 1 == lm.depth  # tried once, before it is used
     seen: list[tuple[int, int, bool]] = []
     handles = [
         block.register_forward_hook(
