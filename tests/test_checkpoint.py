@@ -384,6 +384,9 @@ def test_a_config_without_a_key_is_refused(tiny_llama, tmp_path, key):
         ("metrics", [1]),
         ("step", "seventeen"),
         ("concepts", 3),
+        ("concepts", [3]),
+        ("held_out", [None]),
+        ("base_lm", 5),
     ],
 )
 def test_a_config_with_a_bad_value_is_refused(tiny_llama, tmp_path, key, value):

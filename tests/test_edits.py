@@ -176,6 +176,8 @@ HEADER = {
         ({**HEADER, "kind": ["vector"]}, "kind ['vector']"),
         ({k: v for k, v in HEADER.items() if k != "kind"}, "kind"),
         ({**HEADER, "steering_prompt": 5}, "5"),
+        ({**HEADER, "base_lm": None}, "base_lm None"),
+        ({**HEADER, "generator": [1]}, "generator [1]"),
         ('{"format": "\\ud800"}', "half a character"),
         ("[" * 100_000, "nested too deeply"),
     ],

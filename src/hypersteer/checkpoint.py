@@ -30,6 +30,7 @@ from hypersteer.errors import CheckpointError, SteeringError, one_line
 from hypersteer.files import exists, is_folder, numbers, path_of, read_json, replacing, to_json
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
+from hypersteer.texts import check_text
 
 FORMAT = "hypersteer-checkpoint-1"
 FILES = ("config.json", "model.safetensors", "README.md")
@@ -183,16 +184,16 @@ def read_card(folder: Path) -> Card:
         )
     try:
         return Card(
-            base_lm=raw["base_lm"],
-            fingerprint=raw["fingerprint"],
+            base_lm=check_text(raw["base_lm"], "base_lm"),
+            fingerprint=check_text(raw["fingerprint"], "fingerprint"),
             site=Site(raw["site"]["layer"], raw["site"]["kind"]),
             scope=check_scope(raw["scope"]),
             hypernet=from_dict(HypernetConfig, raw["hypernet"], f"{folder}/config.json"),
             training=dict(raw["training"]),
             step=int(raw["step"]),
             metrics=numbers(raw["metrics"]),
-            concepts=tuple(raw["concepts"]),
-            held_out=tuple(raw["held_out"]),
+            concepts=tuple(check_text(text, "concepts:") for text in raw["concepts"]),
+            held_out=tuple(check_text(text, "held_out:") for text in raw["held_out"]),
             identity=str(raw.get("identity", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, SteeringError) as error:

@@ -134,9 +134,8 @@ class VectorEdit:
         object.__setattr__(self, "scope", check_scope(self.scope))
         if not isinstance(self.site, Site):
             raise SteeringError(f"site {shown(self.site)} is no Site; give one such as Site(12)")
-        if not isinstance(self.steering_prompt, str):
-            raise SteeringError(f"steering_prompt {shown(self.steering_prompt)} is not a text")
-        check_text(self.steering_prompt, "the steering prompt")
+        for name in ("base_lm", "steering_prompt", "generator"):
+            check_text(getattr(self, name), name)
 
     @property
     def norm(self) -> float:

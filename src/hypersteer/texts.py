@@ -3,22 +3,24 @@
 import json
 from typing import Any
 
-from hypersteer.errors import SteeringError, short
+from hypersteer.errors import SteeringError, short, shown
 
 
-def check_text(text: str, what: str) -> str:
-    r"""Give a text back unchanged, or refuse one that holds no whole characters.
+def check_text(text: object, what: str) -> str:
+    r"""Give a text back unchanged, or refuse what is none, or holds no whole characters.
 
     Half a surrogate pair comes from JSON (`"\ud800"`), a stray byte (`"\udcff"`) from arguments
     and file names that are not UTF-8; no tokenizer, file or terminal takes either.
 
     Args:
-        text: any string.
+        text: anything.
         what: what it is, such as `the prompt`; it begins the message.
 
     Raises:
         SteeringError: naming the text and the place in it.
     """
+    if not isinstance(text, str):
+        raise SteeringError(f"{what} {shown(text)} is not a text")
     at = _broken(text)
     if at is None:
         return text

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -51,8 +51,8 @@ class World:
     """Where everything is, and what is open already."""
 
     folder: Path
-    lm: hs.BaseLM
-    steerer: hs.Steerer
+    lm: hs.BaseLM = field(repr=False)
+    steerer: hs.Steerer = field(repr=False)
     server: str = ""
 
     def __getattr__(self, name: str) -> Path:

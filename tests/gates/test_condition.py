@@ -255,7 +255,7 @@ def test_a_damaged_file_is_told(tmp_path, how):
         ({"layers": ("a",)}, "are no numbers"),
         ({"layers": 3}, "are no numbers"),
         ({"directions": "up"}, "holds real numbers, not 'up'"),
-        ({"name": 3}, "is a text"),
+        ({"name": 3}, "the name of the condition 3 is not a text"),
         ({"name": "\ud800"}, "not valid Unicode"),
         ({"scales": torch.ones(2, 3)}, "one for each dimension"),
         ({"scales": torch.zeros(2, WIDTH)}, "numbers above 0"),

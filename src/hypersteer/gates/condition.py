@@ -95,8 +95,6 @@ class Condition:
 
     def _settle(self) -> None:
         """Bring numbers of numpy and torch in as Python's, and lists as tuples."""
-        if not isinstance(self.name, str):
-            raise SteeringError(f"the name of a condition is a text, not {shown(self.name)}")
         check_text(self.name, "the name of the condition")
         kinds = {"fitted": as_whole, "layers": as_whole, "explained": as_real}
         for field_, number in kinds.items():
