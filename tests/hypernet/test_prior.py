@@ -12,7 +12,7 @@ from hypersteer.hypernet.network import (
     read_steering,
     write_vectors,
 )
-from hypersteer.hypernet.prior import GAIN, START, own_states
+from hypersteer.hypernet.prior import GAIN, own_states
 
 TEXTS = ["figs", "speak at length of yaks and owls", "jam"]
 CONFIG = HypernetConfig(variant="no-context", blocks=1, prior="activation")
@@ -58,7 +58,7 @@ def test_an_untrained_vector_begins_as_the_centred_state(lm):
     ours = write_vectors(net, lm, CONFIG, steering, prompts, own=own)
     states = torch.stack([by_hand(lm, site, ids) for ids in steering])
     centred = (states - states.mean(0)) / net.excess
-    expected = GAIN * START * net.scale * centred / centred.pow(2).mean(-1, keepdim=True).sqrt()
+    expected = GAIN * net.scale * centred / centred.pow(2).mean(-1, keepdim=True).sqrt()
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 

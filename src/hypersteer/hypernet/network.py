@@ -41,7 +41,11 @@ are read, since two massive ones would be all that a normalised state shows."""
 WIDTH_PER_HEAD = 64
 """For base LMs without attention heads of their own."""
 
-HEAD_INIT = 0.1
+HEAVY_TAIL = 2.25
+"""Root mean square of hidden states without massive dimensions, in units of their typical size, as
+in SmolLM2: tails are heavier than a normal distribution's. The unit of vectors has that factor."""
+
+HEAD_INIT = 0.05
 """Factor on the default initialisation of the head's last layer: first edits are small."""
 
 CALIBRATION = "The quick tests of a morning: read a page, boil two eggs, and call an old friend."
@@ -196,7 +200,7 @@ def new_hypernet(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         hidden = _typical_states(lm, site)
-        hypernet = Hypernet(lm, config, site, scale=robust_scale(hidden))
+        hypernet = Hypernet(lm, config, site, scale=HEAVY_TAIL * robust_scale(hidden))
     cast(Tensor, hypernet.excess).copy_(excess(dimension_scales(hidden), MASSIVE))
     if hypernet.prior is not None:
         centre = own_states(lm, site, [lm.chat.text(text) for text in texts]).mean(0)

@@ -19,9 +19,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate
 
 GAIN = 0.4
-START = 2.2
-"""Size of the first guess in units of the site's typical state, GAIN * START, which is visible but
-not overpowering. GAIN belongs to what old checkpoints have learnt, whose unit was larger."""
+"""Size of the first guess in units of the site's typical state: visible, but not overpowering."""
 
 TOGETHER = 64
 """Steering prompts that the base LM reads at once."""
@@ -30,7 +28,7 @@ TOGETHER = 64
 class ActivationPrior(nn.Module):
     """Centred and normalised states of steering prompts, and what is added for them.
 
-    Both maps are learnt. The first starts as a multiple of the identity, the second at zero.
+    Both maps are learnt. The first starts as the identity, the second at zero.
 
     Args:
         width: D.
@@ -42,8 +40,6 @@ class ActivationPrior(nn.Module):
         self.guess = nn.Linear(width, width, bias=False)
         self.read = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.guess.weight)
-        with torch.no_grad():
-            self.guess.weight.mul_(START)
         nn.init.zeros_(self.read.weight)
 
     def forward(
