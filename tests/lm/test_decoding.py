@@ -401,6 +401,7 @@ def test_a_writer_that_is_used_again_starts_anew(endless):
     fixed = tiny.case_of("llama", "residual")
     writers = fixed.writers(PROMPTS, [fixed.steer[0], None, fixed.steer[1], None])
     wanted = generate_ids(fixed.lm, second, writers, decoding)
+    ending = tiny.ending_with(fixed.lm, *(wanted[row][1] for row in (0, 1, 2)))
     assert generate_ids(ending, second, writers, decoding) != wanted
     assert generate_ids(fixed.lm, second, writers, decoding) == wanted
 
