@@ -18,10 +18,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import hypersteer as hs
-from hypersteer.conditioning.texts import read_labelled
+from hypersteer.conditions.contrasts import read_labelled
+from hypersteer.conditions.gate import Gate
 from hypersteer.lm import hooks, writers
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.gate import Gate
 from timing import machine, table
 
 TOPIC = Path(hs.__file__).parent / "data" / "topics" / "health.jsonl"

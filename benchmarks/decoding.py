@@ -13,12 +13,14 @@ import torch
 
 from hypersteer.config import HypernetConfig
 from hypersteer.data.sources import load_concepts
-from hypersteer.hypernet.network import new_hypernet, write_vectors
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
+from hypersteer.hypernet.network import new_hypernet
+from hypersteer.hypernet.writing import write_edits
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, Spans, collate
-from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.load import load_lm
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.lm.writers import vector_writer
 from timing import machine, medians, table
 
 
@@ -34,12 +36,12 @@ def jobs(lm: BaseLM, batch: int, new_tokens: int) -> dict:
     inputs = collate(prompts, pad_id=lm.chat.pad_id, side="left")
 
     def write(hidden: torch.Tensor, spans: Spans) -> torch.Tensor:
-        return write_vectors(net, lm, net.config, steering, prompts, hidden, spans)
+        return write_edits(net, lm, net.config, steering, prompts, hidden, spans)[0]["vector"]
 
     vectors = write(lm.states(inputs, site), inputs.spans)
 
     def ours(make: object) -> list[list[int]]:
-        writers = [VectorWriter(site, make, ["all"] * batch)] if make is not None else []  # type: ignore[arg-type]
+        writers = [vector_writer(site, make, ["all"] * batch)] if make is not None else []  # type: ignore[arg-type]
         return generate_ids(lm, list[PromptIds](prompts), writers, decoding)
 
     def hugging_face() -> torch.Tensor:

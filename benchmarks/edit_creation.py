@@ -7,9 +7,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from hypersteer.checkpoint import Card
 from hypersteer.config import HypernetConfig
 from hypersteer.data.sources import load_concepts
+from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.load import load_lm
 from hypersteer.steering import Steerer

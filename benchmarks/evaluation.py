@@ -14,14 +14,16 @@ import torch
 
 from hypersteer.config import HypernetConfig
 from hypersteer.data.sources import load_concepts
-from hypersteer.evaluation.plan import load_instructions, pick_instructions
-from hypersteer.hypernet.network import new_hypernet, write_vectors
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
+from hypersteer.evaluation.protocol import load_instructions, pick_instructions
+from hypersteer.hypernet.network import new_hypernet
+from hypersteer.hypernet.writing import write_edits
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Spans
-from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.likelihood import in_batches, response_token_losses
 from hypersteer.lm.load import load_lm
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.lm.writers import vector_writer
 from timing import machine, medians, table
 
 
@@ -39,14 +41,14 @@ def jobs(lm: BaseLM, concepts: int, prompts: int, strengths: int, new_tokens: in
     net = new_hypernet(lm, HypernetConfig(), site, seed=0).eval().requires_grad_(False)
 
     def write(hidden: torch.Tensor, spans: Spans) -> torch.Tensor:
-        return write_vectors(net, lm, net.config, steering, ids, hidden, spans)
+        return write_edits(net, lm, net.config, steering, ids, hidden, spans)[0]["vector"]
 
     def decoding(rows: int) -> Decoding:
         seeds = tuple(range(rows))
         return Decoding(max_new_tokens=new_tokens, temperature=0.7, seed=seeds)
 
     def steered(count: int) -> list[list[int]]:
-        writer = VectorWriter(site, write, ["all"] * len(ids))
+        writer = vector_writer(site, write, ["all"] * len(ids))
         grid = [0.5 * (i + 1) for i in range(count)]
         return generate_ids(lm, ids, [writer], decoding(count * len(ids)), grid)
 

@@ -14,11 +14,12 @@ import torch
 from torch.nn import functional as F
 
 from hypersteer.config import HypernetConfig
-from hypersteer.hypernet.network import new_hypernet, write_vectors
-from hypersteer.lm.chat import collate, scope_mask
+from hypersteer.hypernet.network import new_hypernet
+from hypersteer.lm.chat import collate
 from hypersteer.lm.hooks import at_input, at_sites, capture
 from hypersteer.lm.likelihood import token_cross_entropy
 from hypersteer.lm.load import load_lm
+from hypersteer.lm.scopes import scope_mask
 from hypersteer.lm.writers import add_vectors
 from hypersteer.training.forward import Steered, steered_losses
 from timing import machine, medians, real_rows, table
@@ -94,7 +95,7 @@ class Bench:
 
     def ours(self) -> None:
         """Our step: one forward, one backward, the optimizer left out as in the floor."""
-        setup = Steered(self.lm, self.net, self.config, self.site, "all")
+        setup = Steered(self.lm, self.net, self.config, [self.site], "all")
         with self.autocast:
             losses = steered_losses(setup, self.prompts, self.responses, [self.steering])
         losses.mean().backward()
@@ -102,7 +103,7 @@ class Bench:
 
     def contrastive(self) -> None:
         """Our step with the contrastive term: two edits per row above the site."""
-        setup = Steered(self.lm, self.net, self.config, self.site, "all")
+        setup = Steered(self.lm, self.net, self.config, [self.site], "all")
         wrong = self.steering[1:] + self.steering[:1]
         with self.autocast:
             right, other = steered_losses(
@@ -136,7 +137,7 @@ class Bench:
         self.net.zero_grad(set_to_none=True)
 
     def _vectors(self, states: torch.Tensor) -> torch.Tensor:
-        return write_vectors(
+        (params,) = write_edits(
             self.net,
             self.lm,
             self.config,
@@ -145,6 +146,7 @@ class Bench:
             states,
             self.batch.spans,
         )
+        return params["vector"]
 
 
 def main() -> None:

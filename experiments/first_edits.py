@@ -14,7 +14,7 @@ import torch
 import hypersteer as hs
 from hypersteer.config import HypernetConfig
 from hypersteer.data.sources import load_concepts
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.hypernet.network import CALIBRATION, new_hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import collate
@@ -55,7 +55,7 @@ def main() -> None:
         for prior in ("none", "activation"):
             config = HypernetConfig(variant=variant, prior=prior, blocks=args.blocks)
             network = new_hypernet(lm, config, site, seed=0)
-            setup = Steered(lm, network, config, site, "all")
+            setup = Steered(lm, network, config, [site], "all")
             loss = steered_losses(setup, prompts, responses, [steering]).mean()
             scaled = int((network.excess > 1).sum())
             unit = float(network.scale)

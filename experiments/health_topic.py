@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 
 import hypersteer as hs
+from hypersteer.conditions.condition import Condition
 from hypersteer.config.conditions import ConditionConfig
-from hypersteer.gates.condition import Condition
 from hypersteer.judges.judge import Answer, Judgement
 from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM

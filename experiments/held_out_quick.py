@@ -19,15 +19,16 @@ import hypersteer as hs
 from hypersteer.config import HypernetConfig
 from hypersteer.data.batches import prompted
 from hypersteer.data.sources import load_concepts
-from hypersteer.evaluation.plan import load_instructions
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
+from hypersteer.engine.requests import as_request
+from hypersteer.evaluation.protocol import load_instructions
+from hypersteer.hypernet.activation_prior import own_states
 from hypersteer.hypernet.network import new_hypernet
-from hypersteer.hypernet.prior import own_states
 from hypersteer.judges.judge import Answer, Judgement
 from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
-from hypersteer.lm.generate import Decoding, generate_ids
-from hypersteer.lm.requests import as_request
 from hypersteer.lm.writers import VectorWriter, Writer
 
 CONCEPTS, PROMPTS = 16, 3

@@ -22,7 +22,7 @@ from hypersteer.data.sources import load_concepts
 from hypersteer.judges.calibration import Background, Calibration, Scale, fit
 from hypersteer.judges.judge import DIMENSIONS, Judgement
 from hypersteer.judges.likelihood import judgement
-from hypersteer.judges.signals import USED, SignalReader, Signals
+from hypersteer.judges.lm_signals import USED, SignalReader, Signals
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import load_lm
 

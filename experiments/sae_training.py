@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from hypersteer.baselines.dictionaries import Dictionary
+from hypersteer.learning.dictionaries import Dictionary
 from hypersteer.lm.units import dimension_scales, excess
 
 MASSIVE = 4.0

@@ -34,12 +34,12 @@ from rich.progress import Progress
 from sae_training import Figures, Recipe, figures, train
 from torch import Tensor
 
-from hypersteer.baselines.dictionaries import Dictionary
-from hypersteer.baselines.texts import States, Text, text_of
 from hypersteer.checkpoint import save_tensors
 from hypersteer.data.sources import load_concepts
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, SteeringError
+from hypersteer.learning.corpus import CorpusText, States, text_of
+from hypersteer.learning.dictionaries import Dictionary
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import load_lm
 
@@ -67,7 +67,7 @@ class Tokens(NamedTuple):
 
 def read_texts(
     lm: BaseLM, sources: Sequence[str], limit: int, seed: int
-) -> tuple[list[Text], list[Text]]:
+) -> tuple[list[CorpusText], list[CorpusText]]:
     """Distinct texts of the sources in seeded order, up to a number of tokens: training, held back.
 
     Raises:
@@ -79,7 +79,7 @@ def read_texts(
         for example in data.examples(range(len(data))):
             examples.setdefault((example.prompt, example.response), example)
     found = list(examples.values())
-    texts: list[Text] = []
+    texts: list[CorpusText] = []
     for number in np.random.default_rng(seed).permutation(len(found)):
         text = text_of(lm, found[number])
         limit -= text.size - text.prompt.prefix
@@ -93,7 +93,7 @@ def read_texts(
 
 
 def read_states(
-    lm: BaseLM, site: Site, texts: list[Text], done: Callable[[float], object]
+    lm: BaseLM, site: Site, texts: list[CorpusText], done: Callable[[float], object]
 ) -> Tokens:
     """States of all tokens after the chat prefix, in the base LM's dtype."""
     reader = States(lm, site, texts, [1] * len(texts), batch_tokens=4096, cache_bytes=0)

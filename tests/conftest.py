@@ -15,16 +15,17 @@ from jaxtyping import install_import_hook
 # forestall our own messages for bad input. An int may stand where a float is wanted.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 CHECKED = (
+    "conditions.directions",
+    "conditions.gate",
+    "conditions.search",
+    "engine.sampling",
+    "learning",
     "lm.base",
     "lm.cache",
-    "lm.gate",
     "lm.likelihood",
-    "lm.pooled",
-    "lm.sampling",
+    "lm.pooling",
     "lm.writers",
-    "baselines",
-    "conditioning.directions",
-    "conditioning.search",
+    "methods",
     "hypernet",
     "training.forward",
     "training.losses",

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import tiny
-from hypersteer.gates.condition import Condition
+from hypersteer.conditions.condition import Condition
 
 LONG = "Tell me about your day at the sea, about the ship and all the bees, and say why."
 PROMPTS = ("Hi", LONG, "Why is the sky blue?", "Talk like the sea.")

@@ -16,19 +16,18 @@ import tiny
 from hypersteer import checkpoint, steering
 from hypersteer.checkpoint import (
     FILES,
-    Card,
     export,
     find_checkpoint,
     generator_hash,
     publish,
-    read_card,
     read_hypernet,
     write_folder,
 )
 from hypersteer.config import HypernetConfig, TrainConfig, to_dict
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import CheckpointError
-from hypersteer.hypernet.network import new_hypernet, write_vectors
+from hypersteer.hypernet.card import Card, read_card
+from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import collate
 
@@ -71,7 +70,7 @@ def vectors(lm, hypernet, card):
     with torch.no_grad():
         hidden = lm.states(batch, card.site)
         ids = [lm.chat.text(text) for text in TEXTS]
-        return write_vectors(hypernet, lm, card.hypernet, ids, prompts, hidden, batch.spans)
+        return tiny.write_vectors(hypernet, lm, card.hypernet, ids, prompts, hidden, batch.spans)
 
 
 def edit_json(folder, change):
@@ -278,7 +277,7 @@ def test_a_hub_id_is_fetched(tiny_llama, tmp_path, monkeypatch):
     make(tiny_llama, tmp_path / "made")
     asked = []
 
-    def snapshot(name, allow_patterns):
+    def snapshot(name, revision, allow_patterns):
         asked.append((name, sorted(allow_patterns)))
         return str(tmp_path / "made")
 

@@ -51,6 +51,9 @@ name = "gemma-2-2b-it"
 device = "cuda"
 dtype = "bfloat16"
 quantization = "8bit"
+revision = "main"
+device_map = "auto"
+attn_implementation = "eager"
 
 [site]
 layer = 12
@@ -62,6 +65,9 @@ variant = "no-context"
 blocks = 6
 init = "random"
 cross_heads = 2
+edit = "another"
+rank = 3
+more_layers = [14, 16]
 head_width = 64
 prior = "activation"
 style = true
@@ -104,13 +110,24 @@ RESOLVED = TrainConfig(
     best="held_in_loss",
     patience=4,
     tensorboard=True,
-    base_lm=LMConfig(name="gemma-2-2b-it", device="cuda", dtype="bfloat16", quantization="8bit"),
+    base_lm=LMConfig(
+        name="gemma-2-2b-it",
+        device="cuda",
+        dtype="bfloat16",
+        quantization="8bit",
+        revision="main",
+        device_map="auto",
+        attn_implementation="eager",
+    ),
     site=SiteConfig(layer=12, kind="mlp", scope="response"),
     hypernet=HypernetConfig(
         variant="no-context",
         blocks=6,
         init="random",
         cross_heads=2,
+        edit="another",
+        rank=3,
+        more_layers=(14, 16),
         head_width=64,
         prior="activation",
         style=True,

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import tiny
-from hypersteer.edits import Site, VectorEdit, check_scope, check_strength, load_edit
+from hypersteer.edits.edit import VectorEdit, load_edit
+from hypersteer.edits.sites import Site, check_scope, check_strength
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError
-from hypersteer.lm.requests import edit_writers
+from hypersteer.lm.edited import edit_writers
 
 SITE = Site(1)
 numbers = st.floats(-100, 100, allow_nan=False, width=32)

@@ -24,7 +24,7 @@ def trainable(lm, variant, kind="residual", scope="all"):
     """A trainable copy of the test steerer's hypernetwork, and how training runs it."""
     steerer = tiny.steerer_of(lm, variant, kind, scope=scope)
     network = copy.deepcopy(steerer.hypernet).train().requires_grad_(True)
-    return network, Steered(lm, network, steerer.card.hypernet, steerer.card.site, scope)
+    return network, Steered(lm, network, steerer.card.hypernet, [steerer.card.site], scope)
 
 
 def rows(lm, count):

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import tiny
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import decode
 from hypersteer.errors import ModelError
 from hypersteer.hypernet.trunk import trunk_blocks
 from hypersteer.lm.chat import collate
-from hypersteer.lm.generate import Decoding, decode
 from hypersteer.lm.hooks import at_input, at_output, at_sites, head_at
-from hypersteer.lm.writers import VectorWriter, written
+from hypersteer.lm.writers import vector_writer, written
 
 PROMPT = "Tell me about your day at the sea."
 STEER = "talk like a pirate"
@@ -119,7 +120,7 @@ def test_7_every_hook_is_undone_after_an_exception(tiny_llama):
 def test_7_a_site_that_is_not_there_is_refused_before_any_hook(tiny_llama):
     spans = collate([tiny_llama.chat.prompt(PROMPT)], pad_id=2).spans
     ones = torch.ones(1, tiny_llama.width)
-    writers = [VectorWriter(Site(0), ones, ["all"]), VectorWriter(Site(9), ones, ["all"])]
+    writers = [vector_writer(Site(0), ones, ["all"]), vector_writer(Site(9), ones, ["all"])]
     with pytest.raises(ModelError, match="layer 9"), written(tiny_llama.blocks, writers, spans):
         pytest.fail("hooks were placed")
     assert hooks(tiny_llama.model) == 0

@@ -115,7 +115,7 @@ def test_5_an_edit_depends_on_its_own_pair_only(lm, variant):
     tiny.decoded(case.lm, [case.lm.chat.prompt(p) for _, p in pairs], [writer], steps=1)
     for row, (steer, prompt) in enumerate(pairs):
         alone = case.steerer.edit(steer, prompt).vector
-        for other in (together[row].vector, turned[row].vector, writer.vectors[row]):
+        for other in (together[row].vector, turned[row].vector, writer.params["vector"][row]):
             torch.testing.assert_close(other, alone, rtol=1e-5, atol=1e-5)
     same_steer = case.steerer.edit(case.steer[0], ["Hi", LONG])
     differ = (same_steer[0].vector - same_steer[1].vector).abs().max()

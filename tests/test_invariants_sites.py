@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import tiny
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.lm.chat import collate
-from hypersteer.lm.requests import edit_writers
-from hypersteer.lm.writers import VectorWriter, written
+from hypersteer.lm.edited import edit_writers
+from hypersteer.lm.writers import vector_writer, written
 
 SCOPES = ("all", "prompt", "response", "last_prompt", "mask")
 PROMPTS = (
@@ -124,7 +124,7 @@ def test_3_what_is_read_is_the_site_before_the_write(lm, prompts, kind):
         return torch.ones(len(hidden), lm.width)
 
     plain = watched(lm, batch)[site]
-    with written(lm.blocks, [VectorWriter(site, make, ["all"] * 5)], batch.spans):
+    with written(lm.blocks, [vector_writer(site, make, ["all"] * 5)], batch.spans):
         after = watched(lm, batch)[site]
     assert len(read) == 1
     assert torch.equal(read[0], plain)

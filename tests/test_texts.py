@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.errors import SteeringError
-from hypersteer.texts import check_text, json_of, lines_of
+from hypersteer.values import check_text, json_of, lines_of
 
 ODD = "a\u2028b\x0cc\x85d\x1ce\rf"
 """What `str.splitlines` would cut in six."""

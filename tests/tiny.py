@@ -28,15 +28,19 @@ from transformers import (
     Qwen3Config,
 )
 
-from hypersteer.checkpoint import Card
 from hypersteer.config import HypernetConfig
-from hypersteer.edits import Site, VectorEdit
+from hypersteer.edits.edit import VectorEdit
+from hypersteer.edits.kinds import plus
+from hypersteer.edits.sites import Site
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
+from hypersteer.engine.requests import as_request
+from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import new_hypernet
+from hypersteer.hypernet.writing import write_edits
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Chat, PromptIds
-from hypersteer.lm.generate import Decoding, generate_ids
-from hypersteer.lm.requests import as_request
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.lm.writers import Writer
 from hypersteer.steering import Steerer
 
 VOCAB, WIDTH, DEPTH, WINDOW = 300, 32, 4, 16
@@ -274,6 +278,30 @@ def steerer_of(
     return Steerer(lm, network.eval().requires_grad_(False), card, generator="test")
 
 
+def write_vectors(*args, **options) -> Tensor:
+    """The vectors [R, D] that a hypernetwork writes at its one site."""
+    (params,) = write_edits(*args, **options)
+    assert list(params) == ["vector"]
+    return params["vector"]
+
+
+class Scaled:
+    """A kind of edit that depends on the state: `h -> h + strength * factor * h`."""
+
+    added = ()
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def apply(self, hidden, params, mask, strength):
+        return plus(hidden, self.factor * hidden, mask, strength)
+
+
+def scaled_writer(site: Site, factor: float, rows: int, **options) -> Writer:
+    """Multiplies the states of rows by one plus a factor."""
+    return Writer(site, Scaled(factor), {"nothing": torch.zeros(rows)}, ["all"] * rows, **options)
+
+
 class Case(NamedTuple):
     """One way to steer: an endless base LM with a steerer, and two things to steer it with."""
 
@@ -281,7 +309,7 @@ class Case(NamedTuple):
     steerer: Steerer
     steer: tuple
 
-    def writers(self, prompts, steer, strength=1.0, scope=None) -> list[VectorWriter]:
+    def writers(self, prompts, steer, strength=1.0, scope=None) -> list[Writer]:
         """What `steerer.generate` lets act on the rows."""
         return self.steerer.writers(as_request(self.lm, prompts, steer, strength), scope)
 
@@ -308,7 +336,7 @@ class Decoded(NamedTuple):
 
 
 def decoded(
-    lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[VectorWriter] = (), steps: int = 6
+    lm: BaseLM, prompts: Sequence[PromptIds], writers: Sequence[Writer] = (), steps: int = 6
 ) -> Decoded:
     """Greedy cached decoding of an endless base LM, watched from outside."""
     with logits_seen(lm) as seen:

@@ -14,19 +14,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hypersteer.conditioning.fit import fit_behaviour, fit_condition
+    from hypersteer.conditions.cast import cast_condition
+    from hypersteer.conditions.condition import Condition, load_condition
+    from hypersteer.conditions.decisions import Decisions
+    from hypersteer.conditions.fit import fit_behaviour, fit_condition
+    from hypersteer.conditions.rules import Rules, rules
     from hypersteer.config import EvaluateConfig, TrainConfig
     from hypersteer.config.conditions import ConditionConfig
     from hypersteer.data.sources import load_concepts
-    from hypersteer.edits import Site, VectorEdit, load_edit
+    from hypersteer.edits.edit import Edit, VectorEdit, load_edit
+    from hypersteer.edits.sites import Site
     from hypersteer.errors import SteeringError
-    from hypersteer.evaluation.run import EvaluateResult, evaluate
-    from hypersteer.gates.cast import cast_condition
-    from hypersteer.gates.condition import Condition, load_condition
-    from hypersteer.gates.decisions import Decisions
-    from hypersteer.gates.rules import Rules, rules
+    from hypersteer.evaluation.run import EvaluateResult
     from hypersteer.lm.base import BaseLM
     from hypersteer.lm.load import load_lm
+    from hypersteer.report.evaluate import evaluate
     from hypersteer.steering import Steerer, load
     from hypersteer.training.loop import TrainResult, train
 
@@ -35,6 +37,7 @@ __all__ = [
     "Condition",
     "ConditionConfig",
     "Decisions",
+    "Edit",
     "EvaluateConfig",
     "EvaluateResult",
     "Rules",
@@ -59,28 +62,29 @@ __all__ = [
 
 _HOMES = {
     "BaseLM": "hypersteer.lm.base",
-    "Condition": "hypersteer.gates.condition",
+    "Condition": "hypersteer.conditions.condition",
     "ConditionConfig": "hypersteer.config.conditions",
-    "Decisions": "hypersteer.gates.decisions",
+    "Decisions": "hypersteer.conditions.decisions",
+    "Edit": "hypersteer.edits.edit",
     "EvaluateConfig": "hypersteer.config",
     "EvaluateResult": "hypersteer.evaluation.run",
-    "Rules": "hypersteer.gates.rules",
-    "Site": "hypersteer.edits",
+    "Rules": "hypersteer.conditions.rules",
+    "Site": "hypersteer.edits.sites",
     "SteeringError": "hypersteer.errors",
     "Steerer": "hypersteer.steering",
     "TrainConfig": "hypersteer.config",
     "TrainResult": "hypersteer.training.loop",
-    "VectorEdit": "hypersteer.edits",
-    "cast_condition": "hypersteer.gates.cast",
-    "evaluate": "hypersteer.evaluation.run",
-    "fit_behaviour": "hypersteer.conditioning.fit",
-    "fit_condition": "hypersteer.conditioning.fit",
+    "VectorEdit": "hypersteer.edits.edit",
+    "cast_condition": "hypersteer.conditions.cast",
+    "evaluate": "hypersteer.report.evaluate",
+    "fit_behaviour": "hypersteer.conditions.fit",
+    "fit_condition": "hypersteer.conditions.fit",
     "load": "hypersteer.steering",
     "load_concepts": "hypersteer.data.sources",
-    "load_condition": "hypersteer.gates.condition",
-    "load_edit": "hypersteer.edits",
+    "load_condition": "hypersteer.conditions.condition",
+    "load_edit": "hypersteer.edits.edit",
     "load_lm": "hypersteer.lm.load",
-    "rules": "hypersteer.gates.rules",
+    "rules": "hypersteer.conditions.rules",
     "train": "hypersteer.training.loop",
 }
 

@@ -7,67 +7,35 @@ only, `trainer/` (see `hypersteer.training.state`).
 
 import dataclasses
 import hashlib
-import importlib.resources
-import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hypersteer.config import HypernetConfig, from_dict, to_dict
 from hypersteer.config.folders import holds_checkpoint
-from hypersteer.edits import Scope, Site, check_scope
 from hypersteer.errors import CheckpointError, SteeringError, one_line
-from hypersteer.files import exists, is_folder, numbers, path_of, read_json, replacing, to_json
+from hypersteer.files import (
+    exists,
+    is_folder,
+    output_folder,
+    package_data,
+    path_of,
+    reason,
+    replacing,
+)
+from hypersteer.hypernet.card import Card, model_card, read_card, write_card
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
-from hypersteer.texts import check_text
 
-FORMAT = "hypersteer-checkpoint-1"
 FILES = ("config.json", "model.safetensors", "README.md")
 BUNDLED = "bundled"
 """Names the checkpoint that ships with the package, for SmolLM2-135M-Instruct."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """What a checkpoint's `config.json` says.
-
-    Attributes:
-        base_lm: name that the base LM was loaded as.
-        fingerprint: a short label of the base LM's weights.
-        identity: tells the base LM from others; empty in checkpoints of earlier versions, which
-            are held against the fingerprint.
-        site: where the hypernetwork reads and writes.
-        scope: which tokens its vectors touch.
-        hypernet: variant and sizes.
-        training: the resolved settings of the run that made it.
-        step: optimizer steps taken.
-        metrics: validation figures at that step.
-        concepts: steering prompts it was trained on.
-        held_out: steering prompts kept for validation.
-    """
-
-    base_lm: str
-    fingerprint: str
-    site: Site
-    scope: Scope
-    hypernet: HypernetConfig
-    training: dict[str, Any] = field(default_factory=dict)
-    step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    concepts: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-    identity: str = ""
 
 
 def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
@@ -76,11 +44,7 @@ def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
     Raises:
         OSError: if the disk is full or the folder cannot be written.
     """
-    described = {"format": FORMAT, "version": version("hypersteer"), **dataclasses.asdict(card)}
-    described["site"] = {"layer": card.site.layer, "kind": card.site.kind}
-    described["hypernet"] = to_dict(card.hypernet)
-    (folder / "config.json").write_text(to_json(described, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_model_card(card), encoding="utf-8")
+    write_card(folder, card)
     save_tensors(dict(hypernet.state_dict()), folder / "model.safetensors")
 
 
@@ -126,10 +90,15 @@ def export(source: Path, target: Path, about: str = "", *, strength: float = 1.0
     """
     card = read_card(find_checkpoint(source))
     weights = _read_weights(source / "model.safetensors")
+    if strength != 1 and card.hypernet.edit != "vector":
+        raise CheckpointError(
+            f"'{source}' writes edits of the kind '{card.hypernet.edit}', which have no unit to "
+            "multiply; export it at strength 1"
+        )
     with tempfile.TemporaryDirectory(dir=target.parent) as made:
         folder = Path(made)
         shutil.copyfile(source / "config.json", folder / "config.json")
-        (folder / "README.md").write_text(_model_card(card, about), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(card, about), encoding="utf-8")
         small = {name: value.to(torch.bfloat16) for name, value in weights.items()}
         small["scale"] = weights["scale"] * strength
         save_tensors(small, folder / "model.safetensors")
@@ -139,16 +108,79 @@ def export(source: Path, target: Path, about: str = "", *, strength: float = 1.0
     return target
 
 
-def find_checkpoint(name: str | Path) -> Path:
+def save(source: Path, folder: str | Path) -> Path:
+    """Copy a checkpoint to another folder, file by file, each whole or not at all.
+
+    Args:
+        source: folder of a checkpoint.
+        folder: where to; made if it is not there. What it holds of an earlier one is replaced.
+
+    Raises:
+        SteeringError: if the folder cannot be written.
+    """
+    target = output_folder(folder, "the checkpoint")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        publish(source, target)
+    except OSError as error:
+        raise SteeringError(
+            f"cannot write the checkpoint to '{target}': {reason(error)}"
+        ) from error
+    return target
+
+
+def push(
+    source: Path, repo: str, *, private: bool | None = None, revision: str | None = None
+) -> str:
+    """Upload a checkpoint to the Hugging Face Hub, whose token and address are taken as usual.
+
+    Args:
+        source: folder of a checkpoint.
+        repo: `owner/name`; made if it is not there.
+        private: whether a new repository is private; by default as the account has it.
+        revision: branch to write to, made if it is not there; by default the main one.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        SteeringError: if the Hub does not take it.
+    """
+    if not isinstance(repo, str) or repo.count("/") != 1:
+        raise SteeringError(f"{repo!r} is no Hub id; give one such as 'owner/name'")
+    try:
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=source,
+            allow_patterns=list(FILES),
+            revision=revision,
+            commit_message="Upload a HyperSteer checkpoint",
+        )
+    except Exception as error:  # the Hub client raises many kinds; each means it was not taken
+        raise SteeringError(f"cannot push the checkpoint to '{repo}': {one_line(error)}") from error
+    return str(done.commit_url)
+
+
+def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     """Folder of a checkpoint given as a local folder or a Hub id, or of the bundled one.
+
+    Args:
+        name: folder, Hub id, or `bundled`.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         CheckpointError: if there is none.
     """
     if isinstance(name, str) and name == BUNDLED:
-        return Path(str(importlib.resources.files("hypersteer.data"))) / "pretrained"
+        return package_data("data", "pretrained")
     path = path_of(name, "the checkpoint", CheckpointError)
     if is_folder(path):
+        if revision is not None:
+            raise CheckpointError(f"'{name}' is a folder, which has no revision '{revision}'")
         if holds_checkpoint(path):
             return path
         raise CheckpointError(
@@ -159,45 +191,11 @@ def find_checkpoint(name: str | Path) -> Path:
     if exists(path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise CheckpointError(f"no checkpoint folder at '{name}'; train one with 'hypersteer demo'")
     try:
-        return Path(snapshot_download(text, allow_patterns=list(FILES)))
+        return Path(snapshot_download(text, revision=revision, allow_patterns=list(FILES)))
     except Exception as error:  # the Hub client raises many kinds; each means it is not to be had
         raise CheckpointError(
             f"'{name}' is neither a folder nor to be had from the Hub: {one_line(error)}"
         ) from error
-
-
-def read_card(folder: Path) -> Card:
-    """What the checkpoint's `config.json` says.
-
-    Raises:
-        CheckpointError: if it is missing, malformed, or of a foreign format.
-    """
-    try:
-        raw = read_json(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read '{folder}/config.json': {one_line(error)}") from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        found = raw.get("format") if isinstance(raw, dict) else None
-        raise CheckpointError(
-            f"'{folder}' is no hypersteer checkpoint (format {found!r}, not {FORMAT!r}); give the "
-            "folder that 'hypersteer train' wrote to, and a base LM with --lm or load_lm"
-        )
-    try:
-        return Card(
-            base_lm=check_text(raw["base_lm"], "base_lm"),
-            fingerprint=check_text(raw["fingerprint"], "fingerprint"),
-            site=Site(raw["site"]["layer"], raw["site"]["kind"]),
-            scope=check_scope(raw["scope"]),
-            hypernet=from_dict(HypernetConfig, raw["hypernet"], f"{folder}/config.json"),
-            training=dict(raw["training"]),
-            step=int(raw["step"]),
-            metrics=numbers(raw["metrics"]),
-            concepts=tuple(check_text(text, "concepts:") for text in raw["concepts"]),
-            held_out=tuple(check_text(text, "held_out:") for text in raw["held_out"]),
-            identity=str(raw.get("identity", "")),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, SteeringError) as error:
-        raise CheckpointError(f"'{folder}/config.json' is damaged: {one_line(error)}") from error
 
 
 def read_hypernet(folder: Path, card: Card, lm: BaseLM) -> Hypernet:
@@ -258,41 +256,3 @@ def generator_hash(folder: Path) -> str:
     """Short hash of a checkpoint's weights, which its edits carry."""
     with (folder / "model.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _model_card(card: Card, about: str = "") -> str:
-    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.metrics.items())
-    shown = "\n".join(f"- {text}" for text in card.concepts[:40])
-    more = len(card.concepts) - 40
-    return f"""---
-library_name: hypersteer
-base_model: {json.dumps(card.base_lm)}
-tags: [steering, hypernetwork]
----
-
-# HyperSteer hypernetwork for {card.base_lm}
-
-Turns a plain-language steering prompt into a steering vector for {card.base_lm}
-(fingerprint `{card.fingerprint}`), written at {card.site}, scope `{card.scope}`.
-Variant `{card.hypernet.variant}`, {card.hypernet.blocks} blocks, {card.step} training steps.
-
-```python
-import hypersteer as hs
-
-steerer = hs.load("path/to/this/folder")
-print(steerer.generate("Tell me about your day.", steer="talk like a pirate"))
-```
-
-| figure (nats per response token) | value |
-|---|---|
-{figures}
-
-A gap is the loss with another row's steering prompt minus the loss with the right one.
-{about and f"{chr(10)}{about.strip()}{chr(10)}"}
-## Trained on
-
-{shown}
-{f"- and {more} more" if more > 0 else ""}
-
-Held out: {"; ".join(card.held_out) or "none"}
-"""

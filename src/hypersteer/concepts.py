@@ -9,7 +9,7 @@ from typing import Any
 
 from hypersteer.errors import DataError, SteeringError, one_line
 from hypersteer.files import read_lines
-from hypersteer.texts import check_text, json_of
+from hypersteer.values import check_text, json_of
 
 LARGEST_ID = 2**32 - 1
 """Ids seed random choices, AxBench's own among them, and its generator takes no more."""

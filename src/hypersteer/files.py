@@ -1,6 +1,7 @@
 """Files: written whole or not at all, read in one way; and names that are refused in time."""
 
 import errno
+import importlib.resources
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hypersteer.errors import ConfigError, SteeringError, one_line, short
-from hypersteer.texts import json_of, lines_of
+from hypersteer.values import json_of, lines_of
 
 LONGEST_NAME, LONGEST_PATH = 255, 4096
 """Bytes that file systems take in one name, and in a path."""
@@ -65,7 +66,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; see `read_text` and `hypersteer.texts.lines_of`.
+    """The lines of a text file; see `read_text` and `hypersteer.values.lines_of`.
 
     Raises:
         OSError: if it cannot be read.
@@ -95,7 +96,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is not UTF-8, or no JSON; see `hypersteer.texts.json_of`.
+        ValueError: if it is not UTF-8, or no JSON; see `hypersteer.values.json_of`.
     """
     return json_of(read_text(path))
 
@@ -237,3 +238,8 @@ def finite(value: Any) -> Any:
 def numbers(raw: Mapping[str, float | None]) -> dict[str, float]:
     """Named numbers as `to_json` wrote them: null is NaN again."""
     return {name: math.nan if value is None else value for name, value in raw.items()}
+
+
+def package_data(*parts: str) -> Path:
+    """A file or folder that ships with the package, by its path below it."""
+    return Path(str(importlib.resources.files("hypersteer"))).joinpath(*parts)

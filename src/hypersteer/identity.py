@@ -9,10 +9,14 @@ differs by more, unless it hides in the rounding of a copy with few bits.
 
 import base64
 import binascii
+import logging
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 PROJECTIONS = 12
 """Random projections of each group of weights."""
@@ -103,6 +107,33 @@ class Identity:
         mine, theirs = (one.projections * one.norms[:, None] for one in (self, other))
         distance = np.sqrt(np.mean((mine - theirs) ** 2, axis=1))
         return distance / np.maximum(np.maximum(self.norms, other.norms), 1e-30)
+
+
+def difference(stored: str, own: Identity, what: str) -> str:
+    """In what a stored base LM differs from one at hand, for a message; empty if it is the same.
+
+    Args:
+        stored: `str(identity)`, or the fingerprint that an earlier version wrote.
+        own: identity of the one at hand.
+        what: what was stored with it, such as `the edit 'x'`; named once in an advice to save it
+            anew where it has a fingerprint only.
+    """
+    try:
+        return Identity.parse(stored).difference(own)
+    except ValueError:
+        if stored != own.label:
+            return f"it is {stored}, not {own.label}"
+    _advise(what)
+    return ""
+
+
+@lru_cache(maxsize=256)
+def _advise(what: str) -> None:
+    log.warning(
+        "%s was saved by an earlier version, which told base LMs apart by their embeddings only; "
+        "save it anew",
+        what,
+    )
 
 
 def same_base_lm(first: str, second: str) -> bool:

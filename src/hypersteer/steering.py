@@ -2,49 +2,36 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from hypersteer.answering import Answerer, answer, answer_in_pieces
 from hypersteer.checkpoint import (
     BUNDLED,
-    Card,
     find_checkpoint,
     generator_hash,
-    read_card,
+    push,
     read_hypernet,
+    save,
 )
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.edits import Edit, Scope, Site, VectorEdit, check_scope
+from hypersteer.conditions.decisions import Decisions
+from hypersteer.conditions.rules import Rules
+from hypersteer.edits.edit import Edit
+from hypersteer.edits.sites import Scope, check_scope
+from hypersteer.engine.batch import Batch
+from hypersteer.engine.generate import NewEngine
+from hypersteer.engine.requests import Request, as_request
 from hypersteer.errors import SteeringError
-from hypersteer.gates.decisions import Decisions
-from hypersteer.gates.rules import Rules
-from hypersteer.hypernet.network import Hypernet, read_steering, write_vectors
+from hypersteer.hypernet.card import Card, read_card
+from hypersteer.hypernet.maker import EditMaker
+from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, Spans, collate
-from hypersteer.lm.decoding import Decoding
-from hypersteer.lm.finite import check_vectors
-from hypersteer.lm.generate import decode, generate_texts, join_pieces
 from hypersteer.lm.load import load_lm
-from hypersteer.lm.messages import Prompt
-from hypersteer.lm.requests import (
-    Prompts,
-    Request,
-    as_request,
-    check_scopes,
-    edit_site,
-    edit_writers,
-    edits_of,
-    steer_writers,
-)
-from hypersteer.lm.writers import VectorWriter, Writer
+from hypersteer.lm.messages import Prompt, Prompts
+from hypersteer.lm.writers import Writer
 
 Steer = str | Edit | Rules | None
 """A steering prompt, an edit, rules over either, or None for the unsteered model."""
-
-OPTIONS = ("steer", "strength", "scope", "decisions")
-"""What answering takes besides the fields of `Decoding`."""
 
 
 def load(
@@ -53,6 +40,8 @@ def load(
     lm: BaseLM | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    revision: str | None = None,
+    engine: NewEngine = Batch,
 ) -> "Steerer":
     """Load a checkpoint and, unless one is given, the base LM it was trained for.
 
@@ -62,16 +51,20 @@ def load(
         lm: a loaded base LM to share.
         device: where to load the base LM; by default the best device there is.
         dtype: of the base LM; by default float32 on a CPU, bfloat16 elsewhere.
+        revision: branch, tag or commit of the checkpoint on the Hub.
+        engine: what runs the rows.
 
     Raises:
         CheckpointError: if it is no checkpoint, is damaged, or belongs to another base LM.
         ModelError: if the base LM cannot be loaded.
     """
-    folder = find_checkpoint(name)
+    folder = find_checkpoint(name, revision)
     card = read_card(folder)
     if lm is None:
-        lm = load_lm(card.base_lm, device=device, dtype=dtype)
-    return Steerer(lm, read_hypernet(folder, card, lm), card, generator_hash(folder))
+        trained_on = card.training.get("base_lm", {})
+        lm = load_lm(card.base_lm, device=device, dtype=dtype, revision=trained_on.get("revision"))
+    hypernet = read_hypernet(folder, card, lm)
+    return Steerer(lm, hypernet, card, generator_hash(folder), folder=folder, engine=engine)
 
 
 class Steerer:
@@ -81,19 +74,32 @@ class Steerer:
         lm: the base LM; it stays as it is and may be shared.
         hypernet: the trained hypernetwork.
         card: what the checkpoint says about itself.
+        folder: where the checkpoint lies; None if it was never written.
     """
 
-    def __init__(self, lm: BaseLM, hypernet: Hypernet, card: Card, generator: str = "") -> None:
+    def __init__(
+        self,
+        lm: BaseLM,
+        hypernet: Hypernet,
+        card: Card,
+        generator: str = "",
+        *,
+        folder: Path | None = None,
+        engine: NewEngine = Batch,
+    ) -> None:
         self.lm = lm
         self.hypernet = hypernet
         self.card = card
-        self._generator = generator
+        self.folder = folder
+        self._maker = EditMaker(lm, hypernet, card, generator)
+        self._answerer = Answerer(lm, self._maker, engine)
 
     def generate(
         self,
         prompts: Prompts,
         *,
-        steer: Steer | Sequence[Steer] = None,
+        steer: Steer | Sequence[Any] = None,
+        edits: Sequence[Any] = (),
         strength: float | Sequence[float] = 1.0,
         scope: Scope | None = None,
         decisions: Decisions | None = None,
@@ -103,14 +109,17 @@ class Steerer:
 
         Args:
             prompts: a prompt (a text, a chat message, or a list of messages), or a list of prompts.
-            steer: a steering prompt, an edit, rules, or None; one for all, or one per prompt.
-            strength: multiplies the edit; 0 is the unsteered model, negative steers away. One for
+            steer: a steering prompt, an edit, rules, or None; one for all, or one per prompt, where
+                a list stands for several on one row.
+            edits: what acts on every row besides, in this order: edits and steering prompts, or
+                pairs of one and its own strength.
+            strength: multiplies the edits; 0 is the unsteered model, negative steers away. One for
                 all, or one per prompt.
             scope: tokens touched by steering prompts' edits; by default as in training.
             decisions: filled with what the rules decided, row by row.
-            decoding: fields of `hypersteer.lm.decoding.Decoding`: `max_new_tokens` (128),
+            decoding: fields of `hypersteer.engine.decoding.Decoding`: `max_new_tokens` (128),
                 `temperature` (0, greedy), `top_p`, `top_k`, `min_p`, `repetition_penalty`, `stop`,
-                `seed` (0).
+                `seed` (0); each for all prompts, or as a list with one per prompt.
 
         Returns:
             The answer, or a list of answers if a list of prompts was given.
@@ -118,17 +127,15 @@ class Steerer:
         Raises:
             SteeringError: for anything in the request that cannot be done, before any model work.
         """
-        settings = Decoding.of(decoding, OPTIONS)
-        request = as_request(self.lm, prompts, steer, strength, decoding=settings)
-        writers = self.writers(request, scope, decisions)
-        texts = generate_texts(self.lm, request.prompts, writers, settings, request.strengths)
-        return texts[0] if request.single else texts
+        request = as_request(self.lm, prompts, steer, strength, edits=edits, decoding=decoding)
+        return answer(self._answerer, request, self._scope(scope), decisions)
 
     def stream(
         self,
         prompt: Prompt | Mapping[str, Any],
         *,
         steer: Steer = None,
+        edits: Sequence[Any] = (),
         strength: float = 1.0,
         scope: Scope | None = None,
         decisions: Decisions | None = None,
@@ -138,11 +145,8 @@ class Steerer:
 
         Takes what `generate` takes, for one prompt. Bad input is told at the call.
         """
-        settings = Decoding.of(decoding, OPTIONS)
-        request = as_request(self.lm, [prompt], steer, strength, decoding=settings)
-        writers = self.writers(request, scope, decisions)
-        tokens = decode(self.lm, request.prompts, writers, settings, told=request.strengths)
-        return join_pieces(self.lm, tokens, settings.stops)
+        request = as_request(self.lm, [prompt], steer, strength, edits=edits, decoding=decoding)
+        return answer_in_pieces(self._answerer, request, self._scope(scope), decisions)
 
     def edit(
         self,
@@ -150,7 +154,7 @@ class Steerer:
         prompt: Prompts | None = None,
         *,
         scope: Scope | None = None,
-    ) -> Any:
+    ) -> Edit | list[Any]:
         """The edit itself, with no generation; many pairs are made in one batched pass.
 
         Args:
@@ -160,7 +164,8 @@ class Steerer:
             scope: tokens that the edit will touch; by default as in training.
 
         Returns:
-            An edit, or a list of edits if a list of steering prompts or prompts was given.
+            An edit, or a list of edits if a list of steering prompts or prompts was given. Where
+            the hypernetwork writes at several sites, a list with one edit per site in its place.
 
         Raises:
             SteeringError: for an empty steering prompt, a missing prompt, or lists of different
@@ -178,112 +183,52 @@ class Steerer:
         texts = [validate_steering_prompt(text) for text in request.steer]
         for one, text in zip(request.prompts, texts, strict=True):
             self.lm.check_length(len(one.ids), "the prompt")
-            self._check_words(text, one)
-        vectors = self._vectors(texts, request.prompts)
-        edits = [self._as_edit(v, text, scope) for v, text in zip(vectors, texts, strict=True)]
+            self._maker.check(text, one)
+        made = self._maker.edits(texts, request.prompts, self._scope(scope))
+        edits = [each[0] if len(each) == 1 else each for each in made]
         return edits[0] if request.single else edits
 
-    def _as_edit(self, vector: Tensor, text: str, scope: Scope | None) -> Edit:
-        return VectorEdit(
-            vector=vector,
-            site=self.card.site,
-            scope=self.card.scope if scope is None else check_scope(scope),
-            base_lm=str(self.lm.identity),
-            steering_prompt=text,
-            generator=self._generator,
-        )
+    def save(self, folder: str | Path) -> Path:
+        """Write the checkpoint to a folder that `load` takes.
 
-    @torch.no_grad()
-    def _vectors(self, texts: Sequence[str], prompts: Sequence[PromptIds]) -> Tensor:
-        """Vectors [B, D] for pairs of steering prompt and base prompt."""
-        steering = self._steering(texts)
-        if self.card.hypernet.variant != "cross-attention":
-            return self._write(steering, prompts)
-        batch = collate(prompts, pad_id=self.lm.chat.pad_id).to(self.lm.device)
-        return self._write(steering, prompts, self.lm.states(batch, self.card.site), batch.spans)
+        Raises:
+            SteeringError: if it cannot be written, or the hypernetwork came from no checkpoint.
+        """
+        return save(self._source(), folder)
+
+    def push_to_hub(
+        self, repo: str, *, private: bool | None = None, revision: str | None = None
+    ) -> str:
+        """Upload the checkpoint to the Hugging Face Hub, from where `load(repo)` takes it.
+
+        Args:
+            repo: `owner/name`; made if it is not there.
+            private: whether a new repository is private; by default as the account has it.
+            revision: branch to write to.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            SteeringError: if the Hub does not take it.
+        """
+        return push(self._source(), repo, private=private, revision=revision)
 
     def writers(
         self, request: Request, scope: Scope | None = None, decisions: Decisions | None = None
     ) -> list[Writer]:
-        """What is written into the base LM to serve a request.
+        """What is written into the base LM to serve a request: see `Answerer.writers`.
 
         Fixed edits are there already; those of steering prompts are made inside the prefill.
-
-        Args:
-            request: the request as rows.
-            scope: tokens touched by steering prompts' edits; by default as in training.
-            decisions: filled, as the writers are used, with what the rules decide.
-
-        Raises:
-            SteeringError: for an empty steering prompt or one that does not fit the context
-                window, a scope of the wrong length, or an edit or a condition that is not for this
-                base LM.
         """
-        chosen = self.card.scope if scope is None else check_scope(scope)
-        check_scopes(request, chosen)
-        for prompt, steer in zip(request.prompts, request.steer, strict=True):
-            for text in edits_of(steer):
-                if isinstance(text, str):
-                    self._check_words(validate_steering_prompt(text), prompt)
+        return self._answerer.writers(request, self._scope(scope), decisions)
 
-        def plain(steer: list[Any]) -> list[Writer]:
-            return self._plain_writers(request._replace(steer=steer), chosen)
+    def _source(self) -> Path:
+        if self.folder is None:
+            raise SteeringError(
+                "this hypernetwork came from no checkpoint; train() writes one, load() takes it"
+            )
+        return self.folder
 
-        def site_of(edit: str | Edit) -> Site:
-            return self.card.site if isinstance(edit, str) else edit_site(self.lm, edit)
-
-        return steer_writers(self.lm, request.steer, plain, site_of, decisions)
-
-    def _plain_writers(self, request: Request, scope: Scope) -> list[Writer]:
-        """Writers of rows without rules: one per site of fixed edits, one for steering prompts."""
-        written = [row for row, steer in enumerate(request.steer) if isinstance(steer, str)]
-        fixed = [None if isinstance(steer, str) else steer for steer in request.steer]
-        writers = edit_writers(self.lm, fixed, request.strengths)
-        if not written:
-            return writers
-        texts = [request.steer[row] for row in written]
-        steering = self._steering(texts)
-        prompts = [request.prompts[row] for row in written]
-        strengths = [request.strengths[row] for row in written]
-
-        def make(hidden: Tensor, spans: Spans) -> Tensor:
-            index = torch.tensor(written, device=hidden.device)
-            vectors = self._write(steering, prompts, hidden[index], spans.rows(index))
-            vectors = vectors * torch.tensor(strengths)[:, None].to(vectors)
-            check_vectors(vectors, strengths, hidden.dtype)
-            whole = vectors.new_zeros(len(request.prompts), self.lm.width)
-            return whole.index_copy(0, index, vectors)
-
-        scopes = [scope] * len(request.prompts)
-        return [*writers, VectorWriter(self.card.site, make, scopes)]
-
-    def _write(
-        self,
-        steering: "_Steering",
-        prompts: Sequence[PromptIds],
-        hidden: Tensor | None = None,
-        spans: Spans | None = None,
-    ) -> Tensor:
-        config, (ids, own) = self.card.hypernet, steering
-        return write_vectors(self.hypernet, self.lm, config, ids, prompts, hidden, spans, own)
-
-    def _steering(self, texts: Sequence[str]) -> "_Steering":
-        """Steering prompts as the hypernetwork reads them; the base LM may have to run for it."""
-        ids = [self.lm.chat.text(text) for text in texts]
-        return _Steering(ids, read_steering(self.lm, self.card.hypernet, self.card.site, ids))
-
-    def _check_words(self, text: str, prompt: PromptIds) -> None:
-        """Refuse a steering prompt that the hypernetwork cannot read in one pass."""
-        tokens = len(self.lm.chat.text(text)) + (self.lm.tokenizer.bos_token_id is not None)
-        what = "the steering prompt"
-        if self.card.hypernet.variant == "in-context":
-            tokens += len(prompt.ids) - prompt.prefix
-            what = "the steering prompt with the base prompt"
-        self.lm.check_length(tokens, what)
-
-
-class _Steering(NamedTuple):
-    """Token ids of steering prompts, and the base LM's states of them where they are wanted."""
-
-    ids: list[list[int]]
-    own: Tensor | None
+    def _scope(self, scope: Scope | None) -> Scope:
+        return self.card.scope if scope is None else check_scope(scope)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hypersteer.errors import CheckpointError, SteeringError, one_line, shown
 from hypersteer.files import is_file, reason, replacing
-from hypersteer.texts import json_of
+from hypersteer.values import json_of
 
 
 def write_value(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], what: str) -> Path:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import hypersteer as hs
-from conditioning.worlds import off_topic, on_topic
-from hypersteer.conditioning.fit import measure_condition
+from conditions.worlds import off_topic, on_topic
+from hypersteer.conditions.fit import measure_condition
 
 SHORT = ["--max-new-tokens", "6"]
 RULE = ["--rule", "if sea then x", "--rule", "if not sea then y"]

@@ -93,7 +93,7 @@ def test_an_endpoint_that_is_down_is_told_and_no_answer_is_lost(run, settings, t
 
 
 def test_the_help_names_every_method(run):
-    from hypersteer.evaluation.methods import METHODS
+    from hypersteer.methods.registry import METHODS
 
     code, shown, _ = run("evaluate", "--help")
     assert code == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersteer.checkpoint import read_card
+from hypersteer.hypernet.card import read_card
 
 
 def test_says_where_the_checkpoint_is_and_what_is_next(run, tmp_path, tiny_lm, settings):

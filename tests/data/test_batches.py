@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from hypersteer.data.batches import (
-    Tokenised,
-    TrainingBatches,
-    chunks,
-    prompted,
-    validation_rows,
-)
+from hypersteer.data.batches import Tokenised, TrainingBatches, chunks, prompted, validation_rows
 from hypersteer.data.sources import load_concepts
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat

@@ -313,7 +313,9 @@ def test_unknown_sources(tmp_path, folder):
 
 def test_missing_bundled_data(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
-    refuses("bundled", f"the bundled concept data are not in {tmp_path / 'bundled'}; reinstall")
+    refuses(
+        "bundled", f"the bundled concept data are not in {tmp_path / 'data' / 'bundled'}; reinstall"
+    )
 
 
 def test_rows_that_do_not_fit_the_concepts(tmp_path, row, write_parquet):

@@ -12,9 +12,9 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import hypersteer as hs
 from hypersteer.cli.main import COMMANDS, main
-from hypersteer.conditioning.texts import read_labelled
-from hypersteer.evaluation.methods import METHODS
-from hypersteer.lm.decoding import Decoding
+from hypersteer.conditions.contrasts import read_labelled
+from hypersteer.engine.decoding import Decoding
+from hypersteer.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "src/hypersteer/data/pretrained/README.md"

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import hypersteer as hs
-from hypersteer.checkpoint import BUNDLED, find_checkpoint, read_card
+from hypersteer.checkpoint import BUNDLED, find_checkpoint
 from hypersteer.cli.main import main
 from hypersteer.data.sources import load_concepts
+from hypersteer.hypernet.card import read_card
 from hypersteer.training.forward import Steered, steered_losses
 
 pytestmark = [
@@ -51,7 +52,7 @@ def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steere
     rows = [data.example(int(data.rows(concept.id)[0])) for concept in held_out]
     texts = [concept.text for concept in held_out]
     lm, card = steerer.lm, steerer.card
-    setup = Steered(lm, steerer.hypernet, card.hypernet, card.site, card.scope)
+    setup = Steered(lm, steerer.hypernet, card.hypernet, [card.site], card.scope)
     gaps = []
     for start in range(0, len(rows), 8):
         part = slice(start, start + 8)

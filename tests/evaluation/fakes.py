@@ -3,11 +3,11 @@
 import math
 import random
 
-from hypersteer.baselines.method import Cost
-from hypersteer.evaluation.detection import TextScores, detect
-from hypersteer.evaluation.rows import Judged
-from hypersteer.evaluation.summary import Findings
+from hypersteer.evaluation.detection_metrics import TextScores, detect
+from hypersteer.evaluation.findings import Findings
+from hypersteer.evaluation.records import Judged
 from hypersteer.judges.judge import harmonic_mean
+from hypersteer.learning.values import Cost
 
 CONCEPTS = [
     "references to rental equipment and its use on building sites",

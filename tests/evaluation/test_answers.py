@@ -8,17 +8,17 @@ import pytest
 import torch
 
 import tiny
-from hypersteer.baselines.method import Asked, Learned, Steering
-from hypersteer.baselines.twins import twin
 from hypersteer.concepts import Concept
 from hypersteer.config import ProtocolConfig
 from hypersteer.data.examples import Example
-from hypersteer.edits import VectorEdit
+from hypersteer.edits.edit import VectorEdit
 from hypersteer.evaluation.answers import Prepared, answer, batches, even_parts
-from hypersteer.evaluation.gaps import concept_gap
-from hypersteer.evaluation.methods import Unsteered
-from hypersteer.evaluation.plan import Question
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.evaluation.concept_gap import concept_gap
+from hypersteer.evaluation.protocol import Question
+from hypersteer.learning.model_copy import copy_model
+from hypersteer.learning.values import Asked, Learned, Steering
+from hypersteer.lm.writers import vector_writer
+from hypersteer.methods.registry import Unsteered
 
 STRENGTHS = (0.5, 2.0)
 PROTOCOL = ProtocolConfig(strengths=STRENGTHS, prompts=2, max_new_tokens=6)
@@ -41,7 +41,7 @@ class Push:
     def steer(self, lm, site, learned, asked):
         vectors = torch.stack([self.vector(one.concept) for one in asked])
         prompts = [one.prompt for one in asked]
-        return Steering(lm, prompts, [VectorWriter(site, vectors, ["all"] * len(asked))])
+        return Steering(lm, prompts, [vector_writer(site, vectors, ["all"] * len(asked))])
 
 
 class Rewrite:
@@ -66,7 +66,7 @@ class Retrained:
 
     def steer(self, lm, site, learned, asked):
         (concept_id,) = {one.concept.id for one in asked}
-        other = twin(lm, copy_weights=True)
+        other = copy_model(lm, copy_weights=True)
         generator = torch.Generator().manual_seed(concept_id)
         with torch.no_grad():
             table = other.embeddings.weight

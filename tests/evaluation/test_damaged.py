@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from damages import DAMAGES, check_told, damaged, odd_values
-from evaluation.test_folder import ROW
-from hypersteer.baselines.method import Cost, Learned
+from evaluation.test_store import ROW
 from hypersteer.checkpoint import save_tensors
 from hypersteer.config import EvaluateConfig
 from hypersteer.errors import SteeringError
-from hypersteer.evaluation.folder import ResultsFolder
-from hypersteer.evaluation.rows import Judged, Row, to_table
+from hypersteer.evaluation.records import Answered, Judged, to_table
+from hypersteer.evaluation.store import ResultsFolder
+from hypersteer.learning.values import Cost, Learned
 
 KEY = (ROW.method, ROW.held, ROW.concept_id)
 LEARNED = Learned(tensors={"ids": torch.tensor([1, 2])}, notes={"1": "ahoy"}, cost=Cost(flops=2e9))
@@ -69,18 +69,18 @@ def test_a_damaged_file_is_told(folder, config, name, how):
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        (to_table([ROW], Row).slice(0, 0), "no rows"),
-        (to_table([ROW], Row).drop_columns(["nll"]), "nll"),
-        (to_table([ROW], Row).append_column("more", pa.array([1])), "unknown column 'more'"),
-        (to_table([ROW], Row).append_column("nll", pa.array([1.0])), "nll"),
-        (to_table([dataclasses.replace(ROW, response=None)], Row), "response is missing"),
+        (to_table([ROW], Answered).slice(0, 0), "no rows"),
+        (to_table([ROW], Answered).drop_columns(["nll"]), "nll"),
+        (to_table([ROW], Answered).append_column("more", pa.array([1])), "unknown column 'more'"),
+        (to_table([ROW], Answered).append_column("nll", pa.array([1.0])), "nll"),
+        (to_table([dataclasses.replace(ROW, response=None)], Answered), "response is missing"),
         (
-            to_table([ROW], Row).set_column(6, "strength", pa.array(["x"])),
+            to_table([ROW], Answered).set_column(6, "strength", pa.array(["x"])),
             "type double",
         ),
-        (to_table([ROW], Row).set_column(10, "tokens", pa.array([2.5])), "tokens|truncated"),
-        (to_table([ROW], Row).set_column(10, "tokens", pa.array([[2]])), "list"),
-        (to_table([ROW], Row).set_column(1, "held", pa.array(["inside"])), "held is 'inside'"),
+        (to_table([ROW], Answered).set_column(10, "tokens", pa.array([2.5])), "tokens|truncated"),
+        (to_table([ROW], Answered).set_column(10, "tokens", pa.array([[2]])), "list"),
+        (to_table([ROW], Answered).set_column(1, "held", pa.array(["inside"])), "held is 'inside'"),
         (pa.table({"x": [1]}), "unknown column 'x'"),
     ],
 )

@@ -1,135 +1,145 @@
-"""Detection figures against brute force."""
+"""Which scores are kept for detection, and that the figures are those of all scores."""
 
-import math
+import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 
-from hypersteer.errors import DataError
-from hypersteer.evaluation.detection import (
-    TextScores,
-    auroc,
-    best_f1,
-    detect,
-    hard_negatives,
-    imbalanced_f1,
-    youden_threshold,
+from hypersteer.concepts import Concept
+from hypersteer.errors import DataError, SteeringError
+from hypersteer.evaluation import detection as detecting
+from hypersteer.evaluation.detection import KINDS, read_scores, score_rows, wanted_rows
+from hypersteer.evaluation.detection_metrics import TextScores, detect
+
+SEED = 5
+WHERE = Path("out/detection/fake.json")
+
+
+class Rows:
+    """Concept data: 2 positives, 3 negatives and 1 hard negative of each concept, in turns."""
+
+    def __init__(self, concepts):
+        self.concepts = [Concept(id=7 + n, text=f"concept {n}") for n in range(concepts)]
+        self.ids = [concept.id for concept in self.concepts]
+
+    def rows(self, id_, kind):
+        first, count = {"positive": (0, 2), "negative": (2, 3), "hard negative": (5, 1)}[kind]
+        start = 6 * (id_ - 7) + first
+        return np.arange(start, start + count)
+
+    def examples(self, rows):
+        return list(rows)
+
+
+class Fake:
+    """Scores that tell every pair of concept and row apart; texts are their row numbers."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def detect(self, lm, site, learned, concepts, texts):
+        self.sizes.append(len(texts))
+        ids = np.array([concept.id for concept in concepts])
+        return torch.from_numpy(np.sin(1.7 * ids[:, None] + 0.3 * np.outer(ids, texts)))
+
+
+def prepared_of(method):
+    return SimpleNamespace(name="fake", method=method, lm=None, site=None, learned=None)
+
+
+def kept_of(data, method=None):
+    wanted = wanted_rows(data, data.ids, SEED)
+    return wanted, score_rows(prepared_of(method or Fake()), data, data.concepts, wanted)
+
+
+def all_scores(data):
+    """As earlier versions kept them: every row by every concept."""
+    rows = range(6 * len(data.ids))
+    table = Fake().detect(None, None, None, data.concepts, rows).tolist()
+    return {
+        str(c.id): {str(row): score for row, score in zip(rows, own, strict=True)}
+        for c, own in zip(data.concepts, table, strict=True)
+    }
+
+
+def from_all(data):
+    """Texts with all negatives of all other concepts, in the order of the concepts."""
+    scores = all_scores(data)
+    for id_ in data.ids:
+        own = {kind: [scores[str(id_)][str(r)] for r in data.rows(id_, kind)] for kind in KINDS}
+        others = [
+            scores[str(id_)][str(row)]
+            for other in data.ids
+            if other != id_
+            for row in data.rows(other, "negative")
+        ]
+        yield TextScores(
+            concept_id=id_,
+            positives=own["positive"],
+            negatives=own["negative"],
+            hard_negatives=own["hard negative"],
+            others=others,
+        )
+
+
+@pytest.mark.parametrize("concepts", [1, 5, 100])
+def test_figures_are_those_of_all_scores(concepts, monkeypatch):
+    """With few other concepts, negatives are drawn again and again; with 100, once each."""
+    monkeypatch.setattr(detecting, "TOGETHER", 50)
+    data = Rows(concepts)
+    wanted, kept = kept_of(data)
+    kept = json.loads(json.dumps(kept))
+    figures = detect(read_scores(kept, wanted, WHERE), seed=SEED)
+    expected = detect(from_all(data), seed=SEED)
+    assert str(figures) == str(expected)  # intervals of one concept are NaN
+    assert (figures.imbalanced_f1 is None) == (concepts == 1)
+    assert figures.repeated == (concepts == 5)
+    earlier = detect(read_scores(all_scores(data), wanted, WHERE), seed=SEED)
+    assert str(earlier) == str(expected)
+
+
+def test_what_is_kept_grows_with_the_concepts_not_with_their_square(monkeypatch):
+    monkeypatch.setattr(detecting, "TOGETHER", 64)
+    sizes = {}
+    for concepts in (100, 400):
+        method = Fake()
+        _, kept = kept_of(Rows(concepts), method)
+        sizes[concepts] = len(json.dumps(kept))
+        assert max(method.sizes) <= 64
+        assert sum(method.sizes) <= 6 * concepts  # each text is read once
+    assert sizes[400] < 4.2 * sizes[100]
+
+
+def test_a_score_that_is_no_number_is_told():
+    class Broken(Fake):
+        def detect(self, *given):
+            scores = super().detect(*given)
+            scores[1] = torch.nan
+            return scores
+
+    with pytest.raises(DataError, match=r"score of 'fake' for concept 8 \('concept 1'\)"):
+        kept_of(Rows(3), Broken())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: kept.pop("8"),
+        lambda kept: kept.update({"8": []}),
+        lambda kept: kept.update({"8": None}),
+        lambda kept: kept["8"].pop("others"),
+        lambda kept: kept["8"]["positive"].pop(),
+        lambda kept: kept["8"].update(negative=["x", "y", "z"]),
+        lambda kept: kept["8"].update(negative=3.0),
+        lambda kept: kept.update({"8": {"0": 1.0}}),
+    ],
 )
-
-# Few distinct values, so that ties abound.
-scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
-
-
-def pairs(positives, negatives):
-    """Share of pairs in the right order, a tie counting half."""
-    won = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
-    return won / (len(positives) * len(negatives))
-
-
-def thresholds(positives, negatives):
-    """Every threshold that tells texts apart: each score, from the highest down."""
-    return sorted({*positives, *negatives}, reverse=True)
-
-
-def f1_at(threshold, positives, negatives):
-    found = sum(p >= threshold for p in positives)
-    called = found + sum(n >= threshold for n in negatives)
-    precision, recall = found / called if called else 0.0, found / len(positives)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-@given(scores, scores)
-def test_auroc_counts_pairs(positives, negatives):
-    assert auroc(positives, negatives) == pytest.approx(pairs(positives, negatives), abs=1e-12)
-    assert auroc(negatives, positives) == pytest.approx(1 - pairs(positives, negatives), abs=1e-12)
-
-
-@given(scores, scores, st.sampled_from([math.exp, math.atan, lambda x: 3 * x - 7, lambda x: x**3]))
-def test_auroc_and_f1_see_only_the_order(positives, negatives, rising):
-    moved = [rising(x) for x in positives], [rising(x) for x in negatives]
-    assert auroc(*moved) == auroc(positives, negatives)
-    assert best_f1(*moved) == best_f1(positives, negatives)
-
-
-@given(scores, scores)
-def test_best_f1_over_all_thresholds(positives, negatives):
-    by_hand = max(f1_at(t, positives, negatives) for t in thresholds(positives, negatives))
-    assert best_f1(positives, negatives) == pytest.approx(by_hand, abs=1e-12)
-
-
-@given(scores, scores)
-def test_youden_over_all_thresholds(positives, negatives):
-    def gain(threshold):
-        kept = sum(p >= threshold for p in positives) * len(negatives)
-        return kept - sum(n >= threshold for n in negatives) * len(positives)
-
-    by_hand = max(thresholds(positives, negatives), key=gain)  # the first, so the highest, of ties
-    assert youden_threshold(positives, negatives) == by_hand
-
-
-def test_hard_negatives_by_hand():
-    texts = TextScores(
-        concept_id=0,
-        positives=[5.0, 4.0, 3.0, 0.5],
-        negatives=[1.0, 2.0, 0.0],
-        hard_negatives=[3.5, 1.0],
-    )
-    found = hard_negatives(texts)
-    assert found is not None
-    # At 3 three quarters of the positives and no plain negative are called positive.
-    assert found == (3.0, 0.75, 0.5, 0.625, pytest.approx(5 / 8))
-    assert hard_negatives(TextScores(concept_id=0, positives=[1.0], negatives=[0.0])) is None
-
-
-def test_imbalanced_f1_adds_a_hundred_negatives_per_positive():
-    # One positive at 1, under one of the 100 negatives drawn (all of them, as 100 are there).
-    others = [0.0] * 99 + [2.0]
-    texts = TextScores(concept_id=0, positives=[1.0], negatives=[0.0], others=others)
-    assert best_f1(texts.positives, texts.negatives) == 1.0
-    assert imbalanced_f1(texts) == (pytest.approx(2 / 3), False)
-    # Twice as many are wanted as there are: drawn again and again, and said so.
-    again = imbalanced_f1(texts, ratio=200)
-    assert again is not None
-    assert again.repeated
-    assert imbalanced_f1(TextScores(concept_id=0, positives=[1.0], negatives=[0.0])) is None
-
-
-def test_the_draw_depends_on_the_seed_alone():
-    others = [x / 100 for x in range(300)]
-    texts = TextScores(concept_id=0, positives=[2.0, 2.5], negatives=[0.0], others=others)
-    found = {imbalanced_f1(texts, ratio=10, seed=seed) for seed in range(20)}
-    assert len(found) > 1
-    assert imbalanced_f1(texts, ratio=10, seed=3) == imbalanced_f1(texts, ratio=10, seed=3)
-
-
-def test_a_method_is_the_mean_of_its_concepts():
-    easy = TextScores(concept_id=0, positives=[2.0, 3.0], negatives=[0.0, 1.0], others=[0.0])
-    hard = TextScores(
-        concept_id=1, positives=[1.0, 1.0], negatives=[1.0, 1.0], hard_negatives=[0.0]
-    )
-    found = detect([easy, hard], ratio=1)
-    assert found.auroc[::3] == (0.75, 2)
-    assert found.f1.mean == pytest.approx((1 + 2 / 3) / 2)
-    assert found.hard_auroc is not None
-    assert found.hard_auroc[::3] == (1.0, 1)  # the concept without hard negatives is not a 0
-    assert found.hard_accuracy is not None
-    assert found.hard_accuracy.mean == 1.0
-    assert found.imbalanced_f1 is not None
-    assert found.imbalanced_f1.count == 1
-    assert found.repeated
-    without = detect([TextScores(concept_id=0, positives=[1.0], negatives=[0.0])])
-    assert without.hard_auroc is None
-    assert without.imbalanced_f1 is None
-    assert not without.repeated
-
-
-def test_nothing_to_detect():
-    with pytest.raises(DataError, match="no positive text"):
-        auroc([], [1.0])
-    with pytest.raises(DataError, match="no negative text"):
-        best_f1([1.0], [])
-    with pytest.raises(DataError, match="NaN"):
-        youden_threshold([1.0], [math.nan])
-    with pytest.raises(DataError):
-        detect([])
+def test_damaged_scores_are_told_in_one_line(damage):
+    wanted, kept = kept_of(Rows(3))
+    damage(kept)
+    with pytest.raises(SteeringError, match=r"fake.json' is damaged \(.*\); delete it") as told:
+        detect(read_scores(kept, wanted, WHERE), seed=SEED)
+    assert "\n" not in str(told.value)

@@ -10,8 +10,9 @@ import pytest
 from hypersteer.config import DataConfig, EvaluateConfig, LMConfig, ProtocolConfig, SiteConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.evaluation import answers, run
-from hypersteer.evaluation.rows import Judged, from_table
+from hypersteer.evaluation.records import Judged, from_table
 from hypersteer.judges.judge import Failure, Judgement, Rating
+from hypersteer.report.evaluate import evaluate
 from hypersteer.training.loop import train
 from training.worlds import CONCEPTS, make_world, settings
 
@@ -98,7 +99,7 @@ def rows_of(result):
 
 
 def test_every_method_answers_what_it_can(config, judge):
-    result = run.evaluate(config)
+    result = evaluate(config)
     rows = rows_of(result)
     once, each = HELD_IN + HELD_OUT, len(STRENGTHS)
     expected = {
@@ -128,7 +129,7 @@ def test_every_method_answers_what_it_can(config, judge):
 
 def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
     """Cut off between answers; the rows are those of one go, and each is judged once."""
-    whole = rows_of(run.evaluate(dataclasses.replace(config, out=f"{config.out}-whole")))
+    whole = rows_of(evaluate(dataclasses.replace(config, out=f"{config.out}-whole")))
     judge.asked.clear()
     generate, calls = answers.generate_ids, []
 
@@ -140,9 +141,9 @@ def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
 
     monkeypatch.setattr(answers, "generate_ids", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        run.evaluate(config)
+        evaluate(config)
     first = sum(calls[:3])
-    result = run.evaluate(config)
+    result = evaluate(config)
     total = len({(r.method, r.concept_id, r.prompt_id) for r in whole})
     assert first + sum(calls[4:]) == total
     key = lambda row: (row.method, row.concept_id, row.prompt_id, row.strength or 0)  # noqa: E731
@@ -150,7 +151,7 @@ def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
     assert len(judge.asked) == len(whole)
     judge.asked.clear()
     calls.clear()
-    run.evaluate(config)
+    evaluate(config)
     assert not judge.asked
     assert not calls
 
@@ -158,18 +159,18 @@ def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
 def test_failed_judgements_are_no_scores_and_are_tried_again(config, judge):
     judge.broken = True
     with pytest.raises(SteeringError, match="no answer could be judged: the judge is out"):
-        run.evaluate(config)
+        evaluate(config)
     judge.broken = False
     asked = len(judge.asked)
-    rows = rows_of(run.evaluate(config))
+    rows = rows_of(evaluate(config))
     assert all(row.overall is not None and not row.error for row in rows)
     assert len(judge.asked) == 2 * asked
 
 
 def test_a_method_may_be_added_later(config, judge):
-    first = rows_of(run.evaluate(dataclasses.replace(config, methods=("prompting",))))
+    first = rows_of(evaluate(dataclasses.replace(config, methods=("prompting",))))
     judge.asked.clear()
-    rows = rows_of(run.evaluate(dataclasses.replace(config, methods=("prompting", "random"))))
+    rows = rows_of(evaluate(dataclasses.replace(config, methods=("prompting", "random"))))
     assert {row.method for row in rows} == {"unsteered", "prompting", "random"}
     assert len(judge.asked) == len(rows) - len(first)
 
@@ -193,26 +194,26 @@ def test_a_method_may_be_added_later(config, judge):
 def test_bad_settings_are_told_before_any_model_work(config, judge, monkeypatch, change, told):
     monkeypatch.setattr(run, "open_lm", lambda *_a, **_k: pytest.fail("a model was loaded"))
     with pytest.raises(SteeringError, match=told) as caught:
-        run.evaluate(dataclasses.replace(config, **change))
+        evaluate(dataclasses.replace(config, **change))
     assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_trained_on_what_is_held_out_is_refused(config, judge):
     with pytest.raises(SteeringError, match=r"'hypernet' was trained on .* held out here"):
-        run.evaluate(dataclasses.replace(config, seed=43))
+        evaluate(dataclasses.replace(config, seed=43))
 
 
 def test_a_checkpoint_that_never_saw_what_is_held_in_is_refused(config, judge):
     data = dataclasses.replace(config.data, held_out_concepts=1)
     with pytest.raises(SteeringError, match=r"'hypernet' never saw .* held in here"):
-        run.evaluate(dataclasses.replace(config, data=data))
+        evaluate(dataclasses.replace(config, data=data))
 
 
 def test_answers_of_other_hyperparameters_are_refused(config, judge):
     config = dataclasses.replace(config, methods=("prompting", "random"))
-    run.evaluate(config)
+    evaluate(config)
     with pytest.raises(ConfigError, match="answers of 'random' with other settings"):
-        run.evaluate(dataclasses.replace(config, settings={"random": {"seed": 5}}))
+        evaluate(dataclasses.replace(config, settings={"random": {"seed": 5}}))
 
 
 def test_data_without_a_test_split_are_told_and_evaluated(config, judge, world, tmp_path, capsys):
@@ -221,14 +222,14 @@ def test_data_without_a_test_split_are_told_and_evaluated(config, judge, world, 
     data = dataclasses.replace(config.data, source=(str(tmp_path),))
     out = str(tmp_path / "results")
     config = dataclasses.replace(config, out=out, data=data, methods=("prompting", "diffmean"))
-    assert rows_of(run.evaluate(config))
+    assert rows_of(evaluate(config))
     told = " ".join(capsys.readouterr().err.split())
     assert f"detection is left out: {tmp_path} has no test split" in told
 
 
 def test_what_only_detects_has_no_answers(config, judge):
     config = dataclasses.replace(config, methods=("bag-of-words", "prompting"))
-    result = run.evaluate(config)
+    result = evaluate(config)
     assert {row.method for row in rows_of(result)} == {"unsteered", "prompting"}
     detected = json.loads((result.folder / "detection" / "bag-of-words.json").read_text())
     assert len(detected) == HELD_IN
@@ -238,7 +239,7 @@ def test_what_only_detects_has_no_answers(config, judge):
     assert len(tables) == 1
     learned = result.folder / "learned" / "bag-of-words.safetensors"
     before = learned.stat().st_mtime_ns
-    run.evaluate(config)
+    evaluate(config)
     assert learned.stat().st_mtime_ns == before
 
 
@@ -264,6 +265,6 @@ def test_what_outgrows_the_window_is_told_before_anything_is_done(config, world,
                 type(lm.chat), "response", lambda *_a, **_k: [5] * lm.context_window
             )
         with pytest.raises(SteeringError, match=f"{word}.*context window") as caught:
-            run.evaluate(changed, lm)
+            evaluate(changed, lm)
         assert "\n" not in str(caught.value)
         assert not Path(config.out).exists()

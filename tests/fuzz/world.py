@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 import hypersteer as hs
 import tiny
 from hypersteer.cli.main import main
+from hypersteer.conditions.condition import Condition
 from hypersteer.errors import SteeringError, one_line
-from hypersteer.gates.condition import Condition
 from hypersteer.judges.calibration import Calibration
 
 RUN = """\

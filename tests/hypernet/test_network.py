@@ -8,7 +8,7 @@ from torch import nn
 
 import tiny
 from hypersteer.config import HypernetConfig
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet import network as network_module
 from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
@@ -40,7 +40,7 @@ def test_a_pretrained_trunk_computes_what_the_first_blocks_compute(lm, count):
     batch = collate(prompts, pad_id=lm.chat.pad_id)
     real = batch.spans.real
     assert len(trunk_blocks(trunk)) == count
-    inputs = {"inputs_embeds": lm.embed(batch.ids), "attention_mask": real.long()}
+    inputs = {"inputs_embeds": lm.embeddings(batch.ids), "attention_mask": real.long()}
     ours = outputs(trunk_blocks(trunk)[-1], lambda: trunk(**inputs))
     block = tiny.module_at(lm, Site(count - 1))
     for row, prompt in enumerate(prompts):
@@ -56,7 +56,7 @@ def test_a_new_cross_attention_changes_nothing(lm):
     states = torch.randn(1, 5, lm.width)
     readable = torch.ones(1, 5, dtype=torch.bool)
     ours = outputs(
-        trunk_blocks(net.trunk)[-1], lambda: net(lm.embed(batch.ids), real, states, readable)
+        trunk_blocks(net.trunk)[-1], lambda: net(lm.embeddings(batch.ids), real, states, readable)
     )
     theirs = outputs(lm.blocks[1], lambda: lm.model(batch.ids))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
@@ -159,10 +159,10 @@ def test_the_vector_is_read_off_the_last_real_token(lm):
     net = steerer.hypernet
     ids = torch.tensor([[5, 6, 7, 8, 2, 2], [9, 10, 11, 12, 13, 14]])
     mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
-    normed = outputs(net.head[0], lambda: net(lm.embed(ids), mask))
+    normed = outputs(net.head[0], lambda: net(lm.embeddings(ids), mask))
     with torch.no_grad():
-        vectors = net(lm.embed(ids), mask)
-        last = net.trunk(inputs_embeds=lm.embed(ids[:1, :4])).last_hidden_state[:, -1]
+        vectors = net(lm.embeddings(ids), mask)[0]["vector"]
+        last = net.trunk(inputs_embeds=lm.embeddings(ids[:1, :4])).last_hidden_state[:, -1]
         one, _, two = net.head
         hidden = nn.functional.gelu(last @ one.weight.T + one.bias)
         expected = (hidden @ two.weight.T + two.bias) * net.scale

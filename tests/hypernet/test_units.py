@@ -42,7 +42,7 @@ def losses(lm, config):
     net = new_hypernet(lm, config, site, seed=0)
     with torch.no_grad():
         plain = plain_losses(lm, prompts, responses)
-        setup = Steered(lm, net, config, site, "all")
+        setup = Steered(lm, net, config, [site], "all")
         return plain, steered_losses(setup, prompts, responses, [steering])[0]
 
 

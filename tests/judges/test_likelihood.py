@@ -16,9 +16,9 @@ from hypersteer.config import JudgeConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.judges.calibration import Background, Calibration, Scale, fit
 from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement
+from hypersteer.judges.lexical import carries, echo, repetition, words_of
 from hypersteer.judges.likelihood import EMPTY, FEW_WORDS, LikelihoodJudge, judgement
-from hypersteer.judges.matching import Space
-from hypersteer.judges.signals import (
+from hypersteer.judges.lm_signals import (
     ANSWERING,
     ASKING,
     LIMITS,
@@ -29,7 +29,7 @@ from hypersteer.judges.signals import (
     SignalReader,
     Signals,
 )
-from hypersteer.judges.words import carries, echo, repetition, words_of
+from hypersteer.judges.similarity import Space
 
 BACKGROUND = Background(
     texts=("the sea the ship", "Tell me about your day.", "honey and bees say why", "blue sky day"),

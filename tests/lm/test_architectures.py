@@ -14,11 +14,12 @@ import torch
 import architectures
 import tiny
 from hypersteer.config import HypernetConfig
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import ModelError, SteeringError
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.generate import Decoding, generate_ids
-from hypersteer.lm.requests import edit_writers
+from hypersteer.lm.edited import edit_writers
 from hypersteer.training.forward import Steered, steered_losses
 
 PAGE = Path(__file__).parents[2] / "docs/models.md"
@@ -78,7 +79,7 @@ def learns(lm: BaseLM, variant: str) -> None:
     config = HypernetConfig(variant=variant, blocks=2)
     site = lm.site(1)
     net = new_hypernet(lm, config, site, 0)
-    setup = Steered(lm, net, config, site, "all")
+    setup = Steered(lm, net, config, [site], "all")
     prompts = [lm.chat.prompt(text) for text in TEXTS]
     responses = [lm.chat.response(text) for text in ("Aye!", "the day", "So")]
     steering = [[lm.chat.text(text)] * 3 for text in ("talk like a pirate", "bees")]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import tiny
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import ModelError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.blocks import check_site, find_blocks, site_module, sublayer

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 import tiny
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import ModelError, SteeringError
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import Chat, PromptIds, collate, scope_mask
-from hypersteer.lm.decoding import Decoding
-from hypersteer.lm.generate import generate_ids
+from hypersteer.lm.chat import Chat, PromptIds, collate
+from hypersteer.lm.scopes import scope_mask
 from hypersteer.lm.turns import end_of_turn
 from lm.dialects import DIALECTS, appending
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import tiny
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import SteeringError
 from hypersteer.lm.hooks import at_input, at_output
 

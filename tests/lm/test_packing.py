@@ -3,9 +3,10 @@ import gc
 import torch
 
 import tiny
-from hypersteer.baselines.twins import twin
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
+from hypersteer.learning.model_copy import copy_model
 from hypersteer.lm import packing
-from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.packing import pack, packed_products
 
 
@@ -39,7 +40,7 @@ def test_a_changed_weight_is_packed_anew():
 def test_models_that_share_weights_share_what_is_packed():
     """Methods that adapt the model make a view of it for every batch that they steer."""
     lm = tiny.lm_of("llama")
-    first, second = pack(lm.model), pack(twin(lm).model)
+    first, second = pack(lm.model), pack(copy_model(lm).model)
     assert first
     assert first.keys() == second.keys()
     assert all(second[key] is packed for key, packed in first.items())
@@ -47,7 +48,7 @@ def test_models_that_share_weights_share_what_is_packed():
 
 def test_only_a_changed_weight_of_a_view_is_packed_anew():
     lm = tiny.lm_of("llama")
-    first, view = pack(lm.model), twin(lm)
+    first, view = pack(lm.model), copy_model(lm)
     own = view.blocks[0].mlp.up_proj
     own.weight = torch.nn.Parameter(-3 * own.weight, requires_grad=False)
     second = pack(view.model)
@@ -62,7 +63,7 @@ def test_what_is_packed_of_a_copy_goes_with_the_copy():
     pack(lm.model)
     gc.collect()
     before = len(packing._by_weight)
-    copied = twin(lm, copy_weights=True)
+    copied = copy_model(lm, copy_weights=True)
     mine = pack(copied.model)
     assert not mine.keys() & pack(lm.model).keys()
     assert len(packing._by_weight) == before + len(mine)

@@ -2,9 +2,9 @@
 
 import torch
 
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.lm.chat import Spans
-from hypersteer.lm.writers import VectorWriter
+from hypersteer.lm.writers import vector_writer
 
 STRENGTHS = (1.0, 2.0, -1.0)
 
@@ -23,7 +23,7 @@ def test_copies_that_differ_get_vectors_of_their_own():
         made.append(len(hidden))
         return hidden.square().mean(1)
 
-    writer = VectorWriter(Site(1), source, ["all", "all"])
+    writer = vector_writer(Site(1), source, ["all", "all"])
     copies = [torch.randn(2, 4, 3, generator=generator) for _ in STRENGTHS]
     together = writer.at(STRENGTHS).prefill(torch.cat(copies), spans_of(2, 4))
     for copy, strength, found in zip(copies, STRENGTHS, together.split(2), strict=True):
@@ -40,7 +40,7 @@ def test_equal_copies_are_read_once():
         return hidden.mean(1)
 
     hidden = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    writer = VectorWriter(Site(1), source, ["all", "all"])
+    writer = vector_writer(Site(1), source, ["all", "all"])
     shared = writer.at(STRENGTHS).prefill(hidden, spans_of(2, 4))
     repeated = writer.at(STRENGTHS).prefill(hidden.repeat(3, 1, 1), spans_of(2, 4))
     assert torch.equal(shared, repeated)

@@ -7,10 +7,10 @@ import torch
 
 import tiny
 from hypersteer.config import HypernetConfig
-from hypersteer.edits import Site
-from hypersteer.hypernet.network import new_hypernet, write_vectors
+from hypersteer.edits.sites import Site
+from hypersteer.engine.guidance import guided_logits
+from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.chat import collate
-from hypersteer.lm.guided import guided_logits
 from hypersteer.lm.upper_blocks import upper_blocks
 from hypersteer.training.forward import Steered, plain_losses, steered_losses, teacher_logits
 
@@ -31,7 +31,7 @@ def make_setup(lm, variant="cross-attention", site=DEFAULT_SITE, scope="all"):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return Steered(lm, network, config, site, scope)
+    return Steered(lm, network, config, [site], scope)
 
 
 def tokens(lm):
@@ -87,13 +87,15 @@ def alone(setup, prompt, response, steering=None):
         seen.append(hidden)
         return hidden
 
-    with hooked(module_at(lm, setup.site), keep), torch.no_grad():
+    with hooked(module_at(lm, setup.sites[0]), keep), torch.no_grad():
         lm.model(input_ids=ids[:, : len(prompt.ids)])
     spans = collate([prompt], pad_id=0).spans
-    vector = write_vectors(setup.network, lm, setup.config, [steering], [prompt], seen[0], spans)[0]
+    vector = tiny.write_vectors(
+        setup.network, lm, setup.config, [steering], [prompt], seen[0], spans
+    )[0]
     marks = torch.zeros(ids.shape[1], 1)
     marks[list(touched(setup.scope, prompt.prefix, len(prompt.ids), ids.shape[1]))] = 1
-    with hooked(module_at(lm, setup.site), lambda hidden: hidden + vector * marks):
+    with hooked(module_at(lm, setup.sites[0]), lambda hidden: hidden + vector * marks):
         return lm.model(input_ids=ids, labels=labels).loss
 
 

@@ -12,15 +12,14 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from hypersteer import steering
-from hypersteer.checkpoint import read_card
 from hypersteer.concepts import text_key
 from hypersteer.config import OptimConfig, TrainConfig
 from hypersteer.data.sources import load_concepts
 from hypersteer.data.splits import split_as
 from hypersteer.errors import ConfigError, DataError, SteeringError
-from hypersteer.evaluation.hypernets import Hypersteer
-from hypersteer.evaluation.methods import check_split
-from hypersteer.hypernet.network import write_vectors
+from hypersteer.hypernet.card import read_card
+from hypersteer.methods.hypernetwork import Hypersteer
+from hypersteer.methods.registry import check_split
 from hypersteer.training import validate
 from hypersteer.training.forward import plain_losses
 from hypersteer.training.loop import train
@@ -631,7 +630,7 @@ def test_reconstruction_reduces_the_distance(world, lm, tmp_path):
     trained = [names.index(text) for text in steerer.card.concepts]
     ids = [lm.chat.text(names[number]) for number in trained]
     prompts = [lm.chat.prompt("any")] * len(ids)
-    vectors = write_vectors(steerer.hypernet, lm, steerer.card.hypernet, ids, prompts)
+    vectors = tiny.write_vectors(steerer.hypernet, lm, steerer.card.hypernet, ids, prompts)
     assert torch.cdist(vectors, targets).argmin(1).tolist() == trained
 
 

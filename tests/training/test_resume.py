@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hypersteer import checkpoint, steering
-from hypersteer.checkpoint import read_card
 from hypersteer.config import to_dict
 from hypersteer.errors import CheckpointError, ConfigError, TrainingError
+from hypersteer.hypernet.card import read_card
 from hypersteer.training import loop, objectives
 from hypersteer.training.loop import train
 from training.worlds import metrics, settings, step_lines, validation_lines

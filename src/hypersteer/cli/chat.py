@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         validate_steering_prompt(args.steer)
 
     from hypersteer.cli.conversation import Conversation
-    from hypersteer.edits import check_strength
+    from hypersteer.edits.sites import check_strength
 
     strength, decoding = check_strength(args.strength), args.sampling.settings()
     conversation = Conversation(

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _of_checkpoint(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Concepts of a checkpoint, and what it is."""
-    from hypersteer.checkpoint import read_card
+    from hypersteer.hypernet.card import read_card
 
     card = read_card(folder)
     rows = [{"training": "trained on", "text": text} for text in card.concepts]

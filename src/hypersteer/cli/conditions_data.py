@@ -12,7 +12,7 @@ from hypersteer.cli.options import OptionalText
 from hypersteer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hypersteer.conditioning.texts import Sides
+    from hypersteer.conditions.contrasts import Sides
     from hypersteer.lm.base import BaseLM
 
 Labelled = Annotated[
@@ -64,7 +64,7 @@ def read_sides(labelled: str | None, topic: Topic) -> "Sides":
         ConfigError: unless there is one labelled file, or a file for each side.
         DataError: if a file cannot be read, is malformed, or holds no prompts.
     """
-    from hypersteer.conditioning.texts import Sides, read_labelled, read_prompts
+    from hypersteer.conditions.contrasts import Sides, read_labelled, read_prompts
 
     two = (topic.positives, topic.negatives)
     if labelled is not None and two == (None, None):

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     out = output_file(args.out, "--out")
     sides = read_sides(args.labelled, args.topic)
 
-    from hypersteer.conditioning.fit import fit_condition
+    from hypersteer.conditions.fit import fit_condition
 
     lm = args.reader.load()
     with watching("reading prompts") as watch:

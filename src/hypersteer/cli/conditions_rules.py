@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from hypersteer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hypersteer.edits import Edit
-    from hypersteer.gates.decisions import Check
-    from hypersteer.gates.rules import Rules
+    from hypersteer.conditions.decisions import Check
+    from hypersteer.conditions.rules import Rules
+    from hypersteer.edits.edit import Edit
 
 
 def read_rules(
@@ -32,9 +32,9 @@ def read_rules(
         SteeringError: for a rule that cannot be read, a name that is missing or given twice, or a
             file that cannot be loaded.
     """
-    from hypersteer.edits import load_edit
-    from hypersteer.gates import rules as gates_rules
-    from hypersteer.gates.condition import load_condition
+    from hypersteer.conditions import rules as gates_rules
+    from hypersteer.conditions.condition import load_condition
+    from hypersteer.edits.edit import load_edit
 
     files = _named(conditions, "--condition", "FILE")
     edit_files, words = _named(edits, "--edit", "FILE"), _named(steer, "--steer", "TEXT")

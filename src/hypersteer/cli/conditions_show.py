@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 from hypersteer.cli.options import Flag, parse
 
 if TYPE_CHECKING:
-    from hypersteer.gates.condition import Condition
+    from hypersteer.conditions.condition import Condition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     args = parse(ConditionsShow, argv, "conditions show")
 
-    from hypersteer.gates.condition import load_condition
+    from hypersteer.conditions.condition import load_condition
 
     condition = load_condition(args.condition)
     print_condition(condition)

@@ -11,9 +11,9 @@ from hypersteer.cli.options import Flag, parse
 from hypersteer.files import to_json
 
 if TYPE_CHECKING:
-    from hypersteer.conditioning.fit import Measured
-    from hypersteer.conditioning.texts import Sides
-    from hypersteer.gates.condition import Condition
+    from hypersteer.conditions.condition import Condition
+    from hypersteer.conditions.contrasts import Sides
+    from hypersteer.conditions.fit import Measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> None:
     args = parse(ConditionsTest, argv, "conditions test")
     sides = read_sides(args.labelled, args.topic)
 
-    from hypersteer.conditioning.fit import measure_condition
-    from hypersteer.gates.condition import load_condition
+    from hypersteer.conditions.condition import load_condition
+    from hypersteer.conditions.fit import measure_condition
 
     condition = load_condition(args.condition)
     lm = args.reader.load()

@@ -3,13 +3,13 @@
 import contextlib
 from typing import Any
 
-from hypersteer.cli.show import Question, compare, notice, print_answers, with_words
-from hypersteer.edits import Edit, check_strength, load_edit
+from hypersteer.cli.show import ShownPrompt, compare, notice, print_answers, save_edit, with_words
+from hypersteer.edits.edit import Edit, load_edit
+from hypersteer.edits.sites import check_strength
 from hypersteer.errors import SteeringError, nearest, one_line
 from hypersteer.lm.chat import Prompt
-from hypersteer.lm.requests import check_edit
 from hypersteer.steering import Steerer
-from hypersteer.texts import check_text
+from hypersteer.values import check_text
 
 Messages = list[dict[str, str]]
 
@@ -98,7 +98,7 @@ class Conversation:
         """Print the unsteered, the prompted and the steered answer; return the last."""
         steer = self._needed()
         self._check_room(with_words(messages, steer) if isinstance(steer, str) else messages)
-        question = Question(messages, steer, self._strength)
+        question = ShownPrompt(messages, steer, self._strength)
         (answers,) = compare(self._steerer, [question], self._decoding)
         print_answers(question, answers)
         return answers.steered
@@ -156,7 +156,7 @@ class Conversation:
 
     def _set_edit(self, path: str) -> None:
         edit = load_edit(_file(path, "/edit"))
-        check_edit(self._steerer.lm, edit)
+        self._steerer.lm.site_of(edit)
         self._steer = edit
         self._tell_steering()
 
@@ -164,7 +164,7 @@ class Conversation:
         path, edit = _file(path, "/save"), self._needed()
         if isinstance(edit, str):
             edit = self._steerer.edit(edit, prompt=self._last())
-        notice(f"wrote the edit (norm {edit.norm:.3g} at strength 1) to {edit.save(path)}")
+        save_edit(edit, path)
 
     def _compare(self, text: str) -> None:
         self._needed()

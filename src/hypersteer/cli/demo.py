@@ -131,7 +131,7 @@ def _finished(config: TrainConfig) -> bool:
     Raises:
         ConfigError: if it holds a run with other settings.
     """
-    from hypersteer.checkpoint import read_card
+    from hypersteer.hypernet.card import read_card
     from hypersteer.training.state import RunFolder
 
     newest = RunFolder(config).newest()
@@ -140,9 +140,9 @@ def _finished(config: TrainConfig) -> bool:
 
 def _show(steerer: "Steerer") -> None:
     """Print answers to prompts that were not in training, side by side."""
-    from hypersteer.cli.show import Question, compare, print_answers
+    from hypersteer.cli.show import ShownPrompt, compare, print_answers
 
-    questions = [Question(prompt, steering, STRENGTH) for prompt, steering in SHOWN]
+    questions = [ShownPrompt(prompt, steering, STRENGTH) for prompt, steering in SHOWN]
     found = compare(steerer, questions, DECODING)
     shipped = _shipped(steerer)
     if shipped is not None:
@@ -158,7 +158,8 @@ def _show(steerer: "Steerer") -> None:
 def _shipped(steerer: "Steerer") -> "Steerer | None":
     """The package's own checkpoint on the same base LM, if it is for that one."""
     from hypersteer.checkpoint import BUNDLED as SHIPPED
-    from hypersteer.checkpoint import find_checkpoint, read_card
+    from hypersteer.checkpoint import find_checkpoint
+    from hypersteer.hypernet.card import read_card
     from hypersteer.steering import load
 
     card = read_card(find_checkpoint(SHIPPED))

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     if args.settings != settings:
         raise ConfigError(f"put the settings file '{args.settings}' right after 'evaluate'")
 
-    from hypersteer.evaluation.run import evaluate
+    from hypersteer.report.evaluate import evaluate
 
     result = evaluate(args.config)
     print(f"rows: {result.rows}")

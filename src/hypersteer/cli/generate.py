@@ -25,8 +25,8 @@ from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.files import output_file
 
 if TYPE_CHECKING:
-    from hypersteer.cli.show import Question
-    from hypersteer.gates.decisions import Check
+    from hypersteer.cli.show import ShownPrompt
+    from hypersteer.conditions.decisions import Check
     from hypersteer.steering import Steerer
 
 
@@ -117,7 +117,7 @@ def _checkpoint(args: Generate) -> tuple[str, Generate]:
     return first, replace(args, prompts=tuple(rest))
 
 
-def _questions(args: Generate) -> list["Question"]:
+def _questions(args: Generate) -> list["ShownPrompt"]:
     """What is asked, one per prompt, all that can be checked without a model checked.
 
     Raises:
@@ -149,8 +149,9 @@ def _questions(args: Generate) -> list["Question"]:
         output_file(args.save_edit, "--save-edit")
     texts = [validate_steering_prompt(text) for text in args.steer]
 
-    from hypersteer.cli.show import Question
-    from hypersteer.edits import check_strength, load_edit
+    from hypersteer.cli.show import ShownPrompt
+    from hypersteer.edits.edit import load_edit
+    from hypersteer.edits.sites import check_strength
 
     if args.rule:
         steers: list[Any] = [
@@ -161,7 +162,7 @@ def _questions(args: Generate) -> list["Question"]:
     steers = _each(steers, len(prompts), "--steer" if texts else "--edit")
     strengths = [check_strength(strength) for strength in args.strength or (1.0,)]
     strengths = _each(strengths, len(prompts), "--strength")
-    return [Question(*row) for row in zip(prompts, steers, strengths, strict=True)]
+    return [ShownPrompt(*row) for row in zip(prompts, steers, strengths, strict=True)]
 
 
 def _check_without_rules(args: Generate) -> None:
@@ -191,16 +192,15 @@ def _each(values: list[Any], count: int, option: str) -> list[Any]:
     return values if len(values) == count else values * count
 
 
-def _save_edit(steerer: "Steerer", text: str, question: "Question", path: str) -> None:
+def _save_edit(steerer: "Steerer", text: str, question: "ShownPrompt", path: str) -> None:
+    from hypersteer.cli.show import save_edit
+
+    save_edit(steerer.edit(text, prompt=question.prompt), path)
+
+
+def _stream(steerer: "Steerer", question: "ShownPrompt", decoding: dict[str, Any]) -> None:
     from hypersteer.cli.show import notice
-
-    edit = steerer.edit(text, prompt=question.prompt)
-    notice(f"wrote the edit (norm {edit.norm:.3g} at strength 1) to {edit.save(path)}")
-
-
-def _stream(steerer: "Steerer", question: "Question", decoding: dict[str, Any]) -> None:
-    from hypersteer.cli.show import notice
-    from hypersteer.gates.decisions import Decisions
+    from hypersteer.conditions.decisions import Decisions
 
     prompt, steer, strength = question
     log = Decisions()
@@ -212,11 +212,11 @@ def _stream(steerer: "Steerer", question: "Question", decoding: dict[str, Any]) 
 
 
 def _answer(
-    steerer: "Steerer", questions: Sequence["Question"], decoding: dict[str, Any], args: Generate
+    steerer: "Steerer", questions: Sequence["ShownPrompt"], decoding: dict[str, Any], args: Generate
 ) -> None:
     """Print the steered answers, batch by batch."""
     from hypersteer.cli.show import notice
-    from hypersteer.gates.decisions import Decisions
+    from hypersteer.conditions.decisions import Decisions
 
     for batch, options in _batches(questions, decoding, args.batch_size):
         prompts, steers, strengths = map(list, zip(*batch, strict=True))
@@ -234,7 +234,7 @@ def _answer(
 
 
 def _compare(
-    steerer: "Steerer", questions: Sequence["Question"], decoding: dict[str, Any], args: Generate
+    steerer: "Steerer", questions: Sequence["ShownPrompt"], decoding: dict[str, Any], args: Generate
 ) -> None:
     """Print the answers in three ways, batch by batch."""
     from hypersteer.cli.show import compare, notice, print_answers
@@ -256,15 +256,15 @@ def _decided(checks: Sequence["Check"]) -> dict[str, Any]:
 
 
 def _batches(
-    questions: Sequence["Question"], decoding: dict[str, Any], size: int
-) -> Iterator[tuple[Sequence["Question"], dict[str, Any]]]:
+    questions: Sequence["ShownPrompt"], decoding: dict[str, Any], size: int
+) -> Iterator[tuple[Sequence["ShownPrompt"], dict[str, Any]]]:
     """Questions of each batch, and decoding settings with its first seed."""
     for start in range(0, len(questions), size):
         options = {**decoding, "seed": decoding["seed"] + start}
         yield questions[start : start + size], options
 
 
-def _print_json(question: "Question", text: str, more: dict[str, Any]) -> None:
+def _print_json(question: "ShownPrompt", text: str, more: dict[str, Any]) -> None:
     line = {
         "prompt": question.prompt,
         "steer": question.steering_prompt,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hypersteer.errors import SteeringError, one_line
 from hypersteer.files import path_of, read_lines
-from hypersteer.texts import check_text, lines_of
+from hypersteer.values import check_text, lines_of
 
 STDIN = "-"
 STRAY = "surrogateescape"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from hypersteer.errors import ConfigError, SteeringError, TrainingError, nearest, one_line
-from hypersteer.texts import check_text
+from hypersteer.values import check_text
 
 COMMANDS = {
     "demo": "Train a small hypernetwork on the bundled data, and see it steer.",

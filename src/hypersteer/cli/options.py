@@ -80,7 +80,7 @@ class Sampling:
         Raises:
             ConfigError: if a value is out of range.
         """
-        from hypersteer.lm.decoding import Decoding
+        from hypersteer.engine.decoding import Decoding
 
         found = {name: getattr(self, name) for name in self.__slots__}
         Decoding(**found)

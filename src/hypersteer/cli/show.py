@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hypersteer.conditions.decisions import Check, Decisions
 from hypersteer.data.batches import prompted
-from hypersteer.gates.decisions import Check, Decisions
+from hypersteer.edits.edit import Edit
 from hypersteer.lm.chat import Prompt
 from hypersteer.steering import Steer, Steerer
 
 
-class Question(NamedTuple):
+class ShownPrompt(NamedTuple):
     """A prompt, what steers the answer, and how strongly."""
 
     prompt: Prompt
@@ -66,7 +67,7 @@ def with_words(prompt: Prompt, words: str) -> Prompt:
 
 
 def compare(
-    steerer: Steerer, questions: Sequence[Question], decoding: dict[str, Any]
+    steerer: Steerer, questions: Sequence[ShownPrompt], decoding: dict[str, Any]
 ) -> list[Answers]:
     """Answer every question unsteered, prompted and steered, all in one batch.
 
@@ -100,7 +101,7 @@ def compare(
     return found
 
 
-def print_answers(question: Question, answers: Answers, note: str = "") -> None:
+def print_answers(question: ShownPrompt, answers: Answers, note: str = "") -> None:
     """Print the answers to one question in columns.
 
     Args:
@@ -122,6 +123,17 @@ def print_answers(question: Question, answers: Answers, note: str = "") -> None:
     console = Console()
     console.print(table)
     console.print()
+
+
+def save_edit(edit: Edit | Sequence[Any], path: str) -> None:
+    """Save an edit, or those of several sites each to a file of its own, and say so."""
+    edits = [edit] if isinstance(edit, Edit) else list(edit)
+    for one in edits:
+        target = Path(path)
+        if len(edits) > 1:
+            target = target.with_stem(f"{target.stem}-layer{one.site.layer}")
+        size = f" (norm {one.norm:.3g} at strength 1)" if "vector" in one.params else ""
+        notice(f"wrote the edit{size} to {one.save(path if len(edits) == 1 else target)}")
 
 
 def notice(text: str) -> None:

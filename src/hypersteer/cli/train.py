@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
 
-    from hypersteer.checkpoint import read_card
     from hypersteer.cli.show import print_next
+    from hypersteer.hypernet.card import read_card
 
     of = f"step {result.best_step} of {result.step}"
     print(f"checkpoint: {result.folder} (the best, {of}); metrics: {result.folder}/metrics.jsonl")

@@ -18,6 +18,12 @@ class LMConfig:
     """float32, bfloat16, float16; by default float32 on a CPU, bfloat16 elsewhere."""
     quantization: str | None = None
     """8bit or 4bit weights through bitsandbytes."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hugging Face Hub."""
+    device_map: str | None = None
+    """How to spread the weights over several devices (auto, balanced, ...), instead of device."""
+    attn_implementation: str | None = None
+    """sdpa, eager, flash_attention_2, ...; by default what transformers chooses."""
 
     def __post_init__(self) -> None:
         settle(self, "base_lm.")

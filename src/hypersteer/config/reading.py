@@ -11,8 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from hypersteer.errors import ConfigError, SteeringError, nearest, one_line, short, shown
 from hypersteer.files import path_of, read_text, reason
-from hypersteer.numeric import as_real, as_whole
-from hypersteer.texts import check_text
+from hypersteer.values import as_real, as_whole, check_text
 
 T = TypeVar("T")
 LARGEST_SEED = 2**63 - 1

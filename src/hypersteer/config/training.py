@@ -23,6 +23,12 @@ class HypernetConfig:
     """Whether the blocks start from the base LM's weights."""
     cross_heads: int | None = None
     """Attention heads of each cross-attention module; by default as many as the base LM has."""
+    edit: str = "vector"
+    """Kind of edit that is written; `hypersteer.edits.registry` names them."""
+    rank: int = 4
+    """Directions of an edit, where its kind has a rank."""
+    more_layers: tuple[int, ...] = ()
+    """Blocks above the site, ascending, each of which gets an edit of its own."""
     head_width: int | None = None
     """Hidden width of the MLP head; by default the width of the base LM."""
     prior: Literal["none", "activation"] = "none"
@@ -32,7 +38,7 @@ class HypernetConfig:
 
     def __post_init__(self) -> None:
         settle(self, "hypernet.")
-        at_least(1, "hypernet.", self, "blocks", "cross_heads", "head_width")
+        at_least(1, "hypernet.", self, "blocks", "cross_heads", "head_width", "rank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +87,8 @@ class LossConfig:
     guidance: float = 0.0
     """For distillation: how far the prompted base LM is pushed from the unprompted one."""
     targets: str | None = None
-    """For reconstruction: a safetensors file with one vector per concept id, `vectors` [N, D]."""
+    """For reconstruction: a safetensors file with a row per concept id, `vectors` [N, D]; for other
+    kinds of edits one tensor for each parameter, named in the plural."""
     weight: float = 1.0
     """Weight of the objective itself; 0 leaves the contrastive term alone."""
     contrast: float = 0.0

@@ -18,7 +18,7 @@ BUCKET = 16
 """Batches that are sorted by length together: more saves padding, fewer mixes rows better."""
 
 
-class Row(NamedTuple):
+class TrainingRow(NamedTuple):
     """A tokenised example with the steering prompt it shows, and one that it does not.
 
     `prompted` is its prompt with the steering prompt put into the user turn; None where nobody
@@ -65,11 +65,11 @@ class Tokenised:
         self._prompting = prompting
         self._window = window
         self._together = together
-        self._lead = 0 if chat.tokenizer.bos_token_id is None else 1
+        self._lead = len(chat.lead)
         # The same few steering prompts come again and again, right and wrong.
         self._steering = lru_cache(maxsize=None)(lambda id_: chat.text(self.text(id_)))
 
-    def row(self, index: int, wrong_concept: int) -> Row | None:
+    def row(self, index: int, wrong_concept: int) -> TrainingRow | None:
         """The row, with the steering prompt of another concept beside its own; None if unusable.
 
         Unusable is what is too long, and what has no response.
@@ -91,7 +91,7 @@ class Tokenised:
         given = self.prompted(index, example.concept_id) if self._prompting else None
         if given is not None and not self.fits(given, response):
             return None
-        return Row(prompt, response, steering, wrong, example.concept_id, given)
+        return TrainingRow(prompt, response, steering, wrong, example.concept_id, given)
 
     def prompted(self, index: int, concept_id: int) -> PromptIds:
         """The row's prompt with a steering prompt put into the user turn.
@@ -162,7 +162,7 @@ class TrainingBatches:
         """Steps of an epoch; rows that do not fill a batch wait for another epoch's shuffle."""
         return max(1, len(self._rows) // self._size)
 
-    def batch(self, step: int, share: tuple[int, int] = (0, 1)) -> list[Row]:
+    def batch(self, step: int, share: tuple[int, int] = (0, 1)) -> list[TrainingRow]:
         """The global batch of a step, counted from 0, or the part of one process.
 
         Args:
@@ -198,7 +198,7 @@ class TrainingBatches:
         others = self._concepts[self._concepts != own]
         return int(random.choice(others)) if len(others) else own
 
-    def _usable(self, step: int, place: int, position: int, wrong: int) -> Row:
+    def _usable(self, step: int, place: int, position: int, wrong: int) -> TrainingRow:
         """The row at a position, or the next one that fits."""
         random = np.random.default_rng([self._seed, step, 1, place])
         for offset in range(len(self._rows)):
@@ -213,7 +213,7 @@ class TrainingBatches:
         )
 
 
-def tokens_of(rows: Sequence[Row]) -> int:
+def tokens_of(rows: Sequence[TrainingRow]) -> int:
     """Tokens of prompts and responses together."""
     return sum(len(row.prompt.ids) + len(row.response) for row in rows)
 
@@ -221,7 +221,7 @@ def tokens_of(rows: Sequence[Row]) -> int:
 class ValidationRow(NamedTuple):
     """A validation row, and its prompt with either steering prompt put into the user turn."""
 
-    row: Row
+    row: TrainingRow
     prompted: PromptIds
     wrongly_prompted: PromptIds
 

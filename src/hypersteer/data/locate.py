@@ -1,13 +1,12 @@
 """From the name of a concept data source to its files, on disk or fetched from the Hub."""
 
-import importlib.resources
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from hypersteer.errors import DataError, nearest, one_line
-from hypersteer.files import is_file, is_folder, path_of, reason
+from hypersteer.files import is_file, is_folder, package_data, path_of, reason
 
 AXBENCH_VARIABLE = "HYPERSTEER_AXBENCH"
 FORMS = (
@@ -93,7 +92,7 @@ def _folder(source: str) -> Path:
 
 def _bundled_folder(name: str) -> Path:
     """Data that ship with the package."""
-    folder = Path(str(importlib.resources.files("hypersteer.data"))) / name
+    folder = package_data("data", name)
     if not folder.is_dir():
         raise DataError(f"the bundled concept data are not in {folder}; reinstall hypersteer")
     return folder

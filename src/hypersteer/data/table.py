@@ -22,7 +22,7 @@ from hypersteer.config.folders import CACHE_VARIABLE, cache_folder
 from hypersteer.data.examples import Category
 from hypersteer.errors import DataError, one_line
 from hypersteer.files import each_line, replacing
-from hypersteer.texts import json_of
+from hypersteer.values import json_of
 
 CATEGORIES: tuple[str, ...] = get_args(Category)
 BATCH_ROWS = 8192

@@ -7,14 +7,16 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from hypersteer.baselines.method import Adapts, Asked, Learned, Learner, Steering, can_steer
 from hypersteer.config import ProtocolConfig
-from hypersteer.edits import Site
-from hypersteer.evaluation.plan import Question
-from hypersteer.evaluation.rows import Row
+from hypersteer.edits.sites import Site
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
+from hypersteer.evaluation.protocol import Question
+from hypersteer.evaluation.records import Answered
+from hypersteer.learning.values import Asked, Learned, Steering
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.lm.likelihood import in_batches, response_token_losses
+from hypersteer.methods.protocol import Adapts, Learner, can_steer
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ class Prepared(NamedTuple):
 
 def answer(
     prepared: Prepared, questions: Sequence[Question], protocol: ProtocolConfig
-) -> list[Row]:
+) -> list[Answered]:
     """Answer all questions, never more than `protocol.batch_size` answers at a time.
 
     A row's sampling has its own seed, so an answer does not depend on the rows beside it, nor on
@@ -73,7 +75,7 @@ def answer(
     if isinstance(prepared.method, Adapts):
         ids = dict.fromkeys(question.concept.id for question in questions)
         groups = [[i for i in every if questions[i].concept.id == id_] for id_ in ids]
-    rows: dict[int, list[Row]] = {}
+    rows: dict[int, list[Answered]] = {}
     for places in groups:
         found = _answer_together(prepared, [questions[i] for i in places], protocol)
         rows |= zip(places, found, strict=True)
@@ -82,13 +84,13 @@ def answer(
 
 def _answer_together(
     prepared: Prepared, questions: Sequence[Question], protocol: ProtocolConfig
-) -> list[list[Row]]:
+) -> list[list[Answered]]:
     """The rows of each question, where one model answers all of them."""
     strengths = list(protocol.strengths) if prepared.scales else [None]
     together = max(1, protocol.batch_size // len(strengths))
-    found: list[list[Row]] = []
+    found: list[list[Answered]] = []
     for part, steering in _steerings(prepared, questions, together):
-        rows: list[list[Row]] = [[] for _ in part]
+        rows: list[list[Answered]] = [[] for _ in part]
         for some in even_parts(strengths, protocol.batch_size):
             for own, new in zip(
                 rows, _answer_batch(prepared, part, steering, some, protocol), strict=True
@@ -120,7 +122,7 @@ def _answer_batch(
     steering: Steering,
     strengths: Sequence[float | None],
     protocol: ProtocolConfig,
-) -> list[list[Row]]:
+) -> list[list[Answered]]:
     """The rows of each question at these strengths, all in one batch."""
     prompts = [steering.lm.chat.prompt(prompt) for prompt in steering.prompts]
     copies = len(strengths)
@@ -136,7 +138,7 @@ def _answer_batch(
     losses = _nll(prepared.lm, instructions, ids, protocol.batch_size)
     count = len(questions)
     rows = [
-        Row(
+        Answered(
             **_row(prepared, questions[i % count], steering.prompts[i % count], ids[i]),
             nll=losses[i],
             strength=strengths[i // count],

@@ -1,245 +1,188 @@
-"""Concept detection on scores: AUROC, hard negatives, and F1, balanced and with few positives.
+"""Concept detection of the methods that can detect, on the data's own evaluation split.
 
-A text is called positive if its score is at or above a threshold. Definitions follow AxBench
-(sections 3 and 4 of arXiv 2501.17148), but a concept without the texts that a figure needs is
-missing from that figure, where the published code drops or zeroes it.
+Every detector scores every text, which is as many scores as texts times concepts. Only those that
+figures need are kept: of a concept's own texts, and of as many negatives of other concepts as are
+drawn for it. So memory and files grow with the concepts, not with their square.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hypersteer.errors import DataError
-from hypersteer.evaluation.metrics import Interval, bootstrap
+from hypersteer.concepts import Concept
+from hypersteer.config import EvaluateConfig
+from hypersteer.data.sources import ConceptData, load_concepts
+from hypersteer.errors import DataError, SteeringError, one_line
+from hypersteer.evaluation.answers import Prepared
+from hypersteer.evaluation.detection_metrics import Detection, TextScores, detect, draw
+from hypersteer.evaluation.findings import Place
+from hypersteer.evaluation.protocol import Plan
+from hypersteer.evaluation.store import ResultsFolder
+from hypersteer.methods.protocol import Detector
 
-RATIO = 100
-"""Negatives of other concepts per positive, in AxBench."""
+KINDS = ("positive", "negative", "hard negative")
+OTHERS, POOL = "others", "pool"
+"""What is kept of a concept beside the scores of `KINDS`: those drawn, and from how many."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextScores:
-    """Scores that one concept's detector gives to texts, higher where the concept shows.
-
-    Attributes:
-        concept_id: the concept.
-        positives: of texts that show it.
-        negatives: of texts that do not.
-        hard_negatives: of texts that use its words in another meaning; there may be none.
-        others: of the negatives of other concepts, by this concept's detector; there may be none.
-        pool: how many of those there are, where `others` are the scores of the drawn ones alone
-            (see `draw`); by default `others` are all of them.
-    """
-
-    concept_id: int
-    positives: Sequence[float]
-    negatives: Sequence[float]
-    hard_negatives: Sequence[float] = ()
-    others: Sequence[float] = ()
-    pool: int | None = None
+TOGETHER = 2048
+"""Texts whose scores by all detectors are held at a time."""
 
 
-def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """Probability that a positive scores above a negative, a tie counting half.
-
-    Computed from mid-ranks (the Mann-Whitney statistic).
-
-    Raises:
-        DataError: one of the two is empty, or a score is NaN.
-    """
-    above, below = _array(positives, "positive"), _array(negatives, "negative")
-    _, places, counts = np.unique(
-        np.concatenate([above, below]), return_inverse=True, return_counts=True
-    )
-    middle_ranks = np.cumsum(counts) - (counts - 1) / 2
-    ranks = middle_ranks[places[: len(above)]].sum()
-    return float((ranks - len(above) * (len(above) + 1) / 2) / (len(above) * len(below)))
-
-
-class _Rates(NamedTuple):
-    """How many texts are at or above each threshold; thresholds descend."""
-
-    thresholds: np.ndarray
-    true_positives: np.ndarray
-    false_positives: np.ndarray
-
-
-def _rates(above: np.ndarray, below: np.ndarray) -> _Rates:
-    thresholds = np.unique(np.concatenate([above, below]))[::-1]
-    true_positives = len(above) - np.searchsorted(np.sort(above), thresholds)
-    false_positives = len(below) - np.searchsorted(np.sort(below), thresholds)
-    return _Rates(thresholds, true_positives, false_positives)
-
-
-def youden_threshold(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """The score with the largest true minus false positive rate; the highest of equals.
-
-    Raises:
-        DataError: one of the two is empty, or a score is NaN.
-    """
-    above, below = _array(positives, "positive"), _array(negatives, "negative")
-    rates = _rates(above, below)
-    # Cross-multiplied to whole numbers, so that equals are equal.
-    gain = rates.true_positives * len(below) - rates.false_positives * len(above)
-    return float(rates.thresholds[np.argmax(gain)])
-
-
-class HardNegatives(NamedTuple):
-    """How well a detector tells a concept from its words in another meaning.
+class Wanted(NamedTuple):
+    """Rows of the data whose scores by one concept's detector are wanted.
 
     Attributes:
-        threshold: the best by Youden's J on positives against plain negatives.
-        positives: share of positives at or above it.
-        hard_negatives: share of hard negatives below it.
-        accuracy: mean of the two shares.
-        auroc: positives against hard negatives, without a threshold.
+        own: its texts, by kind.
+        others: drawn negatives of other concepts.
+        pool: how many of those there are.
     """
 
-    threshold: float
-    positives: float
-    hard_negatives: float
-    accuracy: float
-    auroc: float
+    own: dict[str, np.ndarray]
+    others: np.ndarray
+    pool: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All of them, one kind after the other."""
+        return np.concatenate([*self.own.values(), self.others])
+
+    def named(self, scores: np.ndarray) -> dict[str, Any]:
+        """Scores of `rows` as they are kept."""
+        ends = np.cumsum([len(rows) for rows in self.own.values()])
+        parts = np.split(scores, ends)
+        kept = dict(zip((*self.own, OTHERS), (part.tolist() for part in parts), strict=True))
+        return {**kept, POOL: self.pool}
 
 
-def hard_negatives(scores: TextScores) -> HardNegatives | None:
-    """Figures on hard negatives; None for a concept that has none.
+def detection_figures(
+    config: EvaluateConfig,
+    folder: ResultsFolder,
+    plan: Plan,
+    prepared: Mapping[str, Prepared],
+    done: Callable[[int], object],
+) -> dict[Place, Detection]:
+    """Figures of every detector on the held-in concepts that have negatives.
+
+    Args:
+        config: the evaluation's settings.
+        folder: keeps scores, so that they are not computed again.
+        plan: the concepts.
+        prepared: all methods, of which some detect.
+        done: told after every method.
 
     Raises:
-        DataError: there are no positives or no plain negatives, or a score is NaN.
+        DataError: if the data have no `test` split, or a score is not finite.
+        SteeringError: if scores that were kept are damaged.
     """
-    threshold = youden_threshold(scores.positives, scores.negatives)
-    if not len(scores.hard_negatives):
-        return None
-    hard = _array(scores.hard_negatives, "hard negative")
-    kept = float(np.mean(_array(scores.positives, "positive") >= threshold))
-    refused = float(np.mean(hard < threshold))
-    area = auroc(scores.positives, scores.hard_negatives)
-    return HardNegatives(threshold, kept, refused, (kept + refused) / 2, area)
+    data = load_concepts(config.data.source, split="test")
+    concepts = [c for c in plan.concepts("held_in") if len(data.rows(c.id, "negative"))]
+    wanted = wanted_rows(data, [c.id for c in concepts], config.seed)
+    figures: dict[Place, Detection] = {}
+    for name, method in prepared.items():
+        if isinstance(method.method, Detector) and concepts:
+            scores = folder.figures("detection", name)
+            if not scores:
+                known = [plan.data.concept(concept.id) for concept in concepts]
+                scores = score_rows(method, data, known, wanted)
+                folder.keep_figures("detection", name, scores)
+            where = folder.figures_file("detection", name)
+            figures[name, "held_in"] = detect(read_scores(scores, wanted, where), seed=config.seed)
+        done(1)
+    return figures
 
 
-def best_f1(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """F1 of the positives at the threshold where it is best.
+def wanted_rows(data: ConceptData, concepts: Sequence[int], seed: int) -> dict[int, Wanted]:
+    """Rows to score by the detector of each concept; the same for all methods.
+
+    Args:
+        data: with negatives of every concept.
+        concepts: ids of concepts.
+        seed: of the draws.
+    """
+    own = {id_: {kind: data.rows(id_, kind) for kind in KINDS} for id_ in concepts}
+    negatives = [own[id_]["negative"] for id_ in concepts]
+    rows = np.concatenate([*negatives, np.zeros(0, dtype=np.int64)])
+    owners = np.repeat(np.arange(len(concepts)), [len(some) for some in negatives])
+    found: dict[int, Wanted] = {}
+    for number, (id_, kinds) in enumerate(own.items()):
+        pool = rows[owners != number]
+        drawn = pool[draw(len(kinds["positive"]), len(pool), seed=seed)] if len(pool) else pool
+        found[id_] = Wanted(kinds, drawn, len(pool))
+    return found
+
+
+def score_rows(
+    prepared: Prepared,
+    data: ConceptData,
+    concepts: Sequence[Concept],
+    wanted: Mapping[int, Wanted],
+) -> dict[str, dict[str, Any]]:
+    """The wanted scores by every concept's detector, as they are kept; each text is read once.
 
     Raises:
-        DataError: one of the two is empty, or a score is NaN.
+        DataError: if a score is not finite.
     """
-    above, below = _array(positives, "positive"), _array(negatives, "negative")
-    rates = _rates(above, below)
-    f1 = 2 * rates.true_positives / (rates.true_positives + rates.false_positives + len(above))
-    return float(f1.max())
-
-
-class Imbalanced(NamedTuple):
-    """F1 with few positives, and whether some negatives had to be drawn more than once."""
-
-    f1: float
-    repeated: bool
-
-
-def draw(positives: int, pool: int, *, ratio: int = RATIO, seed: int = 42) -> np.ndarray:
-    """Places of `ratio` negatives of other concepts per positive, among a pool of them.
-
-    The draw depends on the seed and on the numbers of texts only, so it is the same for all
-    methods, and known before a text is scored. With too few texts to draw from it is with
-    replacement.
-    """
-    wanted = ratio * positives
-    return np.random.default_rng(seed).choice(pool, wanted, replace=wanted > pool)
-
-
-def imbalanced_f1(scores: TextScores, *, ratio: int = RATIO, seed: int = 42) -> Imbalanced | None:
-    """Best F1 after adding `ratio` negatives of other concepts per positive to the plain negatives.
-
-    Returns:
-        None where there are no negatives of other concepts.
-
-    Raises:
-        DataError: there are no positives or no plain negatives, or a score is NaN.
-    """
-    own = _array(scores.negatives, "negative")
-    if not len(scores.others):
-        return None
-    drawn = _array(scores.others, "other concepts' negative")
-    pool, count = scores.pool, len(scores.positives)
-    if pool is None:
-        pool = len(drawn)
-        drawn = drawn[draw(count, pool, ratio=ratio, seed=seed)]
-    negatives = np.concatenate([own, drawn])
-    return Imbalanced(best_f1(scores.positives, negatives.tolist()), ratio * count > pool)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Detection:
-    """Detection figures of a method, means over the concepts that have each.
-
-    Attributes:
-        auroc: positives against plain negatives.
-        f1: at the best threshold, on the same texts.
-        imbalanced_f1: with `ratio` more negatives per positive; None where there are none to draw.
-        repeated: whether they were drawn with replacement for some concept.
-        hard_positives: share of positives at or above Youden's threshold.
-        hard_negatives: share of hard negatives below it; None where no concept has hard negatives.
-        hard_accuracy: mean of the two.
-        hard_auroc: positives against hard negatives.
-        ratio: of drawn negatives to positives.
-    """
-
-    auroc: Interval
-    f1: Interval
-    imbalanced_f1: Interval | None
-    repeated: bool
-    hard_positives: Interval | None
-    hard_negatives: Interval | None
-    hard_accuracy: Interval | None
-    hard_auroc: Interval | None
-    ratio: int
-
-
-class _Found(NamedTuple):
-    """The figures of one concept."""
-
-    auroc: float
-    f1: float
-    rare: Imbalanced | None
-    hard: HardNegatives | None
-
-
-def detect(concepts: Iterable[TextScores], *, ratio: int = RATIO, seed: int = 42) -> Detection:
-    """Figures of one method over its concepts, whose scores are looked at one after the other.
-
-    Raises:
-        DataError: there are no concepts, or one lacks positives or negatives.
-    """
-    found = [
-        _Found(
-            auroc(one.positives, one.negatives),
-            best_f1(one.positives, one.negatives),
-            imbalanced_f1(one, ratio=ratio, seed=seed),
-            hard_negatives(one),
+    assert isinstance(prepared.method, Detector)
+    rows_of = [wanted[concept.id].rows for concept in concepts]
+    sizes = [len(rows) for rows in rows_of]
+    flat, of = np.concatenate(rows_of), np.repeat(np.arange(len(concepts)), sizes)
+    rows, places = np.unique(flat, return_inverse=True)
+    found = np.zeros(len(flat))
+    for start in range(0, len(rows), TOGETHER):
+        part = rows[start : start + TOGETHER]
+        scores = prepared.method.detect(
+            prepared.lm, prepared.site, prepared.learned, concepts, data.examples(part)
+        ).numpy()
+        inside = np.flatnonzero((places >= start) & (places < start + len(part)))
+        found[inside] = scores[of[inside], places[inside] - start]
+    if not np.isfinite(found).all():
+        number = int(of[~np.isfinite(found)][0])
+        raise DataError(
+            f"a score of '{prepared.name}' for concept {concepts[number].id} "
+            f"('{concepts[number].text}') is not finite; what it learnt, or the base LM, is broken"
         )
-        for one in concepts
-    ]
-    hard = [one.hard for one in found if one.hard is not None]
-    rare = [one.rare for one in found if one.rare is not None]
-    return Detection(
-        auroc=bootstrap([one.auroc for one in found]),
-        f1=bootstrap([one.f1 for one in found]),
-        imbalanced_f1=bootstrap([r.f1 for r in rare]) if rare else None,
-        repeated=any(r.repeated for r in rare),
-        hard_positives=bootstrap([h.positives for h in hard]) if hard else None,
-        hard_negatives=bootstrap([h.hard_negatives for h in hard]) if hard else None,
-        hard_accuracy=bootstrap([h.accuracy for h in hard]) if hard else None,
-        hard_auroc=bootstrap([h.auroc for h in hard]) if hard else None,
-        ratio=ratio,
-    )
+    parts = np.split(found, np.cumsum(sizes)[:-1])
+    return {
+        str(concept.id): wanted[concept.id].named(part)
+        for concept, part in zip(concepts, parts, strict=True)
+    }
 
 
-def _array(scores: Sequence[float], kind: str) -> np.ndarray:
-    values = np.asarray(scores, dtype=float)
-    if not len(values):
-        raise DataError(f"there is no {kind} text to detect; give at least one per concept")
-    if np.isnan(values).any():
-        raise DataError(f"the score of a {kind} text is NaN; the detector or its input is broken")
-    return values
+def read_scores(
+    scores: Mapping[str, Any], wanted: Mapping[int, Wanted], where: Path
+) -> Iterator[TextScores]:
+    """Scores that were kept, concept by concept.
+
+    Folders of earlier versions hold the score of every row, by its number.
+
+    Args:
+        scores: what `score_rows` gave, or an earlier version.
+        wanted: the rows they are of.
+        where: the file, for messages.
+
+    Raises:
+        SteeringError: if they are damaged.
+    """
+    for id_, rows in wanted.items():
+        try:
+            kept = scores[str(id_)]
+            if POOL not in kept:
+                all_scores = np.array([kept[str(row)] for row in rows.rows], dtype=float)
+                kept = rows.named(all_scores)
+            parts = [np.asarray(kept[kind], dtype=float) for kind in (*KINDS, OTHERS)]
+            lengths = [len(rows.own[kind]) for kind in KINDS] + [len(rows.others)]
+            if [part.shape for part in parts] != [(length,) for length in lengths]:
+                raise ValueError(f"concept {id_} has other numbers of scores than texts")
+        except (KeyError, TypeError, ValueError) as error:
+            raise SteeringError(f"'{where}' is damaged ({one_line(error)}); delete it") from error
+        positives, negatives, hard, others = (part.tolist() for part in parts)
+        yield TextScores(
+            concept_id=id_,
+            positives=positives,
+            negatives=negatives,
+            hard_negatives=hard,
+            others=others,
+            pool=rows.pool,
+        )

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-from hypersteer.baselines.method import Learner
-from hypersteer.baselines.prompting import Prompting, RewrittenPrompting
 from hypersteer.concepts import Concept
 from hypersteer.config import EvaluateConfig
 from hypersteer.data.batches import prompted
-from hypersteer.evaluation.gaps import gap_examples, wrong_concept
-from hypersteer.evaluation.hypernets import Hypersteer
-from hypersteer.evaluation.plan import Plan
+from hypersteer.evaluation.concept_gap import gap_examples, wrong_concept
+from hypersteer.evaluation.protocol import Plan
 from hypersteer.lm.base import BaseLM
+from hypersteer.methods.hypernetwork import Hypersteer
+from hypersteer.methods.prompting import Prompting, RewrittenPrompting
+from hypersteer.methods.protocol import Learner
 
 
 def check_fits(
@@ -38,7 +38,7 @@ def check_fits(
     for (held, _), questions in plan.questions.items():
         concept = questions[0].concept
         if Hypersteer in kinds:
-            read = len(lm.chat.text(concept.text)) + (lm.tokenizer.bos_token_id is not None)
+            read = len(lm.chat.lead) + len(lm.chat.text(concept.text))
             lm.check_length(read, f"concept {concept.id} ({concept.text[:40]!r})")
         for one in questions:
             what = f"the instruction {one.instruction[:40]!r} with its answer"

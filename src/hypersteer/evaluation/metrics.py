@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hypersteer.errors import DataError
-from hypersteer.evaluation.rows import Judged
+from hypersteer.evaluation.records import Judged
 from hypersteer.evaluation.selection import Choice, is_judged, mean
 
 RESAMPLES = 1000

@@ -9,26 +9,25 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hypersteer.baselines.method import Learner, can_steer
 from hypersteer.config import EvaluateConfig, to_dict
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.evaluation.answers import Prepared, answer, batches
-from hypersteer.evaluation.detecting import detection_figures
-from hypersteer.evaluation.detection import Detection
+from hypersteer.evaluation.concept_gap import concept_gap, gap_examples, wrong_concept
+from hypersteer.evaluation.detection import detection_figures
+from hypersteer.evaluation.detection_metrics import Detection
+from hypersteer.evaluation.findings import HELD, Findings, Place
 from hypersteer.evaluation.fits import check_fits
-from hypersteer.evaluation.folder import ResultsFolder, writing
-from hypersteer.evaluation.gaps import concept_gap, gap_examples, wrong_concept
-from hypersteer.evaluation.judging import judge_rows, make_judge
-from hypersteer.evaluation.methods import check_split, make_methods, recipe
-from hypersteer.evaluation.plan import Plan, Question, make_plan
-from hypersteer.evaluation.report import write_report
-from hypersteer.evaluation.rows import UNSTEERED, Held, Judged, Row
+from hypersteer.evaluation.protocol import Plan, Question, make_plan
+from hypersteer.evaluation.records import Answered, Held, Judged
+from hypersteer.evaluation.scoring import judge_rows, make_judge
 from hypersteer.evaluation.selection import Key, select
-from hypersteer.evaluation.summary import HELD, Findings, Place
+from hypersteer.evaluation.store import ResultsFolder, writing
 from hypersteer.judges.judge import Judge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
+from hypersteer.methods.protocol import Learner, can_steer
+from hypersteer.methods.registry import UNSTEERED, check_split, make_methods, recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +47,29 @@ class EvaluateResult:
     html: Path
 
 
-def evaluate(config: EvaluateConfig, lm: BaseLM | None = None) -> EvaluateResult:
-    """Evaluate methods as AxBench does; an evaluation that was cut off goes on where it was.
+WriteReport = Callable[[Path, Findings], tuple[Path, Path]]
+"""Writes the report of what was found into a folder; paths of its Markdown and its HTML file."""
+
+
+def run(config: EvaluateConfig, lm: BaseLM | None, write_report: WriteReport) -> EvaluateResult:
+    """Evaluate methods; see `hypersteer.report.evaluate.evaluate`, which has it reported.
 
     Args:
         config: all settings.
         lm: a loaded base LM to share; by default the one that the settings name.
-
-    Raises:
-        ConfigError: for an unknown method or judge, or a folder of another evaluation or in use.
-        DataError: if data or instructions cannot be read.
-        SteeringError: for anything else in the settings that cannot be done.
+        write_report: writes the report at the end, while the folder is still held.
     """
     folder = ResultsFolder(config)
     with folder.hold():
-        return _evaluate(config, folder, lm)
+        findings, rows = _evaluate(config, folder, lm)
+        with writing(folder.path):
+            markdown, html = write_report(folder.path, findings)
+        return EvaluateResult(folder.path, rows, markdown, html)
 
 
-def _evaluate(config: EvaluateConfig, folder: ResultsFolder, lm: BaseLM | None) -> EvaluateResult:
+def _evaluate(
+    config: EvaluateConfig, folder: ResultsFolder, lm: BaseLM | None
+) -> tuple[Findings, Path]:
     """Open what the evaluation needs, and do it."""
     methods = make_methods(config)
     plan = make_plan(config)
@@ -96,7 +100,7 @@ class _Evaluation:
         self.lm, self.judge, self.site = lm, judge, site
         self.console = Console(stderr=True)
 
-    def go(self) -> EvaluateResult:
+    def go(self) -> tuple[Findings, Path]:
         """Method by method through all stages, each of which skips what is finished."""
         prepared: dict[str, Prepared] = {}
         rows: list[Judged] = []
@@ -117,9 +121,7 @@ class _Evaluation:
             gaps=self._gaps(prepared, rows),
             detection=self._detection(prepared),
         )
-        with writing(self.folder.path):
-            markdown, html = write_report(self.folder.path, findings)
-        return EvaluateResult(self.folder.path, self.folder.keep_rows(rows), markdown, html)
+        return findings, self.folder.keep_rows(rows)
 
     def _prepare(self, name: str) -> Prepared:
         """Let a method learn, or read what it learnt before."""
@@ -164,7 +166,7 @@ class _Evaluation:
     def _judge(self, name: str) -> list[Judged]:
         """All answers of a method, judged."""
         kept: list[list[Judged]] = []
-        left: list[tuple[int, list[Row]]] = []
+        left: list[tuple[int, list[Answered]]] = []
         for part in self._parts(name):
             key = (name, part[0].held, part[0].concept.id)
             before = self.folder.judged(self.judge.name, *key) or []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hypersteer.errors import DataError
-from hypersteer.evaluation.rows import Held, Judged
+from hypersteer.evaluation.records import Held, Judged
 
 TIE = 1e-9
 """Mean scores that differ by less are equal: they are sums of the same numbers in another order."""

@@ -1,4 +1,4 @@
-"""The hypernetwork: steering prompt and context in, steering vector out (paper, section 3).
+"""The hypernetwork: steering prompt and context in, parameters of edits out (paper, section 3).
 
 One class serves the three variants, which differ in what is read:
 
@@ -19,13 +19,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
-from hypersteer.edits import Site
+from hypersteer.edits.registry import edit_kind
+from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
+from hypersteer.hypernet.activation_prior import ActivationPrior, read_concept_states
 from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
-from hypersteer.hypernet.prior import ActivationPrior, own_states
+from hypersteer.hypernet.heads import Layout, new_head
 from hypersteer.hypernet.trunk import build_trunk, trunk_blocks
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, Spans, collate
+from hypersteer.lm.chat import collate
 from hypersteer.lm.units import dimension_scales, excess, robust_scale
 
 STYLE_RATE = 10.0
@@ -45,13 +47,10 @@ HEAVY_TAIL = 2.25
 """Root mean square of hidden states without massive dimensions, in units of their typical size, as
 in SmolLM2: tails are heavier than a normal distribution's. The unit of vectors has that factor."""
 
-HEAD_INIT = 0.05
-"""Factor on the default initialisation of the head's last layer: first edits are small."""
-
 CALIBRATION = "The quick tests of a morning: read a page, boil two eggs, and call an old friend."
 """Any ordinary text; its hidden states give the unit in which vectors are written."""
 
-USUAL = (
+CENTRE_PROMPTS = (
     "talk like a pirate",
     "mention the weather",
     "references to music and songs",
@@ -65,18 +64,22 @@ USUAL = (
 
 
 class Hypernet(nn.Module):
-    """Maps what it reads to one steering vector per row.
+    """Maps what it reads to one edit per row and site; the paper's network writes one vector.
 
     Weights are float32. The token embeddings are the base LM's, frozen and not part of it.
 
+    Attributes:
+        sites: where edits are written; states are read at the first.
+        layout: which of the numbers that the head writes is which parameter.
+
     Args:
         lm: the base LM; its first blocks are copied, itself it stays outside.
-        config: variant and sizes.
-        site: where states are read and the vector is written.
-        scale: unit of the written vectors, kept with the weights.
+        config: variant, kind of edit, and sizes.
+        site: where states are read and edits written; `config.more_layers` adds sites above it.
+        scale: unit of what is written, kept with the weights.
 
     Raises:
-        ConfigError: if the sizes do not fit the base LM.
+        ConfigError: if the sizes do not fit the base LM, or the kind of edit is unknown.
     """
 
     def __init__(
@@ -84,30 +87,23 @@ class Hypernet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.site = site
+        self.sites = sites_of(lm, config, site)
+        kind = edit_kind(config.edit)
+        self.layout = Layout(kind, lm.width, config.rank, len(self.sites))
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
-        self.cross = nn.ModuleList()
-        if config.variant == "cross-attention":
-            text_config = lm.model.config.get_text_config()
-            wanted = getattr(text_config, "num_attention_heads", None)
-            wanted = wanted or max(1, lm.width // WIDTH_PER_HEAD)
-            heads = config.cross_heads or default_heads(lm.width, wanted)
-            if lm.width % heads:
-                raise ConfigError(f"hypernet.cross_heads {heads} does not divide width {lm.width}")
-            self.cross.extend(CrossAttention(lm.width, heads) for _ in range(config.blocks))
-        hidden = config.head_width or lm.width
-        self.head = nn.Sequential(
-            nn.Linear(lm.width, hidden), nn.GELU(), nn.Linear(hidden, lm.width)
-        )
-        with torch.no_grad():
-            for parameter in self.head[-1].parameters():
-                parameter.mul_(HEAD_INIT)
+        self.cross = _cross_attention(lm, config)
+        self.head = new_head(lm.width, config.head_width or lm.width, self.layout.size)
         self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
+        if self.prior is not None and config.edit != "vector":
+            raise ConfigError(
+                f"hypernet.prior 'activation' starts from a vector, but hypernet.edit is "
+                f"'{config.edit}'; set the prior to 'none', or the edit to 'vector'"
+            )
         # What all answers of the training data share is not steering: a vector of its own learns
         # it, is there in training only, and the edits are kept at mean zero.
-        self.style = nn.Parameter(torch.zeros(lm.width)) if config.style else None
+        self.style = nn.Parameter(torch.zeros(self.layout.size)) if config.style else None
         if config.style:
-            self.register_buffer("mean", torch.zeros(lm.width))
+            self.register_buffer("mean", torch.zeros(self.layout.size))
         # No buffer: DistributedDataParallel would overwrite one with that of the first process.
         self._written: Tensor | None = None
         self.register_buffer("scale", torch.tensor(scale))
@@ -121,16 +117,17 @@ class Hypernet(nn.Module):
         mask: Bool[Tensor, "R C"],
         states: Float[Tensor, "R T D"] | None = None,
         readable: Bool[Tensor, "R T"] | None = None,
-        own: Float[Tensor, "R D"] | None = None,
-    ) -> Float[Tensor, "R D"]:
-        """Steering vectors.
+        concept_states: Float[Tensor, "R D"] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Parameters [R, ...] of the edits at each site.
 
         Args:
             embeds: the base LM's embeddings of what is read, padded on the right.
             mask: which of them are real.
-            states: the base LM's hidden states at the site (cross-attention variant only).
+            states: the base LM's hidden states at the first site (cross-attention variant only).
             readable: which states may be read: those of the base prompt.
-            own: the base LM's states of the steering prompts (with the activation prior only).
+            concept_states: the base LM's states of the steering prompts (with the activation prior
+                only).
         """
         inputs: dict = {"inputs_embeds": embeds.float(), "attention_mask": mask.long()}
         if self._takes_positions:
@@ -147,23 +144,23 @@ class Hypernet(nn.Module):
             hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
         last = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
         if self.prior is None:
-            vectors = self.head(last)
+            numbers = self.head(last)
         else:
-            assert own is not None
-            guess, beside = self.prior(own.float() / self.excess)
-            vectors = guess + self.head(last + beside)
+            assert concept_states is not None
+            guess, beside = self.prior(concept_states.float() / self.excess)
+            numbers = guess.repeat(1, self.layout.sites) + self.head(last + beside)
         if self.style is not None:
-            vectors = self._without_style(vectors, self.style)
-        return (vectors * self.scale).float()
+            numbers = self._without_style(numbers, self.style)
+        return self.layout.split(numbers, cast(Tensor, self.scale))
 
-    def _without_style(self, vectors: Tensor, style: Tensor) -> Tensor:
-        """Vectors less their running mean; in training, with the style vector in its place."""
+    def _without_style(self, numbers: Tensor, style: Tensor) -> Tensor:
+        """Numbers less their running mean; in training, with the style in its place."""
         if not self.training:
-            return vectors - self.mean
-        raw = vectors.detach().float()
+            return numbers - self.mean
+        raw = numbers.detach().float()
         summed = torch.cat([raw.sum(0), raw.new_tensor([len(raw)])])
         self._written = summed if self._written is None else self._written + summed
-        return vectors - self.mean + STYLE_RATE * style
+        return numbers - self.mean + STYLE_RATE * style
 
     def follow_mean(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Move the running mean towards the mean of all vectors written in training since last.
@@ -183,13 +180,17 @@ class Hypernet(nn.Module):
 
 
 def new_hypernet(
-    lm: BaseLM, config: HypernetConfig, site: Site, seed: int, texts: Sequence[str] = USUAL
+    lm: BaseLM,
+    config: HypernetConfig,
+    site: Site,
+    seed: int,
+    texts: Sequence[str] = CENTRE_PROMPTS,
 ) -> Hypernet:
     """An untrained hypernetwork; the same seed gives the same weights.
 
     Args:
         lm: the base LM.
-        config: variant and sizes.
+        config: variant, kind of edit, and sizes.
         site: where it reads and writes.
         seed: of its random weights.
         texts: steering prompts whose mean state the activation prior takes as its centre.
@@ -201,62 +202,46 @@ def new_hypernet(
         torch.manual_seed(seed)
         hidden = _typical_states(lm, site)
         hypernet = Hypernet(lm, config, site, scale=HEAVY_TAIL * robust_scale(hidden))
-    cast(Tensor, hypernet.excess).copy_(excess(dimension_scales(hidden), MASSIVE))
+    hypernet.get_buffer("excess").copy_(excess(dimension_scales(hidden), MASSIVE))
     if hypernet.prior is not None:
-        centre = own_states(lm, site, [lm.chat.text(text) for text in texts]).mean(0)
-        hypernet.prior.centre.copy_(centre / hypernet.excess)
+        steering = [lm.chat.text(text) for text in texts]
+        centre = read_concept_states(lm, site, steering).mean(0)
+        hypernet.prior.get_buffer("centre").copy_(centre / hypernet.excess)
     return hypernet
 
 
-def read_steering(
-    lm: BaseLM, config: HypernetConfig, site: Site, steering: Sequence[Sequence[int]]
-) -> Float[Tensor, "R D"] | None:
-    """What `write_vectors` wants as `own`: None without the activation prior."""
-    return own_states(lm, site, steering) if config.prior == "activation" else None
+def sites_of(lm: BaseLM, config: HypernetConfig, site: Site) -> list[Site]:
+    """Where a hypernetwork writes: the site whose states it reads, and others above it.
 
-
-def write_vectors(
-    network: nn.Module,
-    lm: BaseLM,
-    config: HypernetConfig,
-    steering: Sequence[Sequence[int]],
-    prompts: Sequence[PromptIds],
-    hidden: Float[Tensor, "B T D"] | None = None,
-    spans: Spans | None = None,
-    own: Float[Tensor, "R D"] | None = None,
-) -> Float[Tensor, "R D"]:
-    """Run a hypernetwork on R steering prompts for B base prompts, in one pass.
-
-    Args:
-        network: the hypernetwork, or a distributed wrapper around it.
-        lm: the base LM.
-        config: the hypernetwork's configuration.
-        steering: R lists of token ids; R is a multiple of B, and row r belongs to base row r mod B.
-        prompts: B base prompts.
-        hidden: the base LM's states at the site; only the cross-attention variant needs them.
-        spans: what each base token is; needed with `hidden`.
-        own: what `read_steering` gives for these steering prompts.
+    Raises:
+        ConfigError: if one is not above the last.
+        ModelError: if one is not in the base LM.
     """
-    copies = len(steering) // len(prompts)
-    if config.variant == "in-context":
-        steering = [
-            [*ids, *prompt.ids[prompt.prefix :]]
-            for ids, prompt in zip(steering, [*prompts] * copies, strict=True)
-        ]
-    bos = lm.tokenizer.bos_token_id
-    lead = [] if bos is None else [bos]
-    read = collate([PromptIds([*lead, *ids], 0) for ids in steering], pad_id=lm.chat.pad_id)
-    read = read.to(lm.device)
-    embeds = lm.embed(read.ids)
+    sites = [lm.site(site.layer, site.kind)]
+    for layer in config.more_layers:
+        sites.append(lm.site(layer, site.kind))
+        if sites[-1] <= sites[-2]:
+            raise ConfigError(
+                f"hypernet.more_layers {list(config.more_layers)} must ascend from above layer "
+                f"{sites[0].layer}, where states are read"
+            )
+    return sites
+
+
+def _cross_attention(lm: BaseLM, config: HypernetConfig) -> nn.ModuleList:
+    """Cross-attention for every block of the trunk, in the variant that has it.
+
+    Raises:
+        ConfigError: if the number of heads does not divide the width.
+    """
     if config.variant != "cross-attention":
-        return network(embeds, read.spans.real, own=own)
-    assert hidden is not None
-    assert spans is not None
-    # Response tokens and outer padding are cut off before anything is computed on them.
-    columns = spans.prompt.any(0).nonzero().squeeze(1)
-    window = slice(int(columns[0]), int(columns[-1]) + 1)
-    states = hidden[:, window].detach().repeat(copies, 1, 1)
-    return network(embeds, read.spans.real, states, spans.prompt[:, window].repeat(copies, 1), own)
+        return nn.ModuleList()
+    wanted = getattr(lm.model.config.get_text_config(), "num_attention_heads", None)
+    wanted = wanted or max(1, lm.width // WIDTH_PER_HEAD)
+    heads = config.cross_heads or default_heads(lm.width, wanted)
+    if lm.width % heads:
+        raise ConfigError(f"hypernet.cross_heads {heads} does not divide width {lm.width}")
+    return nn.ModuleList(CrossAttention(lm.width, heads) for _ in range(config.blocks))
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from hypersteer.config import from_dict
 from hypersteer.errors import ConfigError, SteeringError, nearest, one_line
-from hypersteer.files import output_file, path_of, read_json, write_text
+from hypersteer.files import output_file, package_data, path_of, read_json, write_text
 from hypersteer.judges.judge import DIMENSIONS
 
 FORMAT = 1
@@ -122,7 +121,7 @@ class Calibration:
         Raises:
             ConfigError: if there is no such file or it is no calibration of this format.
         """
-        bundled = Path(str(files("hypersteer.judges"))) / BUNDLED
+        bundled = package_data("judges", BUNDLED)
         source = bundled if path is None else path_of(path, "the calibration")
         try:
             return cls._read(read_json(source))

@@ -9,8 +9,8 @@ from hypersteer.config import JudgeConfig
 from hypersteer.errors import ConfigError, nearest
 from hypersteer.judges.calibration import RECIPE, Calibration, Scale
 from hypersteer.judges.judge import DIMENSIONS, Answer, Failure, Judgement, Rating
-from hypersteer.judges.signals import SignalReader, Signals
-from hypersteer.judges.words import words_of
+from hypersteer.judges.lexical import words_of
+from hypersteer.judges.lm_signals import SignalReader, Signals
 from hypersteer.lm.base import BaseLM
 
 AT_ONCE = 64
@@ -35,7 +35,7 @@ MEANING = {
 
 
 class LikelihoodJudge:
-    """Scores answers from signals of a base LM (`hypersteer.judges.signals`).
+    """Scores answers from signals of a base LM (`hypersteer.judges.lm_signals`).
 
     A score is twice the expected label under the calibration: positives of the calibration data
     count 1; negatives, responses to other instructions and corrupted responses count 0. Equal

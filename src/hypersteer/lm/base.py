@@ -1,7 +1,9 @@
 """The base LM as a value: a frozen model, its tokenizer and blocks, one forward under edits."""
 
+import importlib
 import inspect
-import logging
+from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,21 +12,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from hypersteer.edits import Site
-from hypersteer.errors import CheckpointError, SteeringError
-from hypersteer.identity import Identity, described
+from hypersteer.edits.edit import Edit
+from hypersteer.edits.sites import Site
+from hypersteer.errors import CheckpointError, SteeringError, short
+from hypersteer.identity import Identity, described, difference
 from hypersteer.lm.blocks import check_site, find_blocks
 from hypersteer.lm.chat import Chat, TokenBatch
+from hypersteer.lm.checks import check_runs
+from hypersteer.lm.edited import edited, edits_of_rows
 from hypersteer.lm.hooks import capture, head_at
 from hypersteer.lm.sketch import measure
 from hypersteer.lm.turns import end_of_turn
 
-log = logging.getLogger(__name__)
-
 DEFAULT_HEIGHT = 0.4
 """How far up the blocks a site is by default."""
-
-
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 """How configurations call the context window, the commonest first."""
 
@@ -72,8 +73,6 @@ class BaseLM:
         Raises:
             ModelError: if it cannot be steered, see `hypersteer.lm.checks`.
         """
-        from hypersteer.lm.checks import check_runs  # it builds on this class
-
         model.eval().requires_grad_(False)
         accepted = frozenset(inspect.signature(model.forward).parameters)
         ends = getattr(model.generation_config, "eos_token_id", None)
@@ -188,41 +187,78 @@ class BaseLM:
             self.forward(batch)
         return states[site]
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings [..., D] of token ids."""
-        return self.embeddings(ids)
+    def generate(
+        self,
+        prompts: Any,
+        *,
+        edit: Any = None,
+        edits: Any = (),
+        strength: Any = 1.0,
+        decisions: Any = None,
+        **decoding: Any,
+    ) -> str | list[str]:
+        """Answer prompts under fixed edits, in one batch: see `hypersteer.answering.generate`.
 
-    def generate(self, prompts: Any, **options: Any) -> Any:
-        """Answer prompts under fixed edits: see `hypersteer.lm.steered.generate`."""
-        from hypersteer.lm import steered  # it builds on this class
+        `edit` and `strength` are for all prompts or one per prompt, `edits` act on every row
+        besides; `decoding` is what `hypersteer.engine.decoding.Decoding` has.
+        """
+        options = {"steer": edit, "edits": edits, "strength": strength, "decisions": decisions}
+        return _answering().generate(self, prompts, **options, **decoding)
 
-        return steered.generate(self, prompts, **options)
+    def stream(
+        self,
+        prompt: Any,
+        *,
+        edit: Any = None,
+        edits: Any = (),
+        strength: Any = 1.0,
+        decisions: Any = None,
+        **decoding: Any,
+    ) -> Generator[str]:
+        """Answer one prompt piece by piece: see `hypersteer.answering.stream`."""
+        options = {"steer": edit, "edits": edits, "strength": strength, "decisions": decisions}
+        return _answering().stream(self, prompt, **options, **decoding)
 
-    def stream(self, prompt: Any, **options: Any) -> Any:
-        """Answer one prompt piece by piece: see `hypersteer.lm.steered.stream`."""
-        from hypersteer.lm import steered
+    def edited(
+        self, edit: Any = None, *, edits: Any = (), strength: Any = 1.0
+    ) -> AbstractContextManager[None]:
+        """Steer whatever runs the Hugging Face model `lm.model` inside a `with` block.
 
-        return steered.stream(self, prompt, **options)
-
-    def difference(self, stored: str, what: str) -> str:
-        """In what a stored base LM differs from this one, for a message; empty if it is this one.
+        Its own `generate`, a pipeline or an evaluation harness, in this thread; undone exactly when
+        the block ends. What a call starts with is the prompt, what follows from its cache the
+        response; no named scope touches what a row has in common with the chat prefix (its BOS).
 
         Args:
-            stored: `str(lm.identity)`, or the fingerprint that an earlier version wrote.
-            what: what was stored with it, such as `the edit 'x'`; named in an advice to save it
-                anew where it has a fingerprint only.
+            edit: an edit for all rows, or a list with one (or None) per row.
+            edits: edits that act on every row besides, each an edit or a pair (edit, strength).
+            strength: one for all, or one per row.
         """
-        try:
-            return Identity.parse(stored).difference(self.identity)
-        except ValueError:
-            if stored != self.fingerprint:
-                return f"it is {stored}, not {self.fingerprint}"
-        log.warning(
-            "%s was saved by an earlier version, which told base LMs apart by their embeddings "
-            "only; save it anew",
-            what,
-        )
-        return ""
+        rows, strengths = edits_of_rows(edit, edits, strength)
+        return edited(self, rows, strengths)
+
+    def site_of(self, edit: Any) -> Site:
+        """Where an edit acts in this base LM.
+
+        Raises:
+            CheckpointError: if it was made for another base LM.
+            ModelError: if its site is not in this one.
+            SteeringError: if it is no edit, or its width is not the base LM's.
+        """
+        if not isinstance(edit, Edit):
+            raise SteeringError(
+                f"{short(edit)} is not an edit; make one with steerer.edit or load_edit"
+            )
+        named = f"the edit '{edit.steering_prompt}'"
+        self.check_made_for(edit.base_lm, named, "make it anew with this one")
+        if edit.width != self.width:
+            raise SteeringError(
+                f"{named} has width {edit.width}, but {self.name} has width {self.width}"
+            )
+        return self.site(edit.site.layer, edit.site.kind)
+
+    def difference(self, stored: str, what: str) -> str:
+        """In what a stored base LM differs from this one: see `hypersteer.identity.difference`."""
+        return difference(stored, self.identity, what)
 
     def check_made_for(self, stored: str, what: str, way_out: str, made: str = "made") -> None:
         """Refuse what was made for another base LM.
@@ -253,3 +289,11 @@ class BaseLM:
                 f"{what} needs {tokens} tokens, but the context window of {self.name} has "
                 f"{self.context_window}; shorten it"
             )
+
+
+def _answering() -> Any:
+    """What answers prompts: it stands on conditions and engine, far above this module.
+
+    Named, not imported, as methods are in their registry: nothing here depends on it.
+    """
+    return importlib.import_module("hypersteer.answering")

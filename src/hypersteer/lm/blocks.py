@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import ModelError
 
 

@@ -35,9 +35,13 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[..., :new, :] for room in self._room)
         return self.keys, self.values
 
+    def forget_room(self) -> None:
+        """Begin with new room at the next step, since keys and values are other ones."""
+        self._room = None
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Pick rows by number, in any order, some of them several times or never."""
-        self._room = None
+        self.forget_room()
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
 
     @staticmethod
@@ -56,26 +60,3 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
-
-
-def pick_rows(cache: DynamicCache, rows: Tensor) -> None:
-    """Keep these rows, by number and in this order; some may be taken several times.
-
-    `reorder_cache` is what every kind of layer has, linear attention and convolutions included.
-    """
-    cache.reorder_cache(rows)  # type: ignore[arg-type]
-
-
-def joined(lower: DynamicCache, upper: DynamicCache, below: int, rows: Tensor) -> DynamicCache:
-    """One cache from the lowest layers of one and the others of another.
-
-    Args:
-        lower: cache of a pass up to a border; its rows are picked by number.
-        upper: cache of the pass above it, which has as many rows as are picked.
-        below: number of layers below the border.
-        rows: which rows of `lower` to take, in order; some may be taken several times.
-    """
-    lower.layers = lower.layers[:below]
-    pick_rows(lower, rows)
-    upper.layers = [*lower.layers, *upper.layers[below:]]
-    return upper

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hypersteer.edits import Scope
 from hypersteer.errors import ModelError, SteeringError, one_line
 from hypersteer.lm.control import QUIETLY, ControlTokens
 from hypersteer.lm.messages import Messages, Prompt, as_messages
@@ -100,7 +99,18 @@ class Chat:
         self._control = ControlTokens(tokenizer, written, self.end_of_turn)
         self._lead, self._tail = around(tokenizer)
         first, second = (self._prompt_ids(as_messages(text)) for text in ("1", "2"))
-        self._prefix = first[: _common(first, second)]
+        self._prefix = first[: common(first, second)]
+
+    @property
+    def prefix(self) -> list[int]:
+        """Ids that the template puts before any user text."""
+        return list(self._prefix)
+
+    @property
+    def lead(self) -> list[int]:
+        """Ids that stand before bare text that is read by itself: the BOS, if there is one."""
+        bos = self.tokenizer.bos_token_id
+        return [] if bos is None else [bos]
 
     def prompt(self, prompt: Prompt) -> PromptIds:
         """Token ids of a prompt, ready for the response to follow.
@@ -110,7 +120,7 @@ class Chat:
             ModelError: if it holds a token that the base LM does not know.
         """
         ids = self._prompt_ids(as_messages(prompt))
-        return PromptIds(ids, min(_common(ids, self._prefix), len(ids) - 1))
+        return PromptIds(ids, min(common(ids, self._prefix), len(ids) - 1))
 
     def response(self, text: str, *, ends: bool = False) -> list[int]:
         """Token ids of a response, with the end of turn if it `ends`.
@@ -235,56 +245,8 @@ def collate(
     return TokenBatch(ids, Spans(*masks))
 
 
-def scope_mask(scopes: Sequence[Scope], spans: Spans) -> Bool[Tensor, "B T"]:
-    """Mark the tokens that each row's scope touches; never padding.
-
-    Raises:
-        SteeringError: if a boolean scope is not as long as the row's prefix and prompt.
-    """
-    masks = []
-    for scope, prefix, prompt, response in zip(scopes, *spans, strict=True):
-        if scope == "all":
-            masks.append(prompt | response)
-        elif scope == "prompt":
-            masks.append(prompt)
-        elif scope == "response":
-            masks.append(response)
-        elif scope == "last_prompt":
-            last = prompt.long().cumsum(0) == prompt.sum()
-            masks.append(prompt & last)
-        else:
-            before = prefix | prompt
-            masks.append(_explicit(scope, before))
-    return torch.stack(masks)
-
-
-def check_scope_length(scope: Scope, prompt: PromptIds) -> None:
-    """Refuse a boolean scope that is not as long as prefix and prompt.
-
-    Raises:
-        SteeringError: naming both lengths.
-    """
-    if not isinstance(scope, str) and len(scope) != len(prompt.ids):
-        raise SteeringError(
-            f"the scope mask has {len(scope)} entries, but prefix and prompt have "
-            f"{len(prompt.ids)} tokens; give one entry for each"
-        )
-
-
-def _explicit(scope: "str | tuple[bool, ...]", before: Tensor) -> Tensor:
-    count = int(before.sum())
-    if count and len(scope) != count:
-        raise SteeringError(
-            f"the scope mask has {len(scope)} entries, but prefix and prompt have {count} tokens"
-        )
-    mask = torch.zeros_like(before)
-    if count:
-        mask[before] = torch.tensor(scope, dtype=torch.bool, device=before.device)
-    return mask
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common prefix of two lists of ids."""
     for index, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return index

@@ -1,15 +1,16 @@
 """What is found out about a base LM before anyone relies on it."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import ModelError, one_line
-from hypersteer.lm.base import BaseLM
 from hypersteer.lm.cache import new_cache
-from hypersteer.lm.chat import PromptIds, collate
+from hypersteer.lm.chat import Chat, PromptIds, TokenBatch, collate
 from hypersteer.lm.hooks import capture
 
 CLOSE = {torch.float32: 1e-2}
@@ -21,7 +22,56 @@ LENGTHS = (5, 2)
 """Tokens of the two rows that are tried."""
 
 
-def check_runs(lm: BaseLM) -> None:
+@runtime_checkable
+class Runs(Protocol):
+    """What is tried of a base LM."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The Hugging Face model."""
+        ...
+
+    @property
+    def chat(self) -> Chat:
+        """Prompts as token ids."""
+        ...
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Its decoder blocks."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Width D of the hidden states."""
+        ...
+
+    @property
+    def vocab(self) -> int:
+        """Number V of token ids that the model knows."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the hidden states."""
+        ...
+
+    def forward(self, batch: TokenBatch, **extra: Any) -> Any:
+        """Run the model on a batch."""
+        ...
+
+
+def check_runs(lm: Runs) -> None:
     """Refuse a model that cannot be run as the package runs it.
 
     Some architectures swallow the cache that they are given, or ignore the attention mask, and
@@ -69,10 +119,10 @@ def check_runs(lm: BaseLM) -> None:
 
 
 @torch.no_grad()
-def _apart(lm: BaseLM) -> tuple[list[Tensor], list[tuple[int, ...]]]:
+def _apart(lm: Runs) -> tuple[list[Tensor], list[tuple[int, ...]]]:
     """Logits [T, V] of each row by itself, and the shapes of the states between its blocks."""
     logits, shapes = [], []
-    for ids in _rows(lm):
+    for ids in trial_rows(lm.vocab, LENGTHS):
         batch = collate([PromptIds(ids, 0)], pad_id=lm.chat.pad_id).to(lm.device)
         with capture(lm.blocks, [Site(0)]) as states:
             logits.append(lm.forward(batch).logits[0].float())
@@ -81,9 +131,9 @@ def _apart(lm: BaseLM) -> tuple[list[Tensor], list[tuple[int, ...]]]:
 
 
 @torch.no_grad()
-def _together(lm: BaseLM) -> tuple[Tensor, Tensor]:
+def _together(lm: Runs) -> tuple[Tensor, Tensor]:
     """Logits [B, V] of the last token but one and of the last one, in one batch with a cache."""
-    rows = _rows(lm)
+    rows = trial_rows(lm.vocab, LENGTHS)
     first = collate([PromptIds(ids[:-1], 0) for ids in rows], pad_id=lm.chat.pad_id, side="left")
     whole = collate([PromptIds(ids, 0) for ids in rows], pad_id=lm.chat.pad_id, side="left")
     first, whole = first.to(lm.device), whole.to(lm.device)
@@ -95,10 +145,10 @@ def _together(lm: BaseLM) -> tuple[Tensor, Tensor]:
     return prefilled.float(), stepped.logits[:, -1].float()
 
 
-def _rows(lm: BaseLM) -> Sequence[list[int]]:
-    """Ids of the rows; which ones does not matter, but they differ."""
-    known = min(lm.vocab, 97)
-    return [[(7 * at + 3 * length) % known for at in range(length)] for length in LENGTHS]
+def trial_rows(vocab: int, lengths: Sequence[int]) -> list[list[int]]:
+    """Ids of rows to try a model with; which ones does not matter, but they differ."""
+    known = min(vocab, 97)
+    return [[(7 * at + 3 * length) % known for at in range(length)] for length in lengths]
 
 
 def _distance(got: Tensor, expected: Tensor) -> float:
@@ -106,9 +156,9 @@ def _distance(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / (expected - expected.mean()).norm().clamp(min=1e-9))
 
 
-def _named(lm: BaseLM) -> str:
+def _named(lm: Runs) -> str:
     return f"{lm.name} ({type(lm.model).__name__})"
 
 
-def _dtype(lm: BaseLM) -> str:
+def _dtype(lm: Runs) -> str:
     return str(lm.dtype).removeprefix("torch.")

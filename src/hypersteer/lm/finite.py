@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hypersteer.edits.kinds import Applies, Params
 from hypersteer.errors import SteeringError
 
 WAY_OUT = "lower the strength, or load the base LM in a dtype of wider range (float32 is widest)"
@@ -21,26 +22,28 @@ def check_range(strengths: Sequence[float]) -> None:
             raise SteeringError(f"strength {strength:g} is beyond float32; try values from 0 to 2")
 
 
-def check_vectors(vectors: Tensor, strengths: Sequence[float], dtype: torch.dtype) -> None:
-    """Refuse vectors, strength included, that are not finite in the dtype they are added in.
+def check_added(kind: Applies, params: Params, strength: Tensor, dtype: torch.dtype) -> None:
+    """Refuse what would be added, strength included, where it is not finite in the states' dtype.
 
-    Their squares must be finite too, in float32: that is where norms take them.
+    Squares must be finite too, in float32: that is where norms take them.
 
     Args:
-        vectors: [B, D].
-        strengths: what they were multiplied by: one for each part of as many rows.
+        kind: of the edits.
+        params: [B, ...] of B rows.
+        strength: [B].
         dtype: of the hidden states.
 
     Raises:
         SteeringError: naming the first such row's strength.
     """
-    fits = vectors.to(dtype).isfinite().all(-1) & vectors.float().square().sum(-1).isfinite()
-    if not bool(fits.all()):
-        part = fits.tolist().index(False) * len(strengths) // len(vectors)
-        raise SteeringError(
-            f"at strength {strengths[part]:g} the edit is beyond what {name_of(dtype)} can hold; "
-            f"{WAY_OUT}"
-        )
+    for name in kind.added:
+        each = params[name].flatten(1) * strength[:, None]
+        fits = each.to(dtype).isfinite().all(-1) & each.float().square().sum(-1).isfinite()
+        if not bool(fits.all()):
+            told = float(strength[fits.tolist().index(False)])
+            raise SteeringError(
+                f"at strength {told:g} the edit is beyond what {name_of(dtype)} can hold; {WAY_OUT}"
+            )
 
 
 def no_logits(strength: float | None, dtype: torch.dtype) -> SteeringError:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.errors import SteeringError
 from hypersteer.lm.blocks import site_module
 

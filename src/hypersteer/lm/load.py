@@ -1,6 +1,7 @@
 """Load a base LM from an alias, a Hugging Face id, a local folder, or a .gguf file."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def open_lm(config: LMConfig) -> BaseLM:
     """Load the base LM that settings name; see `load_lm`."""
     return load_lm(
-        config.name, device=config.device, dtype=config.dtype, quantization=config.quantization
+        config.name,
+        device=config.device,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        revision=config.revision,
+        device_map=config.device_map,
+        attn_implementation=config.attn_implementation,
     )
 
 
@@ -48,6 +55,9 @@ def load_lm(
     device: str | None = None,
     dtype: str | None = None,
     quantization: str | None = None,
+    revision: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    attn_implementation: str | None = None,
     blocks: str | None = None,
 ) -> BaseLM:
     """Load a base LM, frozen and ready to be steered.
@@ -58,25 +68,33 @@ def load_lm(
         device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the first that exists of CUDA, MPS, CPU.
         dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU, else bfloat16.
         quantization: `8bit` or `4bit` weights through bitsandbytes (extra `quantization`).
+        revision: branch, tag or commit of a model on the Hugging Face Hub.
+        device_map: how to spread the weights over devices, as transformers takes it (`auto`, or
+            devices by module); instead of `device`.
+        attn_implementation: `sdpa`, `eager`, `flash_attention_2` and the like; by default what
+            transformers chooses.
         blocks: dotted path of the decoder blocks where they cannot be found by structure.
 
     Raises:
-        ConfigError: for an unknown device, dtype or quantization.
+        ConfigError: for an unknown device, dtype or quantization, or what does not go together.
         ModelError: if the model cannot be found or loaded.
     """
     name = str(name)
+    if device is not None and device_map is not None:
+        raise ConfigError(f"device '{device}' and a device_map: give one of them")
     target = pick_device(device)
     kind = pick_dtype(dtype, target)
-    folder, gguf_file = _locate(name)
-    quantized = _quantized(quantization, target)
+    folder, gguf_file = _locate(name, revision)
+    options = {**_quantized(quantization, target), **_given(device_map, attn_implementation)}
+    at = {} if revision is None else {"revision": revision}
     hf_logging.disable_progress_bar()
     try:
         if gguf_file:
             folder = converted(Path(folder) / gguf_file)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **at)
         _check_template(tokenizer.chat_template)
-        model = load_weights(folder, dtype=kind, quantized=quantized)
-        if not quantized:
+        model = load_weights(folder, dtype=kind, options={**options, **at})
+        if "device_map" not in options:
             model.to(target)  # type: ignore[arg-type]
         return BaseLM.of(model, tokenizer, name=name, blocks=blocks)
     except ModelError:
@@ -134,13 +152,23 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _locate(name: str) -> tuple[str, str | None]:
+def _given(
+    device_map: str | Mapping[str, Any] | None, attn_implementation: str | None
+) -> dict[str, Any]:
+    """What `from_pretrained` is told besides, where a caller says so."""
+    given = {"device_map": device_map, "attn_implementation": attn_implementation}
+    return {option: value for option, value in given.items() if value is not None}
+
+
+def _locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """Where to load from, and the GGUF file in it, if it is one.
 
     Raises:
         ModelError: for a missing file or folder, or a name that is no id.
     """
     path = path_of(name, "the base LM", ModelError)
+    if revision is not None and (is_folder(path) or path.suffix == ".gguf"):
+        raise ModelError(f"'{name}' is on this disk, where there is no revision '{revision}'")
     if path.suffix == ".gguf":
         if not is_file(path):
             raise ModelError(f"no such file: '{name}'")
@@ -149,7 +177,7 @@ def _locate(name: str) -> tuple[str, str | None]:
         if not is_file(path / "config.json"):
             raise ModelError(f"the folder '{name}' holds no config.json, so it is no model")
         return str(path), None
-    if name in PACKAGED and (found := packaged_gguf(*PACKAGED[name])):
+    if name in PACKAGED and revision is None and (found := packaged_gguf(*PACKAGED[name])):
         return str(found.parent), found.name
     if name in ALIASES:
         return ALIASES[name], None
@@ -158,13 +186,13 @@ def _locate(name: str) -> tuple[str, str | None]:
             f"unknown base LM '{name}': no alias, Hugging Face id (owner/name), local folder or "
             f".gguf file{nearest(name, ALIASES)}"
         )
-    _check_hub(name)
+    _check_hub(name, revision)
     return name, None
 
 
-def _check_hub(name: str) -> None:
+def _check_hub(name: str, revision: str | None) -> None:
     try:
-        AutoConfig.from_pretrained(name)
+        AutoConfig.from_pretrained(name, **({} if revision is None else {"revision": revision}))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot get '{name}' from the Hugging Face Hub or its local cache: {one_line(error)}"

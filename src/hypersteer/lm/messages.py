@@ -8,6 +8,9 @@ from hypersteer.errors import SteeringError, nearest, one_line
 Prompt = str | Sequence[dict[str, Any]]
 """One user turn, or a list of chat messages with `role` and `content`."""
 
+Prompts = Prompt | Mapping[str, Any] | Sequence[Prompt | Mapping[str, Any]]
+"""A prompt (a text, a chat message, or a list of chat messages), or a list of prompts."""
+
 Messages = list[dict[str, Any]]
 
 

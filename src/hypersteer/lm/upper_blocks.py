@@ -18,9 +18,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from hypersteer.edits import Site
+from hypersteer.edits.sites import Site
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, TokenBatch, collate
+from hypersteer.lm.checks import trial_rows
 from hypersteer.lm.hooks import capture
 
 CLOSE = {torch.float32: 1e-3}
@@ -119,8 +120,7 @@ def _checked(lm: BaseLM, below: int) -> UpperBlocks | None:
 
 def _probe(lm: BaseLM) -> TokenBatch:
     """Two short rows of different lengths, whose ids differ."""
-    count = min(lm.vocab, 97)
-    rows = [[(7 * i + 3) % count for i in range(6)], [(5 * i + 1) % count for i in range(4)]]
+    rows = trial_rows(lm.vocab, (6, 4))
     return collate([PromptIds(ids, 0) for ids in rows], pad_id=lm.chat.pad_id).to(lm.device)
 
 

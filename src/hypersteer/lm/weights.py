@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from hypersteer.errors import ModelError
@@ -26,7 +26,7 @@ def load_weights(
     *,
     dtype: torch.dtype,
     gguf_file: str | None = None,
-    quantized: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load a causal LM whose files hold all of its weights, and none for blocks that it lacks.
 
@@ -34,20 +34,20 @@ def load_weights(
         source: folder or Hugging Face id.
         dtype: what the weights become.
         gguf_file: name of the GGUF file in the folder, if it is one.
-        quantized: further arguments of `from_pretrained`, for 8- and 4-bit weights.
+        options: further arguments of `from_pretrained`: revision, device map, quantization.
 
     Raises:
         ModelError: naming weights that are missing, or that have no place in the model.
         Exception: whatever transformers raises for files that it cannot read.
     """
-    options: dict[str, Any] = {"dtype": dtype, **(quantized or {})}
+    given: dict[str, Any] = {"dtype": dtype, **(options or {})}
     if gguf_file is not None:
-        options["gguf_file"] = gguf_file
+        given["gguf_file"] = gguf_file
     else:
-        _check_depth(source)
+        given["config"] = _checked_config(source, given.get("revision"))
     with _quiet():
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, output_loading_info=True, **options
+            source, output_loading_info=True, **given
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
@@ -62,19 +62,21 @@ def load_weights(
     return model
 
 
-def _check_depth(source: str | Path) -> None:
-    """Refuse a config.json with so many blocks that making them, still empty, would take hours.
+def _checked_config(source: str | Path, revision: str | None) -> PretrainedConfig:
+    """The configuration, unless it has so many blocks that making them, still empty, takes hours.
 
     Raises:
         ModelError: naming the number.
     """
-    config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
-    depth = getattr(config, "num_hidden_layers", 0)
+    at = {} if revision is None else {"revision": revision}
+    config = AutoConfig.from_pretrained(source, **at)
+    depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if isinstance(depth, int) and depth > MOST_BLOCKS:
         raise ModelError(
             f"config.json of '{source}' says {depth} decoder blocks, more than any model has "
             f"({MOST_BLOCKS} at most); it is damaged"
         )
+    return config
 
 
 def _of_blocks(model: PreTrainedModel, report: dict[str, Any]) -> set[str]:

@@ -1,10 +1,11 @@
-"""What is written into the hidden states of a running batch at a site.
+"""What is written into the hidden states of a running batch: edits of any kind, one per row.
 
-`VectorWriter` adds one vector per row; `DeltaWriter` adds what depends on the state it is added to;
-`GatedWriter` lets other writers act only in the rows whose gate is open.
+A `Writer` applies edits of one kind at one site. Rows may have several writers; those of a site
+act in their order, and what is made from the states there is made before any of them writes.
+Shapes: B rows of a request, R running rows (B times the number of strengths), T tokens, D width.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -12,282 +13,255 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hypersteer.edits import Scope, Site
-from hypersteer.lm.chat import Spans, scope_mask
-from hypersteer.lm.finite import check_vectors
-from hypersteer.lm.gate import Gate
+from hypersteer.edits.kinds import Applies, Params, joined
+from hypersteer.edits.sites import Scope, Site
+from hypersteer.edits.vector import VECTOR
+from hypersteer.lm.chat import Spans, TokenBatch
+from hypersteer.lm.finite import check_added
 from hypersteer.lm.hooks import ReadWrite, at_sites
+from hypersteer.lm.scopes import scope_mask
 
-MakeVectors = Callable[[Tensor, Spans], Tensor]
-"""Hidden states [B, T, D] at the site and their spans -> vectors [B, D], strength included."""
-
-
-Delta = Callable[[Tensor, Tensor], Tensor]
-"""Hidden states [B, T, D] and the row numbers [B] they belong to -> what is added at strength 1."""
+MakeParams = Callable[[Tensor, Spans], Params]
+"""Hidden states [B, T, D] at the site and their spans -> parameters [B, ...] at strength 1."""
 
 
 @runtime_checkable
-class Writer(Protocol):
-    """Writes at one site, into the rows it was made for, as a generation runs.
+class Switch(Protocol):
+    """Turns edits on and off, row by row, by what it reads as the batch runs.
+
+    Attributes:
+        rechecks: whether it may decide anew during the response.
+    """
+
+    rechecks: bool
+
+    def start(self, copies: int, finished: Collection[int] = ()) -> None:
+        """Begin a generation; see `hypersteer.conditions.gate.Gate`, which is one."""
+        ...
+
+    def look_ahead(self, batch: TokenBatch) -> None:
+        """Read what lies above the edits, in a pass of its own, before the prefill."""
+        ...
+
+    def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
+        """What is read in the next forward pass, before anything is written there."""
+        ...
+
+    def open(self, slot: int) -> Bool[Tensor, " R"]:
+        """In which rows the edit that is the row's number `slot` acts."""
+        ...
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Forget all rows but these, in this order."""
+        ...
+
+
+class Writer:
+    """Applies edits of one kind at one site, on the tokens of each row's scope.
+
+    The first forward pass of a generation (the prefill) fixes the parameters, made from the hidden
+    states at the site where they are given as a function; later passes hold response tokens only
+    and reuse them. The next prefill makes them anew. At several strengths each row is written once
+    per strength.
 
     Attributes:
         site: where it writes.
+        kind: how parameters apply.
+        params: [R, ...], once they are fixed.
+        switch: what turns its edits on and off; None if they always act.
+
+    Args:
+        site: where it writes.
+        kind: how parameters apply.
+        params: [B, ...] at strength 1, or what makes them in the prefill.
+        scopes: which tokens to touch, one per row; None for a row without an edit.
+        strengths: of each row; by default 1.
+        switch: see above.
+        slot: its edits' number among those of a row, by which a switch knows them.
+        copies: all rows are written once at each of these strengths, which multiply their own.
     """
 
-    site: Site
+    def __init__(
+        self,
+        site: Site,
+        kind: Applies,
+        params: Params | MakeParams,
+        scopes: Sequence[Scope | None],
+        strengths: Sequence[float] | None = None,
+        *,
+        switch: Switch | None = None,
+        slot: int = 0,
+        copies: Sequence[float] = (1.0,),
+    ) -> None:
+        self.site, self.kind, self.switch, self.slot = site, kind, switch, slot
+        self.params: dict[str, Tensor] | None = None
+        self._source = params
+        self._scopes = tuple(scopes)
+        self._given = tuple(strengths or [1.0] * len(scopes))
+        self._copies = tuple(copies)
+        self._fixed = False
+        self._restart()
 
     def at(self, strengths: Sequence[float]) -> "Writer":
         """This writer for `len(strengths)` copies of its rows, each copy at its own strength.
 
         Row r of copy c is row `c * B + r`, as `hypersteer.lm.upper_blocks.repeated` has it.
         """
-        ...
+        return Writer(
+            self.site,
+            self.kind,
+            self._source,
+            self._scopes,
+            self._given,
+            switch=self.switch,
+            slot=self.slot,
+            copies=strengths,
+        )
+
+    def switched(self, switch: Switch, slot: int) -> "Writer":
+        """This writer, turned on and off by a switch that knows its edits by their number."""
+        made = self.at(self._copies)
+        made.switch, made.slot = switch, slot
+        return made
+
+    def fix(self, hidden: Tensor, spans: Spans) -> None:
+        """Make the parameters of the coming prefill from the states that are to be written into.
+
+        Copies of the rows have the same states, unless an edit further down has made them differ.
+
+        Raises:
+            SteeringError: if what is added is beyond what the states' dtype can hold.
+        """
+        self._restart()
+        count, source = len(self._copies), self._source
+        if isinstance(source, Mapping):
+            made = [source] * count
+        else:
+            parts = hidden.split(len(self._scopes))
+            same = all(torch.equal(parts[0], other) for other in parts[1:])
+            made = [source(part, spans) for part in parts[: 1 if same else None]]
+            made = made * count if same else made
+        self.params = {
+            name: torch.cat([one[name] for one in made]).to(hidden.device) for name in made[0]
+        }
+        self._strength = self._strength.to(hidden.device)
+        check_added(self.kind, self.params, self._strength, hidden.dtype)
+        self._fixed = True
 
     def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
         """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
-        ...
+        if not self._fixed:
+            self.fix(hidden, spans)
+        self._fixed = False
+        assert self.params is not None
+        mask = scope_mask(self._scopes, spans).repeat(len(self._copies), 1).to(hidden.device)
+        # Below a residual site the rows are still shared; a sub-layer's own block has them all.
+        whole = hidden if len(hidden) == len(mask) else hidden.repeat(len(self._copies), 1, 1)
+        if self.switch is not None:
+            opened = self.switch.open(self.slot).to(hidden.device)
+            mask = mask & opened[:, None]
+            if not self.switch.rechecks:
+                self._touched = self._touched.to(opened.device) & opened[:, None]
+        self._touched = self._touched.to(hidden.device)
+        self._idle = not bool(self._touched.any())
+        return self.kind.apply(whole, self.params, mask, self._strength)
 
     def step(self, hidden: Tensor) -> Tensor:
-        """Write into the states [B, 1, D] of response tokens after the prefill."""
-        ...
+        """Write into the states [R, 1, D] of response tokens after the prefill."""
+        if self._idle:
+            return hidden
+        assert self.params is not None
+        mask = self._touched
+        if self.switch is not None and self.switch.rechecks:
+            mask = mask & self.switch.open(self.slot).to(mask.device)[:, None]
+        return self.kind.apply(hidden, self.params, mask, self._strength)
 
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, in this order; called when rows have finished."""
-        ...
+        self._touched, self._strength = self._touched[rows], self._strength[rows]
+        self._idle = not bool(self._touched.any())
+        if self.params is not None:
+            self.params = {name: value[rows] for name, value in self.params.items()}
+
+    def extend(self, other: "Writer | None", before: int, after: int) -> None:
+        """Take in the rows of another running writer behind its own; both have prefilled.
+
+        Args:
+            other: edits of the same kind at the same site; None for rows without any.
+            before: rows in front of its own that it has no edits for.
+            after: rows behind them that `other` has, or has no edits for.
+        """
+        assert self.params is not None
+        rows = len(self._strength)
+        empty = {name: value[:0] for name, value in self.params.items()}
+        lead = _blank(empty, before)
+        tail = _blank(empty, after) if other is None else other.params
+        assert tail is not None
+        self.params = joined(joined(lead, self.params), tail)
+        device = self._touched.device
+        touched = torch.zeros(before + rows + after, 1, dtype=torch.bool, device=device)
+        strength = torch.zeros(before + rows + after, device=device)
+        touched[before : before + rows] = self._touched
+        strength[before : before + rows] = self._strength
+        if other is not None:
+            touched[before + rows :] = other._touched.to(device)
+            strength[before + rows :] = other._strength.to(device)
+        self._touched, self._strength = touched, strength
+        self._idle = not bool(touched.any())
+
+    def _restart(self) -> None:
+        """Rows and strengths as they were given, whatever rows have left since."""
+        strengths = torch.tensor(self._given, dtype=torch.float32)
+        self._strength = torch.cat([copy * strengths for copy in self._copies])
+        touched = torch.tensor([[scope in ("all", "response")] for scope in self._scopes])
+        self._touched = touched.repeat(len(self._copies), 1)
+        self._idle = False
 
 
 def add_vectors(
     hidden: Float[Tensor, "B T D"], vectors: Float[Tensor, "B D"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T D"]:
     """Add each row's vector to the hidden states of the row's marked tokens."""
-    delta = vectors.to(hidden.device, hidden.dtype)[:, None]
-    return hidden + delta * mask.to(hidden.device)[..., None].to(hidden.dtype)
+    ones = torch.ones(len(vectors), device=hidden.device)
+    given = {"vector": vectors.to(hidden.device)}
+    return VECTOR.apply(hidden, given, mask.to(hidden.device), ones)
 
 
-class VectorWriter:
-    """Adds one vector per row at one site, on the tokens of each row's scope.
+def vector_writer(
+    site: Site,
+    vectors: Float[Tensor, "B D"] | Callable[[Tensor, Spans], Tensor],
+    scopes: Sequence[Scope | None],
+    strengths: Sequence[float] | None = None,
+) -> Writer:
+    """A writer that adds one vector per row, given or made from the states at the site."""
+    if isinstance(vectors, Tensor):
+        return Writer(site, VECTOR, {"vector": vectors}, scopes, strengths)
 
-    The first forward pass of a generation (the prefill) fixes the vectors, made from the hidden
-    states at the site where `vectors` is a function; later passes hold response tokens only and
-    reuse them. The next prefill makes them anew. At several strengths each row is written once per
-    strength.
+    def make(hidden: Tensor, spans: Spans) -> Params:
+        return {"vector": vectors(hidden, spans)}
 
-    Attributes:
-        site: where it writes.
-        vectors: [B, D] (times the number of strengths), strength included; None until the prefill.
-    """
-
-    def __init__(
-        self,
-        site: Site,
-        vectors: Tensor | MakeVectors,
-        scopes: Sequence[Scope],
-        strengths: Sequence[float] = (1.0,),
-    ) -> None:
-        self.site = site
-        self.vectors: Tensor | None = None
-        self._source = vectors
-        self._strengths = tuple(strengths)
-        self._given = tuple(scopes)
-        self._scopes = self._given * len(self._strengths)
-        self._step: Tensor | None = None
-        self._fixed = False
-
-    def at(self, strengths: Sequence[float]) -> "VectorWriter":
-        """The same for copies of its rows; see `Writer.at`."""
-        return VectorWriter(self.site, self._source, self._given, strengths)
-
-    def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
-        """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
-        copies = len(self._strengths)
-        if not self._fixed:
-            self.fix(hidden, spans)
-        self._fixed = False
-        assert self.vectors is not None
-        mask = scope_mask(self._given, spans).repeat(copies, 1)
-        # Below a residual site the rows are still shared; a sub-layer's own block has them all.
-        whole = hidden.repeat(copies, 1, 1) if len(hidden) < len(mask) else hidden
-        return add_vectors(whole, self.vectors, mask)
-
-    def fix(self, hidden: Tensor, spans: Spans) -> None:
-        """Make the vectors of the coming prefill from the states that are to be written into.
-
-        Copies of the rows have the same states, unless an edit further down has made them differ.
-
-        Raises:
-            SteeringError: if they are beyond what the states' dtype can hold.
-        """
-        source = self._source
-        self._scopes, self._step = self._given * len(self._strengths), None
-        if isinstance(source, Tensor):
-            made = [source] * len(self._strengths)
-        else:
-            copies = hidden.split(len(self._given))
-            same = all(torch.equal(copies[0], other) for other in copies[1:])
-            made = [source(copy, spans) for copy in copies[: 1 if same else None]]
-            made = made * len(self._strengths) if same else made
-        vectors = torch.cat([s * one for s, one in zip(self._strengths, made, strict=True)])
-        check_vectors(vectors, self._strengths, hidden.dtype)
-        self.vectors, self._fixed = vectors, True
-
-    def silence(self, rows: Bool[Tensor, " B"]) -> None:
-        """Add nothing to these rows from here on; the vectors must be made."""
-        assert self.vectors is not None
-        self.vectors = self.vectors.masked_fill(rows.to(self.vectors.device)[:, None], 0.0)
-        self._step = None
-
-    def step(self, hidden: Tensor) -> Tensor:
-        """Write into the states [B, 1, D] of response tokens after the prefill."""
-        if self._step is None:
-            assert self.vectors is not None
-            touched = torch.tensor([s in ("all", "response") for s in self._scopes])
-            vectors = self.vectors.to(hidden.device, hidden.dtype)
-            self._step = (vectors * touched.to(vectors)[:, None])[:, None]
-        return hidden + self._step
-
-    def keep_rows(self, rows: list[int]) -> None:
-        """Forget all rows but these, in this order; called when rows have finished."""
-        self._scopes = tuple(self._scopes[row] for row in rows)
-        self._step = None
-        if self.vectors is not None:
-            self.vectors = self.vectors[rows]
+    return Writer(site, VECTOR, make, scopes, strengths)
 
 
-class DeltaWriter:
-    """Adds `strength * delta(h)` to every state h of each row's scope, at one site.
-
-    Args:
-        site: where it writes.
-        delta: what is added at strength 1.
-        scopes: tokens to touch, one per row.
-        strengths: one for each copy of the rows, see `Writer.at`.
-    """
-
-    def __init__(
-        self,
-        site: Site,
-        delta: Delta,
-        scopes: Sequence[Scope],
-        strengths: Sequence[float] = (1.0,),
-    ) -> None:
-        self.site = site
-        self._delta = delta
-        self._given = tuple(scopes)
-        self._copies = len(strengths)
-        self._all = (
-            torch.arange(len(scopes)).repeat(self._copies),
-            torch.tensor(strengths).repeat_interleave(len(scopes)),
-        )
-        self._rows, self._strengths = self._all
-        self._touched = torch.tensor([scope in ("all", "response") for scope in scopes])
-
-    def at(self, strengths: Sequence[float]) -> "DeltaWriter":
-        """The same for copies of its rows; see `Writer.at`."""
-        return DeltaWriter(self.site, self._delta, self._given, strengths)
-
-    def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
-        """Write into the states [B, T, D] of whole rows."""
-        self._rows, self._strengths = self._all
-        mask = scope_mask(self._given, spans).repeat(self._copies, 1).to(hidden.device)
-        # Below a residual site the rows are still shared; a sub-layer's own block has them all.
-        whole = hidden.repeat(self._copies, 1, 1) if len(hidden) < len(mask) else hidden
-        return self._add(whole, mask)
-
-    def step(self, hidden: Tensor) -> Tensor:
-        """Write into the states [B, 1, D] of response tokens."""
-        return self._add(hidden, self._touched[self._rows, None].to(hidden.device))
-
-    def keep_rows(self, rows: list[int]) -> None:
-        """Forget all rows but these."""
-        self._rows, self._strengths = self._rows[rows], self._strengths[rows]
-
-    def _add(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        delta = self._delta(hidden, self._rows.to(hidden.device)).to(hidden.dtype)
-        factors = mask * self._strengths.to(hidden.device)[:, None]
-        # Where nothing is added the state stays as it is, bit for bit, whatever delta says.
-        return torch.where(
-            factors[..., None] == 0, hidden, hidden + factors[..., None].to(hidden.dtype) * delta
-        )
-
-
-class GatedWriter:
-    """Writers at one site, each of which acts only in the rows where its edit's gate is open.
-
-    A gate that is decided on the prompt only costs nothing afterwards: vectors of closed rows are
-    zero from then on, and writers that act in no row are left out.
-
-    Args:
-        gate: decides.
-        members: writers of the site, each with the number of its edits among a row's.
-    """
-
-    def __init__(self, gate: Gate, members: Sequence[tuple[int, Writer]]) -> None:
-        self.gate = gate
-        self.site = members[0][1].site
-        self._members = tuple(members)
-        self._acting = self._members
-
-    def at(self, strengths: Sequence[float]) -> "GatedWriter":
-        """The same for copies of its rows; see `Writer.at`."""
-        return GatedWriter(self.gate, [(slot, one.at(strengths)) for slot, one in self._members])
-
-    def prefill(self, hidden: Tensor, spans: Spans) -> Tensor:
-        """Write into the states [B, T, D] of whole rows; several strengths give as many copies."""
-        rows = self.gate.rows
-        whole = hidden if len(hidden) == rows else hidden.repeat(rows // len(hidden), 1, 1)
-        settled = not self.gate.rechecks
-        self._acting = tuple(
-            (slot, writer)
-            for slot, writer in self._members
-            if not settled or bool(self.gate.open(slot).any())
-        )
-        for _, writer in self._acting:  # all read what is there before any of them writes
-            if isinstance(writer, VectorWriter):
-                writer.fix(whole, spans)
-        for slot, writer in self._acting:
-            whole = self._where_open(slot, writer.prefill(whole, spans), whole)
-            if settled and isinstance(writer, VectorWriter):
-                writer.silence(~self.gate.open(slot))
-        return whole
-
-    def step(self, hidden: Tensor) -> Tensor:
-        """Write into the states [B, 1, D] of response tokens after the prefill."""
-        for slot, writer in self._acting:
-            changed = writer.step(hidden)
-            silenced = isinstance(writer, VectorWriter) and not self.gate.rechecks
-            hidden = changed if silenced else self._where_open(slot, changed, hidden)
-        return hidden
-
-    def keep_rows(self, rows: list[int]) -> None:
-        """Forget all rows but these; the gate is told by who runs the batch."""
-        for _, writer in self._acting:
-            writer.keep_rows(rows)
-
-    def _where_open(self, slot: int, changed: Tensor, hidden: Tensor) -> Tensor:
-        opened = self.gate.open(slot).to(hidden.device)
-        return torch.where(opened[:, None, None], changed, hidden)
-
-
-def gates_of(writers: Sequence[Writer]) -> list[Gate]:
-    """The distinct gates that writers obey."""
-    return list(dict.fromkeys(w.gate for w in writers if isinstance(w, GatedWriter)))
+def switches_of(writers: Sequence[Writer]) -> list[Switch]:
+    """The distinct switches that writers obey."""
+    return list(dict.fromkeys(w.switch for w in writers if w.switch is not None))
 
 
 def acting(writers: Sequence[Writer], spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
-    """What a forward pass runs at which site for the writers and their gates, in order.
+    """What a forward pass runs at which site for the writers and their switches, in order.
 
     Args:
         writers: what to write, in order.
         spans: what each token is, or None where all are response tokens after the prefill.
     """
-
-    def act(writer: Writer) -> ReadWrite:
-        if spans is None:
-            return writer.step
-        return lambda hidden: writer.prefill(hidden, spans)
-
-    readers = [reader for gate in gates_of(writers) for reader in gate.readers(spans)]
-    return [*readers, *((writer.site, act(writer)) for writer in writers)]
+    readers = [reader for switch in switches_of(writers) for reader in switch.readers(spans)]
+    if spans is None:
+        return [*readers, *((writer.site, writer.step) for writer in writers)]
+    at: dict[Site, list[Writer]] = {}
+    for writer in writers:
+        at.setdefault(writer.site, []).append(writer)
+    return [*readers, *((site, _prefilling(members, spans)) for site, members in at.items())]
 
 
 @contextmanager
@@ -297,3 +271,22 @@ def written(
     """Let the writers act on the forward passes in the context; see `acting`."""
     with at_sites(blocks, acting(writers, spans)):
         yield
+
+
+def _prefilling(members: Sequence[Writer], spans: Spans) -> ReadWrite:
+    """The writers of a site in the prefill: all read what is there before any of them writes."""
+
+    def write(hidden: Tensor) -> Tensor:
+        if len(members) > 1:
+            for writer in members:
+                writer.fix(hidden, spans)
+        for writer in members:
+            hidden = writer.prefill(hidden, spans)
+        return hidden
+
+    return write
+
+
+def _blank(empty: Params, rows: int) -> dict[str, Tensor]:
+    """Parameters of rows without an edit."""
+    return {name: value.new_zeros(rows, *value.shape[1:]) for name, value in empty.items()}

@@ -1,8 +1,8 @@
 """Concept data without a teacher: the base LM, prompted with the concept, answers for itself.
 
 The paper's way where no strong teacher exists, with two additions: answers are pushed away from
-those of the unprompted base LM (`hypersteer.lm.guided`), and the likelihood judge drops those in
-which it does not see the concept, or which no longer answer.
+those of the unprompted base LM (`hypersteer.engine.guidance`), and the likelihood judge drops
+those in which it does not see the concept, or which no longer answer.
 """
 
 from collections import Counter
@@ -17,11 +17,11 @@ from hypersteer.concepts import Concept
 from hypersteer.config.distillation import DistillationConfig, JudgedConfig
 from hypersteer.data.batches import prompted
 from hypersteer.data.locate import BUNDLED, locate
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.guidance import guided_ids
 from hypersteer.judges.judge import Answer, Judge, Judgement
 from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.generate import Decoding
-from hypersteer.lm.guided import guided_ids
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
 from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS, why_dropped

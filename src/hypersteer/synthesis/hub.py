@@ -9,7 +9,7 @@ from pyarrow import ArrowException
 
 from hypersteer.errors import DataError, one_line
 from hypersteer.files import each_line
-from hypersteer.texts import json_of
+from hypersteer.values import json_of
 
 WAY_OUT = (
     "check the network, or use --instructions bundled with lower counts (such as "

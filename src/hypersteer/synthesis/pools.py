@@ -1,6 +1,5 @@
 """Base prompts by genre, with disjoint halves for training and test."""
 
-import importlib.resources
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 
 from hypersteer.config.synthesis import CountsConfig
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
-from hypersteer.files import path_of, read_text
+from hypersteer.files import package_data, path_of, read_text
 from hypersteer.synthesis.hub import hub_instructions
-from hypersteer.texts import json_of, lines_of
+from hypersteer.values import json_of, lines_of
 
 GENRES = ("text", "code", "math")
 """AxBench's."""
@@ -73,8 +72,7 @@ def load_pool(name: str, seed: int) -> Pool:
     if name == "hub":
         found = [Instruction(*one) for one in hub_instructions()]
     elif name == "bundled":
-        file = importlib.resources.files("hypersteer.data") / "bundled" / "instructions.jsonl"
-        found = _from_file(Path(str(file)), "bundled")
+        found = _from_file(package_data("data", "bundled", "instructions.jsonl"), "bundled")
     elif name.endswith((".json", ".jsonl")):
         path = path_of(name, "instructions")
         found = _from_file(path, path.name)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from hypersteer.endpoint.replies import without_thoughts
 from hypersteer.synthesis.texts import jaccard, stems, words
-from hypersteer.texts import lines_of
+from hypersteer.values import lines_of
 
 NAMES = {
     "text": "text",

@@ -8,7 +8,7 @@ import numpy as np
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
 from hypersteer.files import path_of, read_text
 from hypersteer.synthesis.pools import GENRES
-from hypersteer.texts import json_of, lines_of
+from hypersteer.values import json_of, lines_of
 
 SUFFIXES = (".txt", ".jsonl", ".json")
 FEATURE = "https://www.neuronpedia.org/{model}/{layer}/{index}"

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.generate import Decoding, generate_ids
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import GENRES, Instruction, Pool, Split, negative_shares
 from hypersteer.synthesis.progress import Bars

@@ -10,9 +10,10 @@ from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.endpoint import Endpoint
 from hypersteer.endpoint.replies import Failed, Messages, Reply, Usage, without_thoughts
 from hypersteer.endpoint.settings import EndpointConfig
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.generate import Decoding, generate_ids
 
 Done = Callable[[int], object]
 DECISION_TOKENS = 64

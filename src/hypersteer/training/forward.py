@@ -1,7 +1,7 @@
 """One forward pass of the base LM under one or more edits per row: the heart of a training step.
 
 Blocks below the site run once per row and without gradient, since nothing below needs one. At the
-site the hypernetwork reads the states and writes a vector for each steering prompt; the blocks
+site the hypernetwork reads the states and writes edits for each steering prompt; the blocks
 above run on every copy; the vocabulary head runs on the tokens that predict the response only.
 """
 
@@ -13,15 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
-from hypersteer.edits import Scope, Site
-from hypersteer.hypernet.network import read_steering, write_vectors
+from hypersteer.edits.kinds import EditKind
+from hypersteer.edits.registry import edit_kind
+from hypersteer.edits.sites import Scope, Site
+from hypersteer.engine.guidance import guided_logits
+from hypersteer.hypernet.writing import read_steering, write_edits
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, collate, scope_mask
-from hypersteer.lm.guided import guided_logits
-from hypersteer.lm.hooks import at_sites
+from hypersteer.lm.chat import PromptIds, collate
+from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.likelihood import response_logits, response_losses
+from hypersteer.lm.scopes import scope_mask
 from hypersteer.lm.upper_blocks import repeated, shared_below, upper_blocks
-from hypersteer.lm.writers import add_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,20 @@ class Steered:
         lm: the base LM.
         network: the hypernetwork, or Accelerate's wrapper around it.
         config: the hypernetwork's configuration.
-        site: where it reads and writes.
-        scope: which tokens its vectors touch.
+        sites: where it reads (the first) and writes, ascending.
+        scope: which tokens its edits touch.
     """
 
     lm: BaseLM
     network: nn.Module
     config: HypernetConfig
-    site: Site
+    sites: Sequence[Site]
     scope: Scope
+
+    @property
+    def kind(self) -> EditKind:
+        """Kind of the edits."""
+        return edit_kind(self.config.edit)
 
 
 def steered_losses(
@@ -60,27 +67,41 @@ def steered_losses(
         teacher: logits to come close to, see `teacher_logits`; by default the loss is the
             cross-entropy of the response.
     """
-    lm, site, copies = setup.lm, setup.site, len(steering)
+    lm, lowest, copies = setup.lm, setup.sites[0], len(steering)
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     mask = scope_mask([setup.scope] * len(prompts), batch.spans).repeat(copies, 1)
     flat = [ids for one in steering for ids in one]
-    own = read_steering(lm, setup.config, site, flat)
+    concept_states = read_steering(lm, setup.config, lowest, flat)
+    strength = torch.ones(len(flat), device=lm.device)
+    made: list[dict[str, Tensor]] = []
 
-    def act(hidden: Tensor) -> Tensor:
-        base = hidden[: len(prompts)]
-        vectors = write_vectors(
-            setup.network, lm, setup.config, flat, prompts, base, batch.spans, own
-        )
-        return add_vectors(hidden, vectors, mask)
+    def at(number: int) -> ReadWrite:
+        def act(hidden: Tensor) -> Tensor:
+            if number == 0:
+                base = hidden[: len(prompts)]
+                made[:] = write_edits(
+                    setup.network,
+                    lm,
+                    setup.config,
+                    flat,
+                    prompts,
+                    base,
+                    batch.spans,
+                    concept_states,
+                )
+            return setup.kind.apply(hidden, made[number], mask, strength)
 
+        return act
+
+    acts = [(site, at(number)) for number, site in enumerate(setup.sites)]
     whole = repeated(batch, copies)
-    upper = upper_blocks(lm, shared_below(site)) if copies > 1 else None
+    upper = upper_blocks(lm, shared_below(lowest)) if copies > 1 else None
     if upper is None:
-        with at_sites(lm.blocks, [(site, act)]):
+        with at_sites(lm.blocks, acts):
             return response_losses(lm, whole, copies, teacher)
     with torch.no_grad():
         states = lm.states(batch, upper.border)
-    with upper.given(states.repeat(copies, 1, 1)), at_sites(upper.view.blocks, [(site, act)]):
+    with upper.given(states.repeat(copies, 1, 1)), at_sites(upper.view.blocks, acts):
         return response_losses(upper.view, whole, copies, teacher)
 
 
@@ -108,7 +129,7 @@ def teacher_logits(
         prompts: B prompts without.
         responses: B responses, as ids.
         guidance: how far to push the prompted model from the unprompted one; see
-            `hypersteer.lm.guided`.
+            `hypersteer.engine.guidance`.
     """
 
     def logits(given: Sequence[PromptIds]) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hypersteer.checkpoint import Card
 from hypersteer.config import TrainConfig, to_dict
 from hypersteer.data.batches import ValidationRow, tokens_of
 from hypersteer.errors import TrainingError
+from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.training import validate
@@ -202,7 +202,7 @@ class _Run:
     def setup(self, network: nn.Module) -> Steered:
         """The base LM with a network that writes for it."""
         config = self.config
-        return Steered(self.lm, network, config.hypernet, self.site, config.site.scope)
+        return Steered(self.lm, network, config.hypernet, self.hypernet.sites, config.site.scope)
 
     def measure_baselines(self) -> dict[str, float]:
         """Validation figures of the unsteered and the prompted base LM."""

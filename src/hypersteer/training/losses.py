@@ -19,8 +19,13 @@ def contrastive(
 
 
 def reconstruction(
-    written: Float[Tensor, "B D"], targets: Float[Tensor, "B D"]
+    written: Float[Tensor, "B P"], targets: Float[Tensor, "B P"]
 ) -> Float[Tensor, ""]:
-    """`mean (1 - cos(v, t) + |v - t|^2)` (paper, section 3, no-context variant)."""
+    """`mean (1 - cos(v, t) + |v - t|^2)` (paper, section 3, no-context variant).
+
+    Args:
+        written: the P numbers of each edit.
+        targets: those it should have.
+    """
     distance = (written - targets).pow(2).sum(-1)
     return (1 - F.cosine_similarity(written, targets, dim=-1) + distance).mean()

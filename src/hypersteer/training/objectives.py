@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hypersteer.config import LossConfig
-from hypersteer.data.batches import Row
-from hypersteer.hypernet.network import read_steering, write_vectors
+from hypersteer.data.batches import TrainingRow
+from hypersteer.edits.kinds import Params
+from hypersteer.hypernet.writing import read_steering, write_edits
 from hypersteer.training.forward import Steered, steered_losses, teacher_logits
 from hypersteer.training.losses import contrastive, reconstruction
 
@@ -20,7 +22,7 @@ class StepLosses(NamedTuple):
 
 
 def step_losses(
-    setup: Steered, loss: LossConfig, rows: Sequence[Row], targets: Tensor | None = None
+    setup: Steered, loss: LossConfig, rows: Sequence[TrainingRow], targets: Params | None = None
 ) -> StepLosses:
     """The objective on some rows.
 
@@ -28,7 +30,7 @@ def step_losses(
         setup: the base LM and the hypernetwork.
         loss: which objective.
         rows: what it is measured on.
-        targets: target vectors [N, D] by concept id, for the reconstruction objective.
+        targets: parameters [N, ...] by concept id, for the reconstruction objective.
     """
     if loss.objective == "reconstruction":
         assert targets is not None
@@ -51,9 +53,16 @@ def step_losses(
     return StepLosses(loss.weight * mean + loss.contrast * term, shown)
 
 
-def _reconstructed(setup: Steered, rows: Sequence[Row], targets: Tensor) -> StepLosses:
+def _reconstructed(setup: Steered, rows: Sequence[TrainingRow], targets: Params) -> StepLosses:
     texts, prompts = [row.steering for row in rows], [row.prompt for row in rows]
-    own = read_steering(setup.lm, setup.config, setup.site, texts)
-    written = write_vectors(setup.network, setup.lm, setup.config, texts, prompts, own=own)
-    distance = reconstruction(written, targets[[row.concept_id for row in rows]].to(written))
+    states = read_steering(setup.lm, setup.config, setup.sites[0], texts)
+    (written,) = write_edits(
+        setup.network, setup.lm, setup.config, texts, prompts, concept_states=states
+    )
+    wanted = [row.concept_id for row in rows]
+    numbers = [
+        (value.flatten(1), targets[name][wanted].to(value).flatten(1))
+        for name, value in written.items()
+    ]
+    distance = reconstruction(*(torch.cat(side, 1) for side in zip(*numbers, strict=True)))
     return StepLosses(distance, {"loss": distance})

@@ -8,12 +8,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from hypersteer.config import TrainConfig
 from hypersteer.data.batches import Tokenised, TrainingBatches, ValidationRow, validation_rows
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import split_as
+from hypersteer.edits.kinds import Params
+from hypersteer.edits.registry import edit_kind
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.files import is_file, path_of
 from hypersteer.lm.base import BaseLM
@@ -28,7 +29,7 @@ class Rows:
     Attributes:
         batches: training batches by step.
         validation: `held_in` and `held_out` rows; a kind without rows is absent.
-        targets: target vectors [N, D] by concept id, for the reconstruction objective.
+        targets: parameters [N, ...] of edits by concept id, for the reconstruction objective.
         concepts: steering prompts trained on.
         held_out: steering prompts never trained on.
         summary: one line about all this.
@@ -36,7 +37,7 @@ class Rows:
 
     batches: TrainingBatches
     validation: dict[str, list[ValidationRow]]
-    targets: Tensor | None
+    targets: Params | None
     concepts: tuple[str, ...]
     held_out: tuple[str, ...]
     summary: str
@@ -152,17 +153,29 @@ def _spread(rows: np.ndarray, limit: int | None) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
 
 
-def _targets(config: TrainConfig, data: ConceptData, lm: BaseLM) -> Tensor | None:
+def _targets(config: TrainConfig, data: ConceptData, lm: BaseLM) -> Params | None:
+    """Parameters [N, ...] by concept id, checked against those that the edits have."""
     if config.loss.targets is None:
         return None
+    if config.hypernet.more_layers:
+        raise ConfigError("loss.targets are of one site; leave out hypernet.more_layers")
     path = path_of(config.loss.targets, "loss.targets")
     if not is_file(path):
         raise DataError(f"no targets at '{path}'; give a safetensors file with 'vectors' [N, D]")
     try:
-        vectors = load_file(path)["vectors"]
-    except (SafetensorError, OSError, KeyError) as error:
+        held = load_file(path)
+    except (SafetensorError, OSError) as error:
         raise DataError(f"'{path}' holds no readable 'vectors': {one_line(error)}") from error
-    wanted = (max(concept.id for concept in data.concepts) + 1, lm.width)
-    if vectors.ndim != 2 or vectors.shape[0] < wanted[0] or vectors.shape[1] != wanted[1]:
-        raise ConfigError(f"'{path}': vectors {list(vectors.shape)} are not {list(wanted)}")
-    return vectors.float()
+    count = max(concept.id for concept in data.concepts) + 1
+    found = {}
+    for name, shape in (
+        edit_kind(config.hypernet.edit).shapes(lm.width, config.hypernet.rank).items()
+    ):
+        key = f"{name}s"  # one for each concept
+        if key not in held:
+            raise DataError(f"'{path}' holds no readable '{key}'; it has {sorted(held)}")
+        value = held[key]
+        if value.ndim != 1 + len(shape) or len(value) < count or value.shape[1:] != shape:
+            raise ConfigError(f"'{path}': {key} {list(value.shape)} are not {[count, *shape]}")
+        found[name] = value.float()
+    return found

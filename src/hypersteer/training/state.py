@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from hypersteer.checkpoint import Card, load_weights, publish, read_card, save_tensors, write_folder
+from hypersteer.checkpoint import load_weights, publish, save_tensors, write_folder
 from hypersteer.config import TrainConfig, differing, to_dict
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, TrainingError, one_line
 from hypersteer.files import finite, numbers, output_folder, read_json, to_json
+from hypersteer.hypernet.card import Card, read_card
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.locks import Hold, hold
 from hypersteer.training.failures import cannot_write, reason

@@ -1,1 +1,0 @@
-"""Every method that steers without a hypernetwork, one file each, and the interface of all."""

@@ -1,1 +1,0 @@
-"""Learn conditions and behaviour vectors from contrastive texts, and measure conditions."""

@@ -1,0 +1,284 @@
+"""The gate of a running batch: decides, row by row, which edits of its rules act.
+
+Conditions are read in the forward passes of the generation itself, at or below the sites of the
+edits that they gate, so they see states that no edit of their row has touched. A condition that is
+read above them gets a pass over the prompt of its own, up to its layer, before the generation.
+Shapes: B rows of the request, R running rows (B times the number of strengths), T tokens, D width.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from hypersteer.conditions.condition import Condition
+from hypersteer.conditions.decisions import Check, Decisions
+from hypersteer.conditions.rules import Rules
+from hypersteer.edits.edit import Edit
+from hypersteer.edits.sites import Site
+from hypersteer.errors import SteeringError
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import Spans, TokenBatch
+from hypersteer.lm.hooks import ReadWrite
+from hypersteer.lm.pooling import masked_sum, pool_mask, run_to
+
+
+class Gate:
+    """Decides for the rows of one request; belongs to that request alone.
+
+    Args:
+        lm: the base LM.
+        rows: the rules of each of B rows; None for a row whose edit always acts.
+        site_of: where an edit of the rules acts.
+        log: filled with what is decided.
+
+    Raises:
+        CheckpointError: if a condition was fitted for another base LM.
+        ModelError: if it reads a layer that is not there.
+        SteeringError: if its width is not the base LM's, or if it is to be checked during the
+            response but is read above an edit of its rules.
+    """
+
+    def __init__(
+        self,
+        lm: BaseLM,
+        rows: Sequence[Rules | None],
+        site_of: Callable[[str | Edit], Site],
+        log: Decisions | None = None,
+    ) -> None:
+        self._lm, self._given, self._log = lm, list(rows), log
+        self._rules = list(dict.fromkeys(one for one in rows if one is not None))
+        self._layers = [_layers_read(lm, one) for one in self._rules]
+        self._poolings: dict[int, set] = {}
+        self._ahead: set[int] = set()
+        for one in self._rules:
+            lowest = min(site_of(edit) for edit in one.edits.values())
+            for name, condition in one.conditions.items():
+                for layer in condition.layers:
+                    self._poolings.setdefault(layer % lm.depth, set()).add(condition.pooling)
+                self._ahead |= _above(lm, one, name, lowest)
+        self.rechecks = any(one.every for one in self._rules)
+        self.slots = max(len(one.edits) for one in self._rules)
+        self.start(1)
+
+    @property
+    def rows(self) -> int:
+        """Running rows R."""
+        return len(self._of)
+
+    def open(self, slot: int) -> Bool[Tensor, " R"]:
+        """In which rows the edit that is the row's number `slot` acts; what has no rules always."""
+        if slot < self.slots:
+            return self._open[slot]
+        return torch.ones_like(self._open[0])
+
+    def start(self, copies: int, finished: Collection[int] = ()) -> None:
+        """Begin a generation.
+
+        Args:
+            copies: strengths at which every row is answered.
+            finished: rows that have ended, kept up to date by the caller; nothing is logged there.
+        """
+        device = self._lm.device
+        of = [-1 if one is None else self._rules.index(one) for one in self._given]
+        self._of = torch.tensor(of, device=device).repeat(copies)
+        sizes = torch.tensor([*(len(one.edits) for one in self._rules), 0], device=device)
+        own = sizes[self._of]  # rows without rules have none, and what follows is not theirs
+        self._open = [own <= slot for slot in range(self.slots)]
+        self._numbers = list(range(self.rows))
+        self._copies, self._finished = copies, finished
+        self._sums: dict[tuple[int, str], Tensor] = {}
+        self._counts: dict[tuple[int, str], Tensor] = {}
+        self._looked = not self._ahead
+        self._token = 0
+        self._scores: dict[Condition, Tensor] = {}
+        self._fired: dict[tuple[int, str], Tensor] = {}
+        self._seen: set[int] = set()
+        self._waiting: set[int] = set()
+        if self._log is not None:
+            self._log.restart(self.rows)
+
+    def look_ahead(self, batch: TokenBatch) -> None:
+        """Read, in a pass of their own, the conditions that lie above edits of their rows."""
+        if not self._ahead:
+            return
+        wanted = [
+            one is not None and not self._ahead.isdisjoint(self._layers[self._rules.index(one)])
+            for one in self._given
+        ]
+        index = torch.tensor(wanted, device=batch.ids.device).nonzero().squeeze(1)
+        part = TokenBatch(batch.ids[index], batch.spans.rows(index))
+        run_to(self._lm, part, self._prompt_readers(self._ahead, part.spans, index))
+        self._looked = True
+
+    def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
+        """Begin a forward pass, and say what is read in it, before anything is written there.
+
+        Args:
+            spans: what each token of B whole rows is, or None for one response token per row.
+
+        Raises:
+            SteeringError: if conditions must be read beforehand and were not.
+        """
+        self._scores = {}
+        if spans is None:
+            if not self.rechecks:
+                return []
+            self._token += 1
+            self._seen = set()
+            self._waiting = {n for n, one in enumerate(self._rules) if one.every}
+            layers = sorted(set().union(*(self._layers[number] for number in self._waiting)))
+            return [(Site(layer), partial(self._read_token, layer)) for layer in layers]
+        if not self._looked:
+            raise SteeringError(
+                f"conditions at layers {sorted(self._ahead)} lie above the edits they gate, so the "
+                "prompt must be read beforehand; generate does, a single forward pass does not"
+            )
+        self._token, self._fired = 0, {}
+        self._seen = set(self._ahead)
+        self._waiting = set(range(len(self._rules)))
+        self._decide_ready()
+        everything = torch.arange(len(spans.prompt), device=self._of.device)
+        return self._prompt_readers(set(self._poolings) - self._ahead, spans, everything)
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Forget all rows but these, in this order."""
+        self._numbers = [self._numbers[row] for row in rows]
+        self._of, self._open = self._of[rows], [of_slot[rows] for of_slot in self._open]
+        for held in (self._sums, self._counts, self._fired):
+            held.update({key: value[rows] for key, value in held.items()})  # type: ignore[arg-type]
+
+    def _prompt_readers(
+        self, layers: set[int], spans: Spans, index: Tensor
+    ) -> list[tuple[Site, ReadWrite]]:
+        read = self._read_prompt
+        return [(Site(layer), partial(read, layer, spans, index)) for layer in sorted(layers)]
+
+    def _read_prompt(self, layer: int, spans: Spans, index: Tensor, hidden: Tensor) -> None:
+        """Pool the states of whole rows; `index` are their numbers among the B rows."""
+        device, rows = self._of.device, len(self._given)
+        for pooling in self._poolings[layer]:
+            mask = pool_mask(spans, pooling)
+            # Above another row's edit there may be copies; they do not differ in the wanted rows.
+            sums = masked_sum(hidden[: len(mask)], mask).to(device)
+            counts = mask.sum(1, keepdim=True).float().to(device)
+            for held, found in ((self._sums, sums), (self._counts, counts)):
+                whole = found.new_zeros(rows, found.shape[1]).index_copy(0, index, found)
+                held[layer, pooling] = whole.repeat(self._copies, 1)
+        self._seen_at(layer)
+
+    def _read_token(self, layer: int, hidden: Tensor) -> None:
+        """Take in the states [R, 1, D] of the newest response token."""
+        state = hidden[:, 0].to(self._of.device, torch.float32)
+        for pooling in self._poolings[layer]:
+            key = layer, pooling
+            if pooling == "last":
+                self._sums[key] = state
+            else:
+                self._sums[key] = self._sums[key] + state
+                self._counts[key] = self._counts[key] + 1
+        self._seen_at(layer)
+
+    def _seen_at(self, layer: int) -> None:
+        if self._looked:
+            self._seen.add(layer)
+            self._decide_ready()
+
+    def _decide_ready(self) -> None:
+        """Decide the rules all of whose conditions have been read in this pass."""
+        for number in [n for n in self._waiting if self._layers[n] <= self._seen]:
+            self._waiting.discard(number)
+            every = self._rules[number].every
+            if not self._token or (every and self._token % every == 0):
+                self._decide(number)
+
+    def _decide(self, number: int) -> None:
+        rules, fired = self._rules[number], {}
+        for name, condition in rules.conditions.items():
+            scores = self._score(condition)
+            fired[name] = condition.passed(scores, self._fired.get((number, name)))
+            self._fired[number, name] = fired[name]
+        members = self._of == number
+        acts = rules.acting(fired)
+        for slot, now in enumerate(acts.values()):
+            self._open[slot] = torch.where(members, now, self._open[slot])
+        if self._log is not None:
+            self._note(rules, members.tolist(), fired, acts)
+
+    def _score(self, condition: Condition) -> Tensor:
+        """Scores [R] of what has been read so far, worked out once per pass."""
+        if condition not in self._scores:
+            states = {}
+            for layer in condition.layers:
+                key = layer % self._lm.depth, condition.pooling
+                states[layer] = self._sums[key] / self._counts[key].clamp(min=1)
+            self._scores[condition] = condition.score(states)
+        return self._scores[condition]
+
+    def _note(
+        self,
+        rules: Rules,
+        members: list[bool],
+        fired: dict[str, Tensor],
+        acts: dict[str, Tensor],
+    ) -> None:
+        assert self._log is not None
+        scores = {name: self._score(c).tolist() for name, c in rules.conditions.items()}
+        did_fire = {name: values.tolist() for name, values in fired.items()}
+        do_act = {name: values.tolist() for name, values in acts.items()}
+        for row, number in enumerate(self._numbers):
+            if members[row] and number not in self._finished:
+                check = Check(
+                    self._token,
+                    {name: values[row] for name, values in scores.items()},
+                    tuple(name for name, values in did_fire.items() if values[row]),
+                    tuple(name for name, values in do_act.items() if values[row]),
+                )
+                self._log.rows[number].append(check)
+
+
+def _layers_read(lm: BaseLM, rules: Rules) -> set[int]:
+    """The layers that the conditions of some rules read, all of them checked."""
+    layers = set()
+    for name, condition in rules.conditions.items():
+        check_condition(lm, condition, name)
+        layers |= {layer % lm.depth for layer in condition.layers}
+    return layers
+
+
+def check_condition(lm: BaseLM, condition: Condition, name: str = "") -> None:
+    """Refuse a condition that is not for this base LM.
+
+    Raises:
+        CheckpointError: if it was fitted for another base LM.
+        ModelError: if it reads a layer that is not there.
+        SteeringError: if its width is not the base LM's.
+    """
+    name = name or condition.name
+    way_out = "fit it anew with this one"
+    lm.check_made_for(condition.base_lm, f"the condition '{name}'", way_out, "fitted")
+    if condition.width != lm.width:
+        raise SteeringError(
+            f"the condition '{name}' has width {condition.width}, but {lm.name} has width "
+            f"{lm.width}"
+        )
+    for layer in condition.layers:
+        lm.site(layer)
+
+
+def _above(lm: BaseLM, rules: Rules, name: str, lowest: Site) -> set[int]:
+    """The layers of a condition that lie above an edit of its rules.
+
+    Raises:
+        SteeringError: if the condition is to be checked during the response.
+    """
+    sites = {lm.site(layer) for layer in rules.conditions[name].layers}
+    above = {site.layer for site in sites if site > lowest}
+    if above and rules.every:
+        raise SteeringError(
+            f"condition '{name}' is read at layer {max(above)}, above the edit at {lowest}, so in "
+            "the response it would see what the edit wrote; check the prompt only, or fit it lower"
+        )
+    return above

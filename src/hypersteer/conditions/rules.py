@@ -1,0 +1,153 @@
+"""Rules over conditions, with their edits: what steers a row only when it should."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+from torch import Tensor
+
+from hypersteer.concepts import validate_steering_prompt
+from hypersteer.conditions.condition import Condition
+from hypersteer.conditions.grammar import WORDS, Mention, Rule, at_column, parse_rules
+from hypersteer.edits.edit import Edit
+from hypersteer.errors import ConfigError, SteeringError, nearest, short, shown
+from hypersteer.values import as_whole
+
+Order = Literal["all", "first"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rules:
+    """Rules ready to steer with; made by `rules`.
+
+    Attributes:
+        rules: in the order stated.
+        conditions: those that the rules name.
+        edits: those that the rules name, in the order of their first mention: edits, or steering
+            prompts for a hypernetwork.
+        every: a new check after this many response tokens; 0 checks the prompt only.
+        order: what happens when several rules fire, see `rules`.
+    """
+
+    rules: tuple[Rule, ...]
+    conditions: Mapping[str, Condition]
+    edits: Mapping[str, str | Edit]
+    every: int = 0
+    order: Order = "all"
+
+    @property
+    def steering_prompt(self) -> str:
+        """The rules as text, for those who ask what steers."""
+        return "; ".join(rule.text for rule in self.rules)
+
+    def __str__(self) -> str:
+        return self.steering_prompt
+
+    def acting(self, fired: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which edits act, as booleans of the shape of those in `fired`.
+
+        Args:
+            fired: for every condition, where it has fired.
+        """
+        acts: dict[str, Tensor] = {}
+        taken: Tensor | None = None
+        for rule in self.rules:
+            fires = rule.expression.value(fired)
+            if self.order == "first":
+                free = fires if taken is None else fires & ~taken
+                taken = fires if taken is None else taken | fires
+                fires = free
+            for mention in rule.edits:
+                before = acts.get(mention.name)
+                acts[mention.name] = fires if before is None else before | fires
+        return {name: acts[name] for name in self.edits}
+
+
+def rules(
+    text: str | Sequence[str],
+    *,
+    conditions: Mapping[str, Condition],
+    edits: Mapping[str, str | Edit],
+    check: Literal["prompt", "token"] | int = "prompt",
+    order: Order = "all",
+) -> Rules:
+    """Rules such as `if (harmful or legal) and not fiction then refuse`.
+
+    `not` binds tighter than `and`, `and` tighter than `or`; several rules are separated by
+    semicolons or line feeds, several edits after `then` by commas.
+    See `hypersteer.conditions.grammar`.
+
+    Args:
+        text: one rule or several.
+        conditions: conditions by the names that the rules use; there may be more.
+        edits: likewise edits, or steering prompts for a hypernetwork.
+        check: when to decide: once on the `prompt`, at every `token` of the response, or after
+            every so many tokens.
+        order: when several rules fire, the edits of `all` of them act, added in the order in which
+            the rules first name them (an edit named twice acts once); or only those of the `first`
+            that fires.
+
+    Raises:
+        SteeringError: for a text that does not follow the grammar, pointing to the place, for
+            names that are not given, or for what is no condition or edit.
+    """
+    lines = [text] if isinstance(text, str) else text
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
+        raise SteeringError(f"rules are a text, or a list of texts, not {short(text)}")
+    parsed = parse_rules("\n".join(lines))
+    if not isinstance(order, str) or order not in get_args(Order):
+        raise ConfigError(f"unknown order {order!r}{nearest(str(order), get_args(Order))}")
+    _check_names(conditions, edits)
+    used: dict[str, Condition] = {}
+    wanted: dict[str, str | Edit] = {}
+    for rule in parsed:
+        used |= _found(rule, rule.conditions, conditions, "condition")
+        wanted |= _found(rule, rule.edits, edits, "edit")
+    _check_values(used, wanted)
+    return Rules(rules=parsed, conditions=used, edits=wanted, every=_every(check), order=order)
+
+
+def _check_names(conditions: Mapping[str, object], edits: Mapping[str, object]) -> None:
+    for kind, values in (("condition", conditions), ("edit", edits)):
+        for name in values:
+            if not isinstance(name, str) or name.lower() in WORDS:
+                raise SteeringError(f"{name!r} cannot be the name of a {kind}; rules use that word")
+
+
+def _found(
+    rule: Rule, mentions: Sequence[Mention], known: Mapping[str, T], kind: str
+) -> dict[str, T]:
+    """The named values, in the order of their mention."""
+    for name, column in mentions:
+        if name not in known:
+            told = f"unknown {kind} '{name}'{nearest(name, known)}"
+            raise at_column(rule.text, column, told)
+    return {mention.name: known[mention.name] for mention in mentions}
+
+
+def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object]) -> None:
+    for name, condition in conditions.items():
+        if not isinstance(condition, Condition):
+            raise SteeringError(
+                f"condition '{name}' is {short(condition)}; give one that load_condition or "
+                "fit_condition made"
+            )
+    for name, edit in edits.items():
+        if not isinstance(edit, Edit):
+            try:
+                validate_steering_prompt(edit)
+            except SteeringError as error:
+                raise SteeringError(f"edit '{name}': {error}") from error
+
+
+def _every(check: object) -> int:
+    """Response tokens from one check to the next; 0 for none after the prompt's."""
+    if isinstance(check, str) and check in ("prompt", "token"):
+        return 0 if check == "prompt" else 1
+    tokens = as_whole(check)
+    if tokens is None or tokens < 1:
+        raise ConfigError(
+            f"check {shown(check)} is neither 'prompt' nor 'token' nor a number of tokens above 0"
+        )
+    return tokens

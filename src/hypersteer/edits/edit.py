@@ -1,0 +1,190 @@
+"""An edit as a value: parameters of some kind, for one site; added, scaled, saved and loaded.
+
+It is made by a hypernetwork or a baseline and lives in one safetensors file. Nothing here knows a
+model: `hypersteer.lm.writers` applies edits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hypersteer.edits.kinds import EditKind
+from hypersteer.edits.registry import KINDS
+from hypersteer.edits.sites import Scope, Site, check_scope, check_strength
+from hypersteer.edits.vector import VECTOR
+from hypersteer.errors import CheckpointError, SteeringError, nearest, shown
+from hypersteer.files import output_file, path_of
+from hypersteer.identity import same_base_lm
+from hypersteer.tensor_files import read_value, write_value
+from hypersteer.values import check_text
+
+FORMAT = "hypersteer-edit-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Edit:
+    """What is done to hidden states at one site, on the tokens of a scope.
+
+    Attributes:
+        kind: how the parameters apply.
+        params: the parameters of this edit, on the CPU.
+        site: where it acts.
+        scope: which tokens it touches.
+        base_lm: identity of the base LM it was made for; another base LM refuses it.
+        steering_prompt: the text it came from, or a note of the algebra that made it.
+        generator: hash of the hypernetwork that wrote it; empty if made otherwise.
+
+    Raises:
+        SteeringError: if the parameters are not what the kind wants.
+    """
+
+    kind: EditKind
+    params: Mapping[str, Tensor]
+    site: Site
+    scope: Scope = "all"
+    base_lm: str = ""
+    steering_prompt: str = ""
+    generator: str = ""
+
+    __array_ufunc__ = None  # so that numpy leaves `number * edit` to us
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, EditKind):
+            raise SteeringError(f"kind {shown(self.kind)} is no kind of edit; try VECTOR")
+        object.__setattr__(self, "params", self.kind.check(self.params))
+        object.__setattr__(self, "scope", check_scope(self.scope))
+        if not isinstance(self.site, Site):
+            raise SteeringError(f"site {shown(self.site)} is no Site; give one such as Site(12)")
+        for name in ("base_lm", "steering_prompt", "generator"):
+            check_text(getattr(self, name), name)
+
+    @property
+    def vector(self) -> Float[Tensor, " D"]:
+        """The steering vector.
+
+        Raises:
+            AttributeError: if the edit is of another kind.
+        """
+        if "vector" not in self.params:
+            raise AttributeError(
+                f"an edit of the kind '{self.kind.name}' has no vector, but {sorted(self.params)}"
+            )
+        return self.params["vector"]
+
+    @property
+    def width(self) -> int:
+        """Width D of the states that it is for."""
+        return self.kind.width(self.params)
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm of the vector."""
+        return float(self.vector.norm())
+
+    def __mul__(self, factor: float) -> "Edit":
+        factor = check_strength(factor)
+        note = f"{factor:g} * ({self.steering_prompt})"
+        return replace(self, params=self.kind.scaled(self.params, factor), steering_prompt=note)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Edit":
+        return self * -1.0
+
+    def __add__(self, other: "Edit") -> "Edit":
+        return self._joined(other, 1.0, "+")
+
+    def __sub__(self, other: "Edit") -> "Edit":
+        return self._joined(other, -1.0, "-")
+
+    def _joined(self, other: "Edit", sign: float, symbol: str) -> "Edit":
+        if not isinstance(other, Edit):
+            return NotImplemented
+        for name in ("site", "scope", "base_lm"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs and not (name == "base_lm" and same_base_lm(mine, theirs)):
+                raise SteeringError(
+                    f"edits with different {name} cannot be combined: {mine} and {theirs}"
+                )
+        if self.kind is not other.kind:
+            kinds = f"{self.kind.name} and {other.kind.name}"
+            raise SteeringError(f"edits of different kinds cannot be combined: {kinds}")
+        if self.width != other.width:
+            widths = f"{self.width} and {other.width}"
+            raise SteeringError(f"edits of different width cannot be combined: {widths}")
+        theirs = other.params if sign == 1 else self.kind.scaled(other.params, sign)
+        return replace(
+            self,
+            params=self.kind.summed(self.params, theirs),
+            steering_prompt=f"({self.steering_prompt}) {symbol} ({other.steering_prompt})",
+            generator=self.generator if self.generator == other.generator else "",
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the edit to one safetensors file, through a temporary name.
+
+        Raises:
+            SteeringError: if the file cannot be written.
+        """
+        header = {
+            "format": FORMAT,
+            "kind": self.kind.name,
+            "layer": self.site.layer,
+            "site": self.site.kind,
+            "scope": self.scope if isinstance(self.scope, str) else list(self.scope),
+            "base_lm": self.base_lm,
+            "steering_prompt": self.steering_prompt,
+            "generator": self.generator,
+        }
+        path = output_file(path, "the file of the edit")
+        return write_value(path, dict(self.params), header, "edit")
+
+
+def VectorEdit(*, vector: Any, site: Site, **about: Any) -> Edit:
+    """A steering vector as an edit: `h -> h + strength * vector` on the tokens of its scope.
+
+    Args:
+        vector: shape [D], in units of the hidden states it is added to; kept in float32.
+        site: where it acts.
+        about: other fields of `Edit`: `scope` ("all"), `base_lm`, `steering_prompt`, `generator`.
+
+    Raises:
+        SteeringError: if the vector is none, or not finite.
+    """
+    return Edit(kind=VECTOR, params={"vector": vector}, site=site, **about)
+
+
+def load_edit(path: str | Path) -> Edit:
+    """Read an edit that `save` wrote.
+
+    Raises:
+        CheckpointError: if the file is missing, corrupt, not an edit, or one of an unknown kind.
+    """
+    path = path_of(path, "the edit", CheckpointError)
+    header, tensors = read_value(path, FORMAT, "edit")
+    try:
+        kind = header["kind"]
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise CheckpointError(
+                f"the edit '{path}' is of the kind {shown(kind)}, which this version cannot "
+                f"apply{nearest(str(kind), KINDS)}"
+            )
+        return Edit(
+            kind=KINDS[kind],
+            params=tensors,
+            site=Site(header["layer"], header["site"]),
+            scope=check_scope(header["scope"]),
+            base_lm=header["base_lm"],
+            steering_prompt=header["steering_prompt"],
+            generator=header["generator"],
+        )
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"the edit '{path}' lacks {error}; it is damaged") from error
+    except SteeringError as error:
+        raise CheckpointError(f"the edit '{path}' is damaged: {error}") from error

@@ -1,0 +1,94 @@
+"""What callers ask for, brought into rows: prompts, what steers each, and how strongly."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hypersteer.edits.sites import check_strength
+from hypersteer.engine.decoding import Decoding
+from hypersteer.engine.generate import check_room
+from hypersteer.errors import SteeringError
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds
+from hypersteer.lm.edited import several
+from hypersteer.lm.finite import check_range
+from hypersteer.lm.messages import Prompts, is_one_prompt
+
+
+class Request(NamedTuple):
+    """A request as rows.
+
+    Attributes:
+        prompts: B tokenised prompts.
+        steer: what steers each row: a steering prompt, an edit, rules, a list of these, or None.
+        strengths: strength of each row.
+        single: whether the caller gave one prompt, not a list, and wants one answer.
+        decodings: how each row is decoded; empty where nothing is to be.
+    """
+
+    prompts: list[PromptIds]
+    steer: list[Any]
+    strengths: list[float]
+    single: bool
+    decodings: Sequence[Decoding] = ()
+
+
+def as_request(
+    lm: BaseLM,
+    prompts: Prompts,
+    steer: Any,
+    strength: Any,
+    *,
+    edits: Sequence[Any] = (),
+    name: str = "steer",
+    decoding: Mapping[str, Any] | None = None,
+) -> Request:
+    """Bring a request into rows.
+
+    Args:
+        lm: the base LM.
+        prompts: a prompt (text, a chat message, or a list of them), or a list of prompts.
+        steer: one for all, or a list with one per prompt.
+        strength: likewise.
+        edits: what acts on every row besides.
+        name: how the caller's own argument for `steer` is called.
+        decoding: how it is to be decoded, by name, where it is to be.
+
+    Raises:
+        SteeringError: for an empty list, lists of different lengths, an empty prompt or what is
+            no prompt, a strength that is not finite, or no room for the new tokens.
+        ConfigError: for settings of decoding that are unknown or out of range.
+    """
+    single = is_one_prompt(prompts)
+    rows: list[Any] = [prompts] if single else list(prompts)  # type: ignore[arg-type]
+    if not rows:
+        raise SteeringError("the list of prompts is empty; give at least one")
+    others = (name, "edits", "strength", "scope", "decisions")
+    decodings = [] if decoding is None else Decoding.per_row(decoding, len(rows), others)
+    strengths = [check_strength(s) for s in per_row(strength, len(rows), "strength")]
+    check_range(strengths)
+    steers = per_row(steer, len(rows), name)
+    if edits:
+        steers = [[*several(own), *edits] for own in steers]
+    request = Request(
+        [lm.chat.prompt(prompt) for prompt in rows], steers, strengths, single, decodings
+    )
+    if decodings:
+        check_room(lm, request.prompts, decodings)
+    return request
+
+
+def per_row(value: Any, count: int, name: str) -> list[Any]:
+    """A value for each of `count` rows, from one for all or a list of as many.
+
+    Raises:
+        SteeringError: for a list of another length.
+    """
+    if hasattr(value, "tolist") and getattr(value, "shape", None):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        if len(value) != count:
+            raise SteeringError(
+                f"{len(value)} values of '{name}' for {count} prompts; give one, or one per prompt"
+            )
+        return list(value)
+    return [value] * count

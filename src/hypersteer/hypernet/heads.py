@@ -1,0 +1,66 @@
+"""The head: from the trunk's last state to numbers, and which of them is which parameter.
+
+Shapes: R rows, D width, S sites, P numbers of one edit.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hypersteer.edits.kinds import EditKind
+
+HEAD_INIT = 0.05
+"""Factor on the default initialisation of the head's last layer: first edits are small."""
+
+
+def new_head(width: int, hidden: int, size: int) -> nn.Sequential:
+    """The MLP that writes `size` numbers from a state of the trunk."""
+    head = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, size))
+    with torch.no_grad():
+        for parameter in head[-1].parameters():
+            parameter.mul_(HEAD_INIT)
+    return head
+
+
+class Layout:
+    """Which of the numbers that a head writes is which parameter of which site's edit.
+
+    Attributes:
+        kind: of the edits.
+        sites: number S of sites, each of which gets an edit of its own.
+        size: numbers of all edits together, S * P.
+
+    Args:
+        kind: of the edits.
+        width: D.
+        rank: of the edits, where the kind has one.
+        sites: S.
+    """
+
+    def __init__(self, kind: EditKind, width: int, rank: int, sites: int) -> None:
+        self.kind, self.sites = kind, sites
+        self._shapes = kind.shapes(width, rank)
+        self._sizes = [math.prod(shape) for shape in self._shapes.values()]
+        self.size = sites * sum(self._sizes)
+
+    def split(
+        self, numbers: Float[Tensor, "R N"], unit: Float[Tensor, ""]
+    ) -> list[dict[str, Tensor]]:
+        """Parameters [R, ...] of each site's edits, float32.
+
+        Args:
+            numbers: as the head writes them, for states of size 1.
+            unit: size of the states that the edits are for.
+        """
+        made = []
+        for own in numbers.unflatten(-1, (self.sites, -1)).unbind(1):
+            parts = own.split(self._sizes, dim=-1)
+            named = {
+                name: part.unflatten(-1, shape)
+                for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+            }
+            scaled = self.kind.in_units(named, unit)
+            made.append({name: value.float() for name, value in scaled.items()})
+        return made

@@ -1,0 +1,146 @@
+"""A trained hypernetwork as a maker of edits: at once, or inside the prefill of a running batch.
+
+Shapes: B rows.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hypersteer.edits.edit import Edit
+from hypersteer.edits.kinds import Params
+from hypersteer.edits.registry import edit_kind
+from hypersteer.edits.sites import Scope, Site
+from hypersteer.hypernet.card import Card
+from hypersteer.hypernet.network import Hypernet
+from hypersteer.hypernet.writing import read_steering, write_edits
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds, Spans, collate
+from hypersteer.lm.writers import Writer
+
+
+class EditMaker:
+    """Makes the edits of steering prompts for a base LM.
+
+    Args:
+        lm: the base LM.
+        hypernet: the trained hypernetwork.
+        card: what its checkpoint says about itself.
+        generator: hash of its weights, which its edits carry.
+    """
+
+    def __init__(self, lm: BaseLM, hypernet: Hypernet, card: Card, generator: str = "") -> None:
+        self._lm, self._hypernet, self._card = lm, hypernet, card
+        self._generator = generator
+
+    @property
+    def lowest(self) -> Site:
+        """The lowest site that edits of steering prompts act at."""
+        return self._card.site
+
+    def check(self, text: str, prompt: PromptIds) -> None:
+        """Refuse a steering prompt that the hypernetwork cannot read in one pass.
+
+        Raises:
+            SteeringError: naming the lengths.
+        """
+        tokens = len(self._lm.chat.lead) + len(self._lm.chat.text(text))
+        what = "the steering prompt"
+        if self._card.hypernet.variant == "in-context":
+            tokens += len(prompt.ids) - prompt.prefix
+            what = "the steering prompt with the base prompt"
+        self._lm.check_length(tokens, what)
+
+    def writers(
+        self,
+        texts: Sequence[str | None],
+        prompts: Sequence[PromptIds],
+        strengths: Sequence[float],
+        scope: Scope,
+    ) -> list[Writer]:
+        """Writers of B rows for those with a steering prompt; edits are made in the prefill."""
+        rows = [row for row, text in enumerate(texts) if text is not None]
+        steering = self._steering([text for text in texts if text is not None])
+        own = [prompts[row] for row in rows]
+        made: list[Params] = []
+
+        def make(number: int, hidden: Tensor, spans: Spans) -> Params:
+            if number == 0:  # higher sites take what was made here
+                index = torch.tensor(rows, device=hidden.device)
+                made[:] = self._write(steering, own, hidden[index], spans.rows(index))
+            return _spread(made[number], rows, len(texts))
+
+        scopes = [None if text is None else scope for text in texts]
+        kind = edit_kind(self._card.hypernet.edit)
+        return [
+            Writer(site, kind, partial(make, number), scopes, strengths)
+            for number, site in enumerate(self._hypernet.sites)
+        ]
+
+    def edits(
+        self, texts: Sequence[str], prompts: Sequence[PromptIds], scope: Scope
+    ) -> list[list[Edit]]:
+        """The edits of pairs of steering prompt and base prompt, each with one per site."""
+        made = self._params(texts, prompts)
+        return [self._as_edits(made, row, text, scope) for row, text in enumerate(texts)]
+
+    def _as_edits(self, made: Sequence[Params], row: int, text: str, scope: Scope) -> list[Edit]:
+        """The edits of a row, one for each site."""
+        return [
+            Edit(
+                kind=edit_kind(self._card.hypernet.edit),
+                params={name: value[row] for name, value in params.items()},
+                site=site,
+                scope=scope,
+                base_lm=str(self._lm.identity),
+                steering_prompt=text,
+                generator=self._generator,
+            )
+            for site, params in zip(self._hypernet.sites, made, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _params(self, texts: Sequence[str], prompts: Sequence[PromptIds]) -> list[Params]:
+        """Parameters [B, ...] at each site for pairs of steering prompt and base prompt."""
+        steering = self._steering(texts)
+        if self._card.hypernet.variant != "cross-attention":
+            return self._write(steering, prompts)
+        batch = collate(prompts, pad_id=self._lm.chat.pad_id).to(self._lm.device)
+        return self._write(steering, prompts, self._lm.states(batch, self._card.site), batch.spans)
+
+    def _write(
+        self,
+        steering: "_Steering",
+        prompts: Sequence[PromptIds],
+        hidden: Tensor | None = None,
+        spans: Spans | None = None,
+    ) -> list[Params]:
+        config, (ids, states) = self._card.hypernet, steering
+        return list(
+            write_edits(self._hypernet, self._lm, config, ids, prompts, hidden, spans, states)
+        )
+
+    def _steering(self, texts: Sequence[str]) -> "_Steering":
+        """Steering prompts as the hypernetwork reads them; the base LM may have to run for it."""
+        ids = [self._lm.chat.text(text) for text in texts]
+        return _Steering(ids, read_steering(self._lm, self._card.hypernet, self._card.site, ids))
+
+
+class _Steering(NamedTuple):
+    """Token ids of steering prompts, and the base LM's states of them where they are wanted."""
+
+    ids: list[list[int]]
+    concept_states: Tensor | None
+
+
+def _spread(params: Params, rows: Sequence[int], count: int) -> dict[str, Tensor]:
+    """Parameters of some rows as those of all, zeros for the others."""
+    return {
+        name: value.new_zeros(count, *value.shape[1:]).index_copy(
+            0, torch.tensor(rows, device=value.device), value
+        )
+        for name, value in params.items()
+    }

@@ -1,0 +1,1 @@
+"""What several methods share that learn from examples: corpus, states, training, dictionaries."""

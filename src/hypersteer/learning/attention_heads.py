@@ -1,0 +1,166 @@
+"""Attention heads of any base LM: what they put out, and what that becomes at the attention site.
+
+A head's output is its slice of what the attention's output projection reads. The projection is
+found by watching it: it is the module inside the attention whose output is the attention's.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hypersteer.edits.sites import Site
+from hypersteer.errors import ModelError
+from hypersteer.learning.corpus import CorpusText, length_batches
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.blocks import sublayer
+from hypersteer.lm.chat import collate
+from hypersteer.lm.hooks import ReadWrite, at_input, at_output
+
+Arguments = Callable[[tuple, dict], tuple[tuple, dict]]
+"""Takes a module's arguments; returns those it is called with."""
+
+
+class Heads(NamedTuple):
+    """The attention heads of a base LM.
+
+    Attributes:
+        projections: of each of L blocks, the module that maps H heads' outputs to the width.
+        count: H.
+        width: of one head's output, W.
+    """
+
+    projections: list[nn.Module]
+    count: int
+    width: int
+
+
+@torch.no_grad()
+def find_heads(lm: BaseLM) -> Heads:
+    """Find the output projection of every block's attention, by one short forward.
+
+    Raises:
+        ModelError: if a block has none, or what it reads cannot be told apart by heads.
+    """
+    attentions = [sublayer(block, "attention") for block in lm.blocks]
+    leaves = [_leaves(attention) for attention in attentions]
+    read: dict[nn.Module, int] = {}
+    written: dict[nn.Module, Tensor] = {}
+    with ExitStack() as stack:
+        for module in dict.fromkeys([*attentions, *(leaf for own in leaves for leaf in own)]):
+            stack.enter_context(at_input(module, _width_keeper(module, read)))
+            stack.enter_context(at_output(module, _output_keeper(module, written)))
+        batch = collate([lm.chat.prompt("1")], pad_id=lm.chat.pad_id).to(lm.device)
+        lm.states(batch, Site(lm.depth - 1))
+    found = [
+        [leaf for leaf in own if _same(written.get(leaf), written.get(attention))]
+        for attention, own in zip(attentions, leaves, strict=True)
+    ]
+    count = int(lm.model.config.get_text_config().num_attention_heads)
+    for block, last in zip(lm.blocks, found, strict=True):
+        if not last or read.get(last[-1], 1) % count:
+            raise ModelError(
+                f"{type(block).__name__} has no output projection of {count} attention heads that "
+                "can be told by its structure; use a method that acts at a site"
+            )
+    projections = [last[-1] for last in found]
+    widths = {read[module] // count for module in projections}
+    if len(widths) != 1:
+        raise ModelError(
+            f"the attention heads of {lm.name} have widths {sorted(widths)}; heads of one width "
+            "are expected, so use a method that acts at a site"
+        )
+    return Heads(projections, count, widths.pop())
+
+
+@torch.no_grad()
+def read_heads(
+    lm: BaseLM,
+    heads: Heads,
+    texts: Sequence[CorpusText],
+    pool: Callable[[Tensor, CorpusText], Tensor],
+    batch_tokens: int,
+) -> list[Float[Tensor, "heads W"]]:
+    """Outputs of all L times H heads, block by block, for each text.
+
+    Args:
+        lm: the base LM.
+        heads: from `find_heads`.
+        texts: with responses.
+        pool: states [T, H * W] of a text's tokens and the text -> what stands for it [H * W].
+        batch_tokens: most tokens of a forward pass, padding included.
+    """
+    found: dict[int, Tensor] = {}
+    for part in length_batches([text.size for text in texts], batch_tokens):
+        chosen = [texts[number] for number in part]
+        seen: list[Tensor] = []
+        with ExitStack() as stack:
+            for module in heads.projections:
+                stack.enter_context(at_input(module, _pooling(chosen, pool, seen)))
+            prompts, responses = (
+                [text.prompt for text in chosen],
+                [text.response for text in chosen],
+            )
+            batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+            lm.states(batch, Site(lm.depth - 1))
+        whole = torch.stack(seen, 1).view(len(part), -1, heads.width)
+        found.update(zip(part, whole, strict=True))
+    return [found[number] for number in range(len(texts))]
+
+
+@torch.no_grad()
+def through(module: nn.Module, shift: Float[Tensor, "B I"]) -> Float[Tensor, "B D"]:
+    """What a shift of the projection's input adds to its output: exact, since it is affine."""
+    weight = next(module.parameters())
+    moved = shift.to(weight.device)
+    moved = moved.to(weight.dtype) if weight.is_floating_point() else moved
+    return (module(moved) - module(torch.zeros_like(moved))).float()
+
+
+def _leaves(attention: nn.Module) -> list[nn.Module]:
+    """Modules inside that have parameters of their own and no children."""
+    return [
+        module
+        for module in attention.modules()
+        if not any(True for _ in module.children())
+        and any(True for _ in module.parameters())
+        and module is not attention
+    ]
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _width_keeper(module: nn.Module, into: dict[nn.Module, int]) -> Arguments:
+    def keep(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args and isinstance(args[0], Tensor):
+            into[module] = args[0].shape[-1]
+        return args, kwargs
+
+    return keep
+
+
+def _output_keeper(module: nn.Module, into: dict[nn.Module, Tensor]) -> ReadWrite:
+    def keep(output: Tensor) -> None:
+        into[module] = output
+
+    return keep
+
+
+def _pooling(
+    texts: Sequence[CorpusText], pool: Callable[[Tensor, CorpusText], Tensor], into: list[Tensor]
+) -> Arguments:
+    """Keeps what stands for each text of a batch; blocks are called in order."""
+
+    def keep(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        rows = [pool(states[: t.size], t) for states, t in zip(args[0], texts, strict=True)]
+        into.append(torch.stack(rows).float().cpu())
+        return args, kwargs
+
+    return keep

@@ -1,0 +1,126 @@
+"""What methods share that learn each concept by itself from the states of its texts."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypersteer.edits.sites import Site
+from hypersteer.learning import vectors
+from hypersteer.learning.corpus import States, make_corpus, need_rows
+from hypersteer.learning.covariance import Moments, moments
+from hypersteer.learning.values import ConceptExamples, Done, Learned
+from hypersteer.lm.base import BaseLM
+
+
+class ConceptStates:
+    """The texts of N concepts with their states at a site, each text read once if memory allows.
+
+    A text that stands twice among the rows of a concept counts once for it.
+
+    Attributes:
+        corpus: the texts.
+        states: their states.
+
+    Args:
+        lm: the base LM.
+        site: where to read.
+        concepts: what to learn.
+        method: how messages call who learns.
+        negatives: whether texts without the concept are needed.
+        batch_tokens: most tokens of a forward pass, padding included.
+        cache_bytes: most bytes of states kept between looks.
+
+    Raises:
+        DataError: if a concept lacks rows.
+    """
+
+    def __init__(
+        self,
+        lm: BaseLM,
+        site: Site,
+        concepts: Sequence[ConceptExamples],
+        *,
+        method: str,
+        negatives: bool,
+        batch_tokens: int,
+        cache_bytes: int,
+    ) -> None:
+        self._started = time.perf_counter()
+        self._lm, self._site, self._concepts = lm, site, concepts
+        self.corpus = make_corpus(lm, concepts)
+        need_rows(self.corpus, concepts, method=method, negatives=negatives)
+        uses = np.bincount(
+            [number for rows in self.corpus.rows for number in rows],
+            minlength=len(self.corpus.texts),
+        )
+        self.states = States(
+            lm,
+            site,
+            self.corpus.texts,
+            (uses + 1).tolist(),  # the last look measures maximum activations
+            batch_tokens=batch_tokens,
+            cache_bytes=cache_bytes,
+        )
+        self._moments: dict[tuple[int, ...], Moments] = {}
+
+    def each(self, find: Callable[[int], Tensor], done: Done | None) -> Float[Tensor, "N D"]:
+        """What `find` makes of each concept, called with its place among the concepts."""
+        found = []
+        for number in range(len(self._concepts)):
+            found.append(find(number).float().cpu())
+            if done is not None:
+                done(1 / len(self._concepts))
+        return torch.stack(found) if found else torch.zeros(0, self._lm.width)
+
+    def parts(self, numbers: Sequence[int]) -> Iterator[Float[Tensor, "_ D"]]:
+        """States of all tokens of these texts after the chat prefix, part by part."""
+        for _, hidden, marks in self.states.walk(sorted(set(numbers))):
+            yield hidden[marks]
+
+    def tokens(self, numbers: Sequence[int]) -> list[Float[Tensor, "_ D"]]:
+        """States of each text's tokens after the chat prefix, in the order of the numbers."""
+        found: dict[int, Tensor] = {}
+        for part, hidden, marks in self.states.walk(sorted(set(numbers))):
+            found.update({n: hidden[row][marks[row]] for row, n in enumerate(part)})
+        return [found[number] for number in numbers]
+
+    def moments(self, numbers: Sequence[int], *, shared: bool) -> Moments:
+        """Mean and scatter of all tokens of these texts.
+
+        Args:
+            numbers: at least one text.
+            shared: whether other concepts may ask for the same texts, so that they are kept.
+        """
+        key = tuple(sorted(set(numbers)))
+        found = self._moments.get(key) or moments(self.parts(key))
+        if shared:
+            self._moments[key] = found
+        return found
+
+    def id(self, number: int) -> int:
+        """Id of a concept, by its place."""
+        return self._concepts[number].concept.id
+
+    def learned(
+        self, directions: Float[Tensor, "N D"], lengths: Float[Tensor, " N"] | None = None
+    ) -> Learned:
+        """The directions as they are kept.
+
+        Args:
+            directions: of the concepts, of any length.
+            lengths: how long a vector strength 1 adds; by default the maximum activation.
+        """
+        directions = torch.nn.functional.normalize(directions.float(), dim=-1)
+        if lengths is None:
+            lengths = vectors.measure(self.states, self.corpus.rows, directions).activations
+        return vectors.keep(
+            self._concepts,
+            directions,
+            lengths,
+            flops=vectors.reading_flops(self._lm, self._site, self.states.tokens_run),
+            seconds=time.perf_counter() - self._started,
+        )

@@ -1,0 +1,1 @@
+"""Every method behind one protocol: hypernetworks, prompting, and one file per baseline."""

@@ -1,0 +1,275 @@
+"""ReFT-r1: one direction per concept that both detects it and steers towards it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from hypersteer.concepts import Concept
+from hypersteer.data.examples import Example
+from hypersteer.edits.sites import Site
+from hypersteer.errors import ConfigError, TrainingError
+from hypersteer.learning import vectors
+from hypersteer.learning.corpus import (
+    Corpus,
+    States,
+    after_prefix,
+    check_fields,
+    length_batches,
+    make_corpus,
+    need_rows,
+)
+from hypersteer.learning.latents import change
+from hypersteer.learning.upper_blocks import UpperLosses
+from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.lm.base import BaseLM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReftR1:
+    """Rank-1 representation finetuning, all concepts trained at once.
+
+    Source: AxBench (arXiv 2501.17148), section 4 and its published settings for Gemma-2-2B. With
+    `w` the concept's direction, every state after the chat prefix becomes
+    `h + mean(TopK(ReLU(h . w))) w`; the loss is the cross-entropy of the responses of positives
+    and negatives, plus a ramped L1 penalty on the latents that are not among the top k.
+    After each backward pass, and for each concept by itself: clip the gradient, bring `w` to unit
+    length, make the gradient orthogonal to it, take a step of AdamW with linearly decaying rate.
+
+    A step takes `batch_size` rows of every concept, so the vectors are those of training one
+    concept after another. The states at the site do not depend on `w`: they are computed once per
+    distinct text, and every step runs the blocks above the site only.
+
+    Deviations from AxBench: top-k never pools over padding or the chat prefix, and takes all
+    tokens where there are fewer than k; the loss is the mean over rows of each row's mean, so that
+    a long response does not outweigh a short one; a start at which no latent is positive, from
+    which nothing would ever be learnt, is turned around; the directions kept have exactly unit
+    length (AxBench's are off by the last step); the maximum activation comes from the training
+    rows (see `hypersteer.learning.vectors`). The arithmetic is that of the base LM's dtype, with
+    directions, latents and losses in float32.
+
+    Attributes:
+        batch_size: rows of each concept in a step.
+        epochs: passes over each concept's rows, reshuffled by seed and concept id each time.
+        learning_rate: at the first step; 0 after the last.
+        top_k: latents of a row that set its strength.
+        sparsity: weight of the L1 penalty at the end of its linear ramp from 0.
+        max_norm: gradients are clipped to this norm.
+        start: every entry of the untrained direction.
+        seed: of the shuffles.
+        batch_tokens: most tokens run at a time, padding included; gradients add up over a step.
+        cache_bytes: most bytes of hidden states kept in memory; texts beyond it run through the
+            lower blocks anew in every epoch. 0 keeps none.
+    """
+
+    learns: ClassVar[bool] = True
+    scales: ClassVar[bool] = True
+
+    batch_size: int = 6
+    epochs: int = 3
+    learning_rate: float = 0.01
+    top_k: int = 8
+    sparsity: float = 0.005
+    max_norm: float = 1.0
+    start: float = 0.01
+    seed: int = 42
+    batch_tokens: int = 2048
+    cache_bytes: int = 2 * 2**30
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("batch_size", "epochs", "learning_rate", "top_k", "max_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} {getattr(self, name)} is not above 0")
+        if self.sparsity < 0 or self.seed < 0:
+            raise ConfigError(f"sparsity {self.sparsity} and seed {self.seed} must not be negative")
+        if self.start == 0:
+            raise ConfigError("start 0 has no direction; give a number such as 0.01")
+
+    def steps(self, rows: int) -> int:
+        """Steps of a concept with so many rows."""
+        return self.epochs * -(-rows // self.batch_size)
+
+    def fit(
+        self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
+    ) -> Learned:
+        """Train all concepts at once.
+
+        Raises:
+            DataError: if a concept has no positive rows.
+            TrainingError: if a direction is no longer finite.
+        """
+        started = time.perf_counter()
+        if not concepts:
+            none = torch.zeros(0, lm.width)
+            return vectors.keep([], none, none.sum(1), flops=0.0, seconds=0.0)
+        corpus = make_corpus(lm, concepts)
+        need_rows(corpus, concepts, method="ReFT-r1", negatives=False)
+        training = Training(self, lm, site, corpus, [entry.concept.id for entry in concepts])
+        steps = max(map(self.steps, map(len, corpus.rows)), default=0)
+        for step in range(steps):
+            training.step(step)
+            if done is not None:
+                done(1 / steps)
+        directions = training.directions()
+        for entry, direction in zip(concepts, directions, strict=True):
+            if not bool(direction.isfinite().all()):
+                raise TrainingError(
+                    f"the direction of concept {entry.concept.id} ('{entry.concept.text}') is no "
+                    "longer finite; lower learning_rate"
+                )
+        activations = vectors.measure(training.states, corpus.rows, directions).activations
+        return vectors.keep(
+            concepts,
+            directions,
+            activations,
+            flops=training.flops(),
+            seconds=time.perf_counter() - started,
+        )
+
+    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
+        """See `hypersteer.learning.vectors.steer`."""
+        return vectors.steer(lm, site, learned, asked)
+
+    def detect(
+        self,
+        lm: BaseLM,
+        site: Site,
+        learned: Learned,
+        concepts: Sequence[Concept],
+        texts: Sequence[Example],
+    ) -> Float[Tensor, "K N"]:
+        """The largest latent, `ReLU(h . w)`: see `hypersteer.learning.vectors.detect`."""
+        return vectors.detect(lm, site, learned, concepts, texts).relu()
+
+
+class Training:
+    """The running training of N concepts.
+
+    Attributes:
+        states: hidden states of the texts at the site.
+
+    Args:
+        recipe: the hyperparameters.
+        lm: the base LM.
+        site: where to read and write.
+        corpus: texts of the N concepts.
+        ids: their ids, which the shuffles depend on.
+    """
+
+    def __init__(
+        self, recipe: ReftR1, lm: BaseLM, site: Site, corpus: Corpus, ids: Sequence[int]
+    ) -> None:
+        self._recipe, self._lm, self._site = recipe, lm, site
+        self._texts, self._rows, self._ids = corpus.texts, corpus.rows, ids
+        uses = np.bincount(
+            [number for rows in self._rows for number in rows], minlength=len(self._texts)
+        )
+        self.states = States(
+            lm,
+            site,
+            corpus.texts,
+            (uses * recipe.epochs + 1).tolist(),
+            batch_tokens=recipe.batch_tokens,
+            cache_bytes=recipe.cache_bytes,
+        )
+        self._above = UpperLosses(lm, site)
+        self._tokens = self._responses = 0
+        self._weights = self._started()
+        self._optimizer = torch.optim.AdamW(
+            [{"params": [w]} for w in self._weights], lr=recipe.learning_rate, weight_decay=0.0
+        )
+
+    def step(self, step: int) -> None:
+        """Take a step, counted from 0, with every concept that has rows left."""
+        recipe = self._recipe
+        rows = [
+            (number, text)
+            for number in range(len(self._rows))
+            for text in self._batch(number, step)
+        ]
+        counts = np.bincount([number for number, _ in rows], minlength=len(self._rows))
+        for part in length_batches(
+            [self._texts[text].size for _, text in rows], recipe.batch_tokens
+        ):
+            chosen = [rows[position] for position in part]
+            progress = torch.tensor(
+                [step / recipe.steps(len(self._rows[number])) for number, _ in chosen]
+            )
+            shares = torch.tensor([1 / counts[number] for number, _ in chosen])
+            losses, penalties = self._losses(chosen)
+            penalties = recipe.sparsity * progress.to(penalties) * penalties
+            ((losses + penalties) * shares.to(losses)).sum().backward()
+        for number in np.flatnonzero(counts):
+            self._prepare(int(number), step)
+        self._optimizer.step()  # skips the concepts that have no gradient
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def directions(self) -> Float[Tensor, "N D"]:
+        """The directions so far, at unit length, on the CPU."""
+        return F.normalize(torch.stack(self._weights).detach(), dim=-1).cpu()
+
+    def flops(self) -> float:
+        """Operations so far on real tokens: 2 per weight forward, 2 per weight backward.
+
+        Backward is to activations only, since no weight of the base LM needs a gradient. The head
+        counts on response tokens; attention products are left out, as is usual.
+        """
+        lm, above = self._lm, self._site.layer + 1
+        upper = 4.0 * vectors.block_parameters(lm, above, lm.depth) * self._tokens
+        head = 4.0 * lm.vocab * lm.width * self._responses
+        below = self.states.tokens_run + (0 if self._above.skips else self._tokens)
+        return upper + head + vectors.reading_flops(lm, self._site, below)
+
+    def _started(self) -> list[Tensor]:
+        """Untrained directions; reading all texts here fills the cache in well-packed batches."""
+        start = torch.full((len(self._rows), self._lm.width), self._recipe.start)
+        alive = vectors.measure(self.states, self._rows, start).highest > 0
+        turned = torch.where(alive[:, None], start, -start).to(self._lm.device)
+        return [row.clone().requires_grad_() for row in turned]
+
+    def _batch(self, number: int, step: int) -> list[int]:
+        """Texts of a concept in a step; none after its last one."""
+        rows, size = self._rows[number], self._recipe.batch_size
+        epoch, within = divmod(step, -(-len(rows) // size))
+        if epoch >= self._recipe.epochs:
+            return []
+        random = np.random.default_rng([self._recipe.seed, self._ids[number], epoch])
+        order = random.permutation(len(rows))
+        return [rows[index] for index in order[within * size : (within + 1) * size]]
+
+    def _losses(self, rows: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and penalty [B] of rows of (concept, text)."""
+        texts = [text for _, text in rows]
+        batch = self.states.batch(texts)
+        directions = torch.stack([self._weights[number] for number, _ in rows])
+        marks = after_prefix(batch.spans)
+        penalties: list[Tensor] = []
+
+        def act(hidden: Tensor) -> Tensor:
+            changed = change(hidden, directions, marks, self._recipe.top_k)
+            penalties.append(changed.penalty)
+            return changed.hidden
+
+        states = self.states.read(texts) if self._above.skips else None
+        losses = self._above.losses(batch, states, act)
+        self._tokens += sum(self._texts[text].size for text in texts)
+        self._responses += sum(len(self._texts[text].response) for text in texts)
+        return losses, penalties[0]
+
+    def _prepare(self, number: int, step: int) -> None:
+        """Clip, bring to unit length, project, and set the rate: one concept by itself."""
+        recipe, weight = self._recipe, self._weights[number]
+        assert weight.grad is not None
+        torch.nn.utils.clip_grad_norm_([weight], recipe.max_norm)
+        with torch.no_grad():
+            weight.div_(weight.norm())
+            weight.grad.sub_((weight.grad @ weight) * weight)
+        remaining = 1 - step / recipe.steps(len(self._rows[number]))
+        self._optimizer.param_groups[number]["lr"] = recipe.learning_rate * remaining

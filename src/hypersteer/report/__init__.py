@@ -1,0 +1,1 @@
+"""All that reads result rows: summary, tables, curves, and the report in HTML and Markdown."""

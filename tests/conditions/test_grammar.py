@@ -1,0 +1,101 @@
+"""The grammar: truth tables against Python's own, and errors that point to the place."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hypersteer.conditions.grammar import parse_rules
+from hypersteer.errors import SteeringError
+
+NAMES = ("a", "b", "c")
+TABLE = list(itertools.product([False, True], repeat=len(NAMES)))
+COLUMNS = {name: torch.tensor([row[n] for row in TABLE]) for n, name in enumerate(NAMES)}
+
+
+def value(expression):
+    (rule,) = parse_rules(f"if {expression} then x")
+    return rule.expression.value(COLUMNS).tolist()
+
+
+def by_python(expression):
+    return [eval(expression, {}, dict(zip(NAMES, row, strict=True))) for row in TABLE]
+
+
+expressions = st.recursive(
+    st.sampled_from(NAMES),
+    lambda inner: st.one_of(
+        inner.map("not {}".format),
+        inner.map("({})".format),
+        st.tuples(inner, inner).map(" and ".join),
+        st.tuples(inner, inner).map(" or ".join),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(expressions)
+def test_expressions_mean_what_they_mean_in_python(expression):
+    assert value(expression) == by_python(expression)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a or b and c", "a or (b and c)"),
+        ("not a and b", "(not a) and b"),
+        ("not a or b", "(not a) or b"),
+        ("NOT a OR(b)", "not a or b"),
+    ],
+)
+def test_precedence(one, other):
+    assert value(one) == value(other)
+    assert value("a or b and c") != value("(a or b) and c")
+    assert value("not a and b") != value("not (a and b)")
+
+
+def test_several_rules_and_edits():
+    rules = parse_rules("if a then x, y;\n\n if not b-2 then z and _w ;")
+    assert [rule.text for rule in rules] == ["if a then x, y", "if not b-2 then z and _w"]
+    assert [[edit.name for edit in rule.edits] for rule in rules] == [["x", "y"], ["z", "_w"]]
+    assert [mention for rule in rules for mention in rule.conditions] == [("a", 4), ("b-2", 8)]
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "told"),
+    [
+        ("a then x", 1, "a rule starts with 'if', but there is 'a'"),
+        ("if then x", 4, "expected the name of a condition, 'not' or '(', but there is 'then'"),
+        ("if a x", 6, "expected 'then', 'and' or 'or', but there is 'x'"),
+        ("if a", 5, "expected 'then', 'and' or 'or', but the rule ends"),
+        ("if a then", 10, "expected the name of an edit, but the rule ends"),
+        ("if a then x y", 13, "expected ',' or the end of the rule, but there is 'y'"),
+        ("if a then x,", 13, "expected the name of an edit, but the rule ends"),
+        ("if a then not x", 11, "expected the name of an edit, but there is 'not'"),
+        ("if (a or b then x", 12, "expected ')' for the bracket of column 4"),
+        ("if a) then x", 5, "expected 'then', 'and' or 'or', but there is ')'"),
+        ("if a and then x", 10, "expected the name of a condition"),
+        ("if a or or b then x", 9, "expected the name of a condition"),
+        ("if a & b then x", 6, "but there is '&'"),
+        ("if 2a then x", 4, "but there is '2'"),
+        ("if () then x", 5, "but there is ')'"),
+        ("if a then x; if b, c then y", 5, "rule 'if b, c then y', column 5"),
+        ("if " + "(" * 60 + "a" + ")" * 60 + " then x", 54, "more than 50 brackets"),
+        ("if " + "not " * 60 + "a then x", 204, "more than 50 brackets"),
+    ],
+)
+def test_errors_point_to_the_place(text, column, told):
+    with pytest.raises(SteeringError, match=re.escape(told)) as caught:
+        parse_rules(text)
+    assert f"column {column}:" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", " ; \n"])
+def test_no_rule(text):
+    with pytest.raises(SteeringError, match="there is no rule"):
+        parse_rules(text)

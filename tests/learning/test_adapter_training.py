@@ -1,0 +1,125 @@
+"""The training loop against one spelled out, and losses above a site against plain forwards."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from hypersteer.errors import ConfigError, TrainingError
+from hypersteer.learning.adapter_training import Recipe, Responses, positives_only, train
+from hypersteer.learning.corpus import make_corpus
+from methods.cases import Untouched, concepts_of, hooked
+from methods.loops import row_loss
+
+RECIPE = Recipe(batch_size=3, epochs=2, learning_rate=0.1, max_norm=0.5, seed=5, batch_tokens=10**6)
+
+
+def targets_of(corpus):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(corpus.texts), 2, generator=generator)
+
+
+def fitted(lm, concepts, recipe, done=None):
+    """Parameters that are drawn to the targets of a concept's texts."""
+    corpus = make_corpus(lm, positives_only(concepts))
+    targets = targets_of(corpus)
+    weights = [torch.zeros(2, requires_grad=True) for _ in concepts]
+
+    def losses(rows):
+        return torch.stack([0.5 * (weights[n] - targets[text]).square().sum() for n, text in rows])
+
+    train(recipe, [e.concept for e in concepts], corpus, [[w] for w in weights], losses, done)
+    return torch.stack(weights).detach(), corpus
+
+
+def by_the_recipe(rows, targets, concept_id, recipe):
+    """AdamW spelled out; the gradient of a step is the weight minus its mean target."""
+    w, first, second = torch.zeros(3, 2)
+    per_epoch = math.ceil(len(rows) / recipe.batch_size)
+    total = per_epoch * recipe.epochs
+    for step in range(total):
+        epoch, within = divmod(step, per_epoch)
+        order = np.random.default_rng([recipe.seed, concept_id, epoch]).permutation(len(rows))
+        chosen = [rows[i] for i in order[within * recipe.batch_size :][: recipe.batch_size]]
+        gradient = w - targets[chosen].mean(0)
+        if recipe.max_norm:
+            gradient = gradient * min(1.0, recipe.max_norm / float(gradient.norm()))
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        scale = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        rate = recipe.learning_rate * (1 - step / total)
+        w = w - rate * first / (1 - 0.9 ** (step + 1)) / scale
+    return w
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.5])
+@pytest.mark.parametrize("batch_tokens", [1, 100, 10**6])
+def test_concepts_together_equal_the_recipe_one_after_another(tiny_llama, max_norm, batch_tokens):
+    """Of different numbers of rows, so that some end before others."""
+    recipe = Recipe(
+        batch_size=3, epochs=2, learning_rate=0.1, max_norm=max_norm, seed=5,
+        batch_tokens=batch_tokens,
+    )  # fmt: skip
+    concepts, shares = concepts_of(5, 2, 8), []
+    found, corpus = fitted(tiny_llama, concepts, recipe, shares.append)
+    assert shares == [1 / 6] * 6
+    for entry, rows, weight in zip(concepts, corpus.positives, found, strict=True):
+        expected = by_the_recipe(rows, targets_of(corpus), entry.concept.id, recipe)
+        torch.testing.assert_close(weight, expected, atol=1e-5, rtol=0)
+
+
+def test_what_is_not_finite_is_told(tiny_llama):
+    endless = Recipe(
+        batch_size=3, epochs=1, learning_rate=math.inf, max_norm=0, seed=0, batch_tokens=99
+    )
+    with pytest.raises(TrainingError, match=r"concept 7 .* no longer finite; lower learning_rate"):
+        fitted(tiny_llama, concepts_of(4), endless)
+
+
+def test_bad_settings():
+    good = {"batch_size": 1, "epochs": 1, "learning_rate": 1.0, "max_norm": 0.0, "seed": 0}
+    for name, value in (("batch_size", 0), ("epochs", 0), ("learning_rate", 0.0), ("seed", -1)):
+        with pytest.raises(ConfigError, match=f"{name} {value}"):
+            Recipe(**(good | {name: value}), batch_tokens=9)
+    with pytest.raises(ConfigError, match=r"max_norm -1"):
+        Recipe(**(good | {"max_norm": -1.0}), batch_tokens=9)
+
+
+@pytest.mark.parametrize("layer", [None, 0, 2])
+def test_losses_are_hugging_faces(lm, layer):
+    """Under edits at the site and above it, whether or not the lower blocks run."""
+    concepts = concepts_of(4, negatives=0)
+    corpus = make_corpus(lm, concepts)
+    site = None if layer is None else lm.site(layer)
+    top = lm.site(3)
+    with Untouched(lm), torch.no_grad():
+        responses = Responses(lm, site, corpus, epochs=1, batch_tokens=99, cache_bytes=10**6)
+        plain = responses.losses([2, 0])
+        edited = responses.losses([3, 1], lambda h: 1.5 * h, [(top, lambda h: h - 1)])
+    rows = concepts[0].positives
+    with torch.no_grad():
+        for found, index in zip(plain, (2, 0), strict=True):
+            torch.testing.assert_close(found, row_loss(lm.model, lm, rows[index]))
+        first = tiny.module_at(lm, site or lm.site(0))
+        factor = 1.0 if site is None else 1.5
+        with hooked(first, lambda h: factor * h), hooked(tiny.module_at(lm, top), lambda h: h - 1):
+            for found, index in zip(edited, (3, 1), strict=True):
+                torch.testing.assert_close(found, row_loss(lm.model, lm, rows[index]))
+
+
+def test_flops_count_what_was_run(tiny_llama):
+    corpus = make_corpus(tiny_llama, concepts_of(3, negatives=0))
+    tokens = sum(text.size for text in corpus.texts)
+    answers = sum(len(text.response) for text in corpus.texts)
+    block = sum(p.numel() for p in tiny_llama.blocks[0].parameters())
+    head = tiny.VOCAB * tiny.WIDTH * answers
+    for site, below, above in ((None, 0, 4), (tiny_llama.site(0), 1, 3)):
+        responses = Responses(
+            tiny_llama, site, corpus, epochs=2, batch_tokens=99, cache_bytes=10**6
+        )
+        for _ in range(2):
+            responses.losses(range(3))
+        expected = 2 * 6 * (above * block * tokens + head) + 2 * below * block * tokens
+        assert responses.flops(6) == expected
