@@ -3,7 +3,14 @@
 from hypersteer.config.base_lm import LMConfig, SiteConfig
 from hypersteer.config.evaluation import EvaluateConfig, JudgeConfig, ProtocolConfig
 from hypersteer.config.folders import cache_folder
-from hypersteer.config.reading import check_choices, differing, from_dict, load_toml, to_dict
+from hypersteer.config.reading import (
+    check_choices,
+    completed,
+    differing,
+    from_dict,
+    load_toml,
+    to_dict,
+)
 from hypersteer.config.training import (
     DataConfig,
     HypernetConfig,
@@ -27,6 +34,7 @@ __all__ = [
     "Variant",
     "cache_folder",
     "check_choices",
+    "completed",
     "differing",
     "from_dict",
     "load_toml",

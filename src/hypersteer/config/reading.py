@@ -196,6 +196,14 @@ def _number(value: Any) -> int | float:
     return found
 
 
+def completed(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings with the defaults of those that earlier versions lacked; else as they are."""
+    try:
+        return to_dict(from_dict(cls, dict(stored), "stored settings"))
+    except SteeringError:  # a later version's, or damaged: what differs is told as it stands
+        return dict(stored)
+
+
 def differing(
     kept: Mapping[str, Any],
     wanted: Mapping[str, Any],

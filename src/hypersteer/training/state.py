@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hypersteer.checkpoint import load_weights, publish, save_tensors, write_folder
-from hypersteer.config import TrainConfig, differing, to_dict
+from hypersteer.config import TrainConfig, completed, differing, to_dict
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError, TrainingError, one_line
 from hypersteer.files import finite, numbers, output_folder, read_json, to_json
 from hypersteer.hypernet.card import Card, read_card
@@ -87,7 +87,8 @@ class RunFolder:
 
     def _check(self, card: Card, *, extend: bool) -> None:
         """Compare the settings with those of the newest checkpoint."""
-        kept, wanted = finite(card.training), finite(to_dict(self._config))
+        kept = finite(completed(TrainConfig, card.training))
+        wanted = finite(to_dict(self._config))
         names = differing(kept, wanted, FREE)
         if extend and STEPS in names:
             steps = self._config.optim.steps
