@@ -257,9 +257,13 @@ def steerer_of(
     seed: int = 0,
     scope: str = "all",
     blocks: int = 2,
+    edit: str = "vector",
+    more_layers: tuple[int, ...] = (),
 ) -> Steerer:
     """An untrained hypernetwork whose every part matters: no small or zero weights."""
-    config = HypernetConfig(variant=variant, blocks=blocks)
+    config = HypernetConfig(
+        variant=variant, blocks=blocks, edit=edit, rank=3, more_layers=more_layers
+    )
     site = site_of(lm, kind)
     network = new_hypernet(lm, config, site, seed)
     with torch.random.fork_rng(), torch.no_grad():

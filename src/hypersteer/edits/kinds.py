@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hypersteer.errors import SteeringError
+
 Params = Mapping[str, Tensor]
 """Parameters by name."""
 
@@ -98,6 +100,19 @@ class EditKind(Applies, Protocol):
     def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
         """Parameters [B, ...] for states of size `unit`, from those for states of size 1."""
         ...
+
+
+def check_names(params: Mapping[str, Any], names: Sequence[str], kind: str) -> None:
+    """Refuse parameters of an edit that are not the ones its kind has.
+
+    Raises:
+        SteeringError: naming both.
+    """
+    if set(params) != set(names):
+        raise SteeringError(
+            f"an edit of the kind '{kind}' has the parameters {', '.join(names)}, "
+            f"not {', '.join(map(str, params)) or 'none'}"
+        )
 
 
 def plus(

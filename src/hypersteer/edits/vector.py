@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hypersteer.edits.kinds import Params
+from hypersteer.edits.kinds import Params, check_names
 from hypersteer.errors import SteeringError
 from hypersteer.tensor_files import real_tensor
 
@@ -31,6 +31,7 @@ class Vector:
 
     def check(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
         """See `hypersteer.edits.kinds.EditKind.check`."""
+        check_names(params, ("vector",), self.name)
         vector = real_tensor(params["vector"], "a steering vector")
         if vector.ndim != 1:
             raise SteeringError(f"a steering vector has shape [D], not {list(vector.shape)}")
