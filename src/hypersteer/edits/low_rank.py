@@ -1,0 +1,185 @@
+"""The low-rank edit: reads few directions and writes few, `h -> h + sum_r c_r(h) u_r`.
+
+With z = V h + b read along the rows of `down`, each latent z_r counts where it is above its
+`threshold` (a JumpReLU; minus infinity lets all pass), and writes along `up` in one of two ways:
+
+- it is added: `strength * z_r * u_r`. LoReFT's `R^T (W h + b - R h)` (Wu et al. 2024, arXiv
+  2404.03592, equation 2) is this with `up = R`, `down = W - R`: see `loreft`;
+- where it is `clamped`, it is set to `strength * target` instead, by `(strength * target - z_r) *
+  u_r`, which for a feature of a sparse autoencoder is decoding the changed latents and adding the
+  reconstruction error back: see `clamped_feature`. With `raise_only` it is never lowered.
+
+At strength 0 the state stays as it is.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hypersteer.edits.kinds import Params, check_names, plus
+from hypersteer.errors import SteeringError
+from hypersteer.tensor_files import real_tensor
+
+NAMES = ("up", "down", "bias", "threshold", "target", "clamped", "raise_only")
+
+
+class LowRank:
+    """R directions read and written; parameters `up` and `down` [R, D], the others [R].
+
+    `bias` is 0, `threshold` minus infinity, `target` 0, `clamped` and `raise_only` 0 (else 1) where
+    they are not given.
+    """
+
+    name: ClassVar[str] = "low-rank"
+    added: ClassVar[tuple[str, ...]] = ("up",)
+
+    def apply(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        params: Params,
+        mask: Bool[Tensor, "B T"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B T D"]:
+        """The states plus what the latents write, on the marked tokens; float32 inside."""
+        up, down = params["up"], params["down"]
+        latents = hidden.float() @ down.transpose(1, 2) + params["bias"][:, None]
+        # A row of fewer directions than others is filled with zeros, whose `up` writes nothing.
+        seen = torch.where(latents > params["threshold"][:, None], latents, 0.0)
+        factor = strength[:, None, None]
+        change = factor * params["target"][:, None] - seen
+        change = torch.where(params["raise_only"][:, None] > 0, change.clamp(min=0), change)
+        written = torch.where(params["clamped"][:, None] > 0, change, factor * seen)
+        # What is written has the strength in it already.
+        return plus(hidden, written @ up, mask, (strength != 0).to(strength))
+
+    def check(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
+        """See `hypersteer.edits.kinds.EditKind.check`."""
+        if not isinstance(params, Mapping) or not {"up", "down"} <= set(params):
+            check_names(dict(params), NAMES, self.name)
+        up = _tensor(params["up"], "up", 2)
+        rank = len(up)
+        given = {
+            "bias": torch.zeros(rank),
+            "threshold": torch.full((rank,), -torch.inf),
+            "target": torch.zeros(rank),
+            "clamped": torch.zeros(rank),
+            "raise_only": torch.zeros(rank),
+            **params,
+        }
+        check_names(given, NAMES, self.name)
+        held = {name: _tensor(given[name], name, 2 if name == "down" else 1) for name in NAMES[1:]}
+        for name, value in held.items():
+            if value.shape != (up.shape if name == "down" else up.shape[:1]):
+                raise SteeringError(
+                    f"'{name}' of a low-rank edit has shape {list(value.shape)}, which does not go "
+                    f"with {list(up.shape)} of 'up' [rank, width]"
+                )
+        return {"up": up, **held}
+
+    def width(self, params: Params) -> int:
+        """Width D."""
+        return params["up"].shape[-1]
+
+    def scaled(self, params: Params, factor: float) -> dict[str, Tensor]:
+        """What is added times the factor; clamped latents go to `factor` times their target.
+
+        Raises:
+            SteeringError: for the negative or 0 of a clamped latent, which is another one.
+        """
+        clamped = params["clamped"] > 0
+        if factor <= 0 and bool(clamped.any()):
+            raise SteeringError(
+                f"a clamped feature cannot be multiplied by {factor:g}; use it at that strength"
+            )
+        up = torch.where(clamped[:, None], params["up"], params["up"] * factor)
+        target = torch.where(clamped, params["target"] * factor, params["target"])
+        return {**params, "up": up, "target": target}
+
+    def summed(self, one: Params, other: Params) -> dict[str, Tensor]:
+        """The directions of both, all of which read the states as they were."""
+        return {name: torch.cat([one[name], other[name]]) for name in NAMES}
+
+    def shapes(self, width: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Directions to write and to read, and the biases of what is read."""
+        return {"up": (rank, width), "down": (rank, width), "bias": (rank,)}
+
+    def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
+        """Written directions times the unit, read ones such that latents of states stay near 1."""
+        reach = unit * params["down"].shape[-1] ** 0.5
+        made = {**params, "up": params["up"] * unit, "down": params["down"] / reach}
+        like = params["bias"]
+        made.setdefault("threshold", torch.full_like(like, -torch.inf))
+        for name in NAMES[4:]:
+            made.setdefault(name, torch.zeros_like(like))
+        return made
+
+
+def loreft(
+    rotation: Float[Tensor, "R D"], source: Float[Tensor, "R D"], bias: Float[Tensor, " R"]
+) -> dict[str, Tensor]:
+    """Parameters of LoReFT's edit `h + R^T (W h + b - R h)`.
+
+    Args:
+        rotation: R, whose rows are orthonormal.
+        source: W.
+        bias: b.
+    """
+    return LOW_RANK.check({"up": rotation, "down": source - rotation, "bias": bias})
+
+
+def clamped_feature(
+    encoder: Float[Tensor, " D"],
+    bias: float,
+    threshold: float,
+    decoder: Float[Tensor, " D"],
+    activation: float,
+    *,
+    raise_only: bool = False,
+) -> dict[str, Tensor]:
+    """Parameters of the edit that clamps a feature of a sparse autoencoder.
+
+    Args:
+        encoder: what the feature reads.
+        bias: added to that.
+        threshold: below which it is silent; 0 for a ReLU.
+        decoder: what it writes.
+        activation: where it is set to at strength 1.
+        raise_only: never lower it.
+    """
+    one = torch.ones(1)
+    return LOW_RANK.check(
+        {
+            "up": decoder[None],
+            "down": encoder[None],
+            "bias": bias * one,
+            "threshold": threshold * one,
+            "target": activation * one,
+            "clamped": one,
+            "raise_only": one * raise_only,
+        }
+    )
+
+
+def _tensor(value: Any, name: str, dimensions: int) -> Tensor:
+    """A parameter as it is kept.
+
+    Raises:
+        SteeringError: if it is none, has another number of dimensions, or is not finite.
+    """
+    held = real_tensor(value, f"'{name}' of a low-rank edit")
+    if held.ndim != dimensions:
+        raise SteeringError(
+            f"'{name}' of a low-rank edit has shape {list(held.shape)}, not that of "
+            f"{dimensions} dimensions"
+        )
+    held = held.detach().to("cpu", torch.float32, copy=True)
+    finite = held.isfinite() if name != "threshold" else held.isfinite() | held.isneginf()
+    if not bool(finite.all()):
+        raise SteeringError(f"'{name}' of a low-rank edit holds NaN or infinite values")
+    return held
+
+
+LOW_RANK = LowRank()
