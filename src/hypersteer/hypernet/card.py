@@ -30,7 +30,7 @@ class Card:
         hypernet: variant and sizes.
         training: the resolved settings of the run that made it.
         step: optimizer steps taken.
-        metrics: validation figures at that step.
+        metrics: of validation at that step.
         concepts: steering prompts it was trained on.
         held_out: steering prompts kept for validation.
     """
@@ -97,7 +97,7 @@ def read_card(folder: Path) -> Card:
 
 def model_card(card: Card, about: str = "") -> str:
     """The model card, with Markdown `about` the checkpoint before its list of concepts."""
-    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.metrics.items())
+    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.metrics.items())
     shown = "\n".join(f"- {text}" for text in card.concepts[:40])
     more = len(card.concepts) - 40
     return f"""---
@@ -121,7 +121,7 @@ print(steerer.generate("Tell me about your day.", steer="talk like a pirate"))
 
 | figure (nats per response token) | value |
 |---|---|
-{figures}
+{metrics}
 
 A gap is the loss with another row's steering prompt minus the loss with the right one.
 {about and f"{chr(10)}{about.strip()}{chr(10)}"}
