@@ -116,6 +116,13 @@ def test_rules_beside_edits(tiny_llama):
         fired = log.rows[row][0].edits == ("x", "y")
         own = [a, b, c] if fired else [c]
         assert together[row] == lm.generate(text, edits=own, **SHORT)
+    below = tiny.edit_of(lm, Site(0), 6)
+    high = hs.rules("if here then y", conditions={"here": condition_at(lm, 2, 1)}, edits={"y": b})
+    alone, beside = hs.Decisions(), hs.Decisions()
+    lm.generate(TEXTS, edit=high, decisions=alone, **SHORT)
+    lm.generate(TEXTS, edit=high, edits=[below], decisions=beside, **SHORT)
+    for one, other in zip(alone.rows, beside.rows, strict=True):
+        assert one[0].scores == pytest.approx(other[0].scores, abs=1e-5)
     other = hs.rules("if here then x", conditions={"here": condition_at(lm, 0, 2)}, edits={"x": a})
     with pytest.raises(SteeringError, match="several sets of rules"):
         lm.generate("Hi", edits=[rules, other])

@@ -81,7 +81,11 @@ class Answerer(NamedTuple):
         if decisions is not None:
             decisions.restart(len(rows))
         gated = [next((one.rules for one in slots if one.rules), None) for slots in rows]
-        gate = Gate(self.lm, gated, self._site_of, decisions) if any(gated) else None
+
+        def lowest(row: int) -> Site:
+            return min(self._site_of(one.edit) for one in rows[row])
+
+        gate = Gate(self.lm, gated, lowest, decisions) if any(gated) else None
         writers = []
         for number in range(max(map(len, rows), default=0)):
             column = [slots[number] if number < len(slots) else None for slots in rows]

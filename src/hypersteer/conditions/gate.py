@@ -16,7 +16,6 @@ from torch import Tensor
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.decisions import Check, Decisions
 from hypersteer.conditions.rules import Rules
-from hypersteer.edits.edit import Edit
 from hypersteer.edits.sites import Site
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
@@ -30,22 +29,22 @@ class Gate:
 
     Args:
         lm: the base LM.
-        rows: the rules of each of B rows; None for a row whose edit always acts.
-        site_of: where an edit of the rules acts.
+        rows: the rules of each of B rows; None for a row whose edits always act.
+        lowest: tells the lowest site of any edit of a row, by its number, not of its rules only.
         log: filled with what is decided.
 
     Raises:
         CheckpointError: if a condition was fitted for another base LM.
         ModelError: if it reads a layer that is not there.
         SteeringError: if its width is not the base LM's, or if it is to be checked during the
-            response but is read above an edit of its rules.
+            response but is read above an edit of its row.
     """
 
     def __init__(
         self,
         lm: BaseLM,
         rows: Sequence[Rules | None],
-        site_of: Callable[[str | Edit], Site],
+        lowest: Callable[[int], Site],
         log: Decisions | None = None,
     ) -> None:
         self._lm, self._given, self._log = lm, list(rows), log
@@ -54,11 +53,11 @@ class Gate:
         self._poolings: dict[int, set] = {}
         self._ahead: set[int] = set()
         for one in self._rules:
-            lowest = min(site_of(edit) for edit in one.edits.values())
+            first = min(lowest(row) for row, rules in enumerate(rows) if rules is one)
             for name, condition in one.conditions.items():
                 for layer in condition.layers:
                     self._poolings.setdefault(layer % lm.depth, set()).add(condition.pooling)
-                self._ahead |= _above(lm, one, name, lowest)
+                self._ahead |= _above(lm, one, name, first)
         self.rechecks = any(one.every for one in self._rules)
         self.slots = max(len(one.edits) for one in self._rules)
         self.start(1)
@@ -269,7 +268,7 @@ def check_condition(lm: BaseLM, condition: Condition, name: str = "") -> None:
 
 
 def _above(lm: BaseLM, rules: Rules, name: str, lowest: Site) -> set[int]:
-    """The layers of a condition that lie above an edit of its rules.
+    """The layers of a condition that lie above the lowest edit of its rows.
 
     Raises:
         SteeringError: if the condition is to be checked during the response.
