@@ -1,4 +1,4 @@
-"""Invariant 9: gradients reach the hypernetwork only; one forked pass is as good as several."""
+"""Invariant 9: gradients reach the hypernetwork only; one expanded pass is as good as several."""
 
 import copy
 
@@ -61,7 +61,7 @@ def losses_by_hand(steerer, count, copies=2):
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("count", [1, 3])
-def test_9_a_forked_pass_equals_separate_passes(lm, kind, count):
+def test_9_a_expanded_pass_equals_separate_passes(lm, kind, count):
     _, setup = trainable(lm, "cross-attention", kind)
     prompts, responses, steering = rows(lm, count)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_9_losses_of_the_other_variants_equal_those_by_hand(lm, variant):
     torch.testing.assert_close(losses, by_hand, rtol=0, atol=1e-4)
 
 
-def test_9_gradients_of_a_forked_pass_equal_those_of_separate_passes(lm):
+def test_9_gradients_of_a_expanded_pass_equal_those_of_separate_passes(lm):
     network, setup = trainable(lm, "cross-attention")
     prompts, responses, steering = rows(lm, 3)
 

@@ -11,7 +11,7 @@ import tiny
 from gating import condition_at
 from hypersteer.answering import Answerer
 from hypersteer.edits.sites import Site
-from hypersteer.engine import rows as rows_module
+from hypersteer.engine import running as rows_module
 from hypersteer.engine.batch import Batch
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids

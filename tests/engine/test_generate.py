@@ -8,7 +8,7 @@ from transformers import DynamicCache, GenerationConfig
 
 import tiny
 from hypersteer.edits.sites import Site
-from hypersteer.engine import rows as rows_module
+from hypersteer.engine import running as rows_module
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import decode, generate_ids, join_pieces
 from hypersteer.engine.sampling import Sampler
@@ -85,9 +85,9 @@ def endless_ids(lm, writers, decoding):
 def test_rows_that_finish_do_not_change_the_others(lm, temperature, monkeypatch):
     """Rows leave the batch one after the other; cache, seeds and edits follow the rest."""
     kept = []
-    keep_rows = rows_module.Rows.keep_rows
+    keep_rows = rows_module.RunningRows.keep_rows
     monkeypatch.setattr(
-        rows_module.Rows,
+        rows_module.RunningRows,
         "keep_rows",
         lambda state, rows: (kept.append(rows), keep_rows(state, rows)),
     )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.protocol import Ending
-from hypersteer.engine.rows import Rows
+from hypersteer.engine.running import RunningRows
 from hypersteer.engine.sampling import Sampler
 from hypersteer.engine.stopping import Endings
 from hypersteer.lm.base import BaseLM
@@ -56,7 +56,7 @@ class Batch:
         self._next += len(numbers)
         for number, decoding, strength in zip(numbers, decodings, each, strict=True):
             self._endings.watch(number, decoding, strength if writers else None)
-        state = Rows(self._lm, numbers, prompts, writers, copies, self._endings.reasons)
+        state = RunningRows(self._lm, numbers, prompts, writers, copies, self._endings.reasons)
         sampler = sampler_of(decodings, [*prompts] * copies)
         self._waiting.append(_Sampled(state, sampler))
         return numbers
@@ -119,7 +119,7 @@ class Batch:
 class _Sampled:
     """Rows with what chooses their tokens."""
 
-    def __init__(self, state: Rows, sampler: Sampler) -> None:
+    def __init__(self, state: RunningRows, sampler: Sampler) -> None:
         self.state, self.sampler = state, sampler
 
     def keep_rows(self, rows: list[int]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from hypersteer.engine.batch import sampler_of
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import check_room
-from hypersteer.engine.rows import Rows
+from hypersteer.engine.running import RunningRows
 from hypersteer.engine.stopping import Endings
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
@@ -64,7 +64,7 @@ def guided_ids(
     for row, own in enumerate(decodings):
         endings.watch(row, own, None)
     sampler = sampler_of(decodings, prompts)
-    running = Rows(lm, list(range(2 * rows)), [*prompts, *plain], [])
+    running = RunningRows(lm, list(range(2 * rows)), [*prompts, *plain], [])
     while len(endings.reasons) < rows:
         with_prompt, without = running.advance().split(rows)
         logits = guided_logits(with_prompt, without, guidance)

@@ -19,7 +19,7 @@ CROP = 64
 """Tokens of padding in front of all rows that are kept, since cropping copies the cache."""
 
 
-class Rows:
+class RunningRows:
     """A running batch; see `hypersteer.engine.batch.Batch`, which feeds it.
 
     Attributes:
@@ -91,7 +91,7 @@ class Rows:
         self._gated = [gated for gated in self._gated if gated.places]
         self._crop()
 
-    def extend(self, other: "Rows") -> None:
+    def extend(self, other: "RunningRows") -> None:
         """Take in the rows of another batch of the base LM behind its own; both have prefilled."""
         mine, theirs = len(self.numbers), len(other.numbers)
         lengths = [part._mask.shape[1] - 1 for part in (self, other)]  # the newest has not run
