@@ -15,8 +15,8 @@ from hypersteer.config import HypernetConfig
 from hypersteer.data.sources import load_concepts
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
+from hypersteer.hypernet.maker import write_edits
 from hypersteer.hypernet.network import new_hypernet
-from hypersteer.hypernet.writing import write_edits
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, Spans, collate
 from hypersteer.lm.load import load_lm

@@ -17,8 +17,8 @@ from hypersteer.data.sources import load_concepts
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.evaluation.protocol import load_instructions, pick_instructions
+from hypersteer.hypernet.maker import write_edits
 from hypersteer.hypernet.network import new_hypernet
-from hypersteer.hypernet.writing import write_edits
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Spans
 from hypersteer.lm.likelihood import in_batches, response_token_losses

@@ -36,8 +36,8 @@ from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.engine.requests import as_request
 from hypersteer.hypernet.card import Card
+from hypersteer.hypernet.maker import write_edits
 from hypersteer.hypernet.network import new_hypernet
-from hypersteer.hypernet.writing import write_edits
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Chat, PromptIds
 from hypersteer.lm.writers import Writer

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hypersteer.conditions.cast import cast_condition
     from hypersteer.conditions.condition import Condition, load_condition
-    from hypersteer.conditions.decisions import Decisions
     from hypersteer.conditions.fit import fit_behaviour, fit_condition
-    from hypersteer.conditions.rules import Rules, rules
+    from hypersteer.conditions.rules import Decisions, Rules, rules
     from hypersteer.config import EvaluateConfig, TrainConfig
     from hypersteer.config.conditions import ConditionConfig
     from hypersteer.data.sources import load_concepts
@@ -64,7 +63,7 @@ _HOMES = {
     "BaseLM": "hypersteer.lm.base",
     "Condition": "hypersteer.conditions.condition",
     "ConditionConfig": "hypersteer.config.conditions",
-    "Decisions": "hypersteer.conditions.decisions",
+    "Decisions": "hypersteer.conditions.rules",
     "Edit": "hypersteer.edits.edit",
     "EvaluateConfig": "hypersteer.config",
     "EvaluateResult": "hypersteer.evaluation.run",

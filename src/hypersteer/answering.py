@@ -9,9 +9,8 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.conditions.decisions import Decisions
 from hypersteer.conditions.gate import Gate
-from hypersteer.conditions.rules import Rules
+from hypersteer.conditions.rules import Decisions, Rules
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.engine.batch import Batch

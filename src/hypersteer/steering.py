@@ -14,8 +14,7 @@ from hypersteer.checkpoint import (
     save,
 )
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.conditions.decisions import Decisions
-from hypersteer.conditions.rules import Rules
+from hypersteer.conditions.rules import Decisions, Rules
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.sites import Scope, check_scope
 from hypersteer.engine.batch import Batch

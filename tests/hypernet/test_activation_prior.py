@@ -6,8 +6,8 @@ import torch
 import tiny
 from hypersteer.config import HypernetConfig
 from hypersteer.hypernet.activation_prior import GAIN, read_concept_states
+from hypersteer.hypernet.maker import read_steering
 from hypersteer.hypernet.network import MEAN_RATE, STYLE_RATE, new_hypernet
-from hypersteer.hypernet.writing import read_steering
 
 TEXTS = ["figs", "speak at length of yaks and owls", "jam"]
 CONFIG = HypernetConfig(variant="no-context", blocks=1, prior="activation")

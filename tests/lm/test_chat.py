@@ -15,8 +15,8 @@ from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import ModelError, SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Chat, PromptIds, collate
+from hypersteer.lm.control import end_of_turn
 from hypersteer.lm.scopes import scope_mask
-from hypersteer.lm.turns import end_of_turn
 from lm.dialects import DIALECTS, appending
 
 BOS, EOS, PAD = 0, 1, 2

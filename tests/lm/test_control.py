@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import tiny
 from hypersteer.lm.chat import Chat
-from hypersteer.lm.turns import end_of_turn
+from hypersteer.lm.control import end_of_turn
 from lm import dialects
 from lm.dialects import DIALECTS, HEADERS, TURNS, bytelevel
 

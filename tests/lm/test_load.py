@@ -180,7 +180,7 @@ def test_a_gguf_file_loads_once_and_then_from_the_cache(tmp_path, tiny_llama, mo
     assert lm.fingerprint == tiny_llama.fingerprint
     assert lm.chat.prompt(PROMPT) == tiny_llama.chat.prompt(PROMPT)
     assert len(list((tmp_path / "cache" / "models").iterdir())) == 1
-    monkeypatch.setattr("hypersteer.lm.gguf._convert", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr("hypersteer.lm.weights._convert", lambda *_: pytest.fail("converted again"))
     assert torch.equal(logits(load_lm(path, device="cpu")), logits(lm))
 
 

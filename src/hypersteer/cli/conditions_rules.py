@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from hypersteer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hypersteer.conditions.decisions import Check
-    from hypersteer.conditions.rules import Rules
+    from hypersteer.conditions.rules import Check, Rules
     from hypersteer.edits.edit import Edit
 
 

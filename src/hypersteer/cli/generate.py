@@ -26,7 +26,7 @@ from hypersteer.files import output_file
 
 if TYPE_CHECKING:
     from hypersteer.cli.show import ShownPrompt
-    from hypersteer.conditions.decisions import Check
+    from hypersteer.conditions.rules import Check
     from hypersteer.steering import Steerer
 
 
@@ -200,7 +200,7 @@ def _save_edit(steerer: "Steerer", text: str, question: "ShownPrompt", path: str
 
 def _stream(steerer: "Steerer", question: "ShownPrompt", decoding: dict[str, Any]) -> None:
     from hypersteer.cli.show import notice
-    from hypersteer.conditions.decisions import Decisions
+    from hypersteer.conditions.rules import Decisions
 
     prompt, steer, strength = question
     log = Decisions()
@@ -216,7 +216,7 @@ def _answer(
 ) -> None:
     """Print the steered answers, batch by batch."""
     from hypersteer.cli.show import notice
-    from hypersteer.conditions.decisions import Decisions
+    from hypersteer.conditions.rules import Decisions
 
     for batch, options in _batches(questions, decoding, args.batch_size):
         prompts, steers, strengths = map(list, zip(*batch, strict=True))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hypersteer.conditions.decisions import Check, Decisions
+from hypersteer.conditions.rules import Check, Decisions
 from hypersteer.data.batches import prompted
 from hypersteer.edits.edit import Edit
 from hypersteer.lm.chat import Prompt

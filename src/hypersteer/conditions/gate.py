@@ -14,8 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hypersteer.conditions.condition import Condition
-from hypersteer.conditions.decisions import Check, Decisions
-from hypersteer.conditions.rules import Rules
+from hypersteer.conditions.rules import Check, Decisions, Rules
 from hypersteer.edits.sites import Site
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM

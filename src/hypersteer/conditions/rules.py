@@ -1,8 +1,8 @@
-"""Rules over conditions, with their edits: what steers a row only when it should."""
+"""Rules over conditions, with their edits, and the log of what they decided row by row."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
@@ -151,3 +151,43 @@ def _every(check: object) -> int:
             f"check {shown(check)} is neither 'prompt' nor 'token' nor a number of tokens above 0"
         )
     return tokens
+
+
+class Check(NamedTuple):
+    """One check of one row.
+
+    Attributes:
+        token: response tokens that had been read; 0 is the check of the prompt.
+        scores: score of every condition.
+        conditions: those that have fired.
+        edits: the edits that act from here on.
+    """
+
+    token: int
+    scores: dict[str, float]
+    conditions: tuple[str, ...]
+    edits: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The check as plain JSON values."""
+        return {
+            "token": self.token,
+            "scores": {name: round(score, 6) for name, score in self.scores.items()},
+            "conditions": list(self.conditions),
+            "edits": list(self.edits),
+        }
+
+
+@dataclass(slots=True)
+class Decisions:
+    """A log that a generation fills: `steerer.generate(..., decisions=log)`.
+
+    Attributes:
+        rows: the checks of every row of the request, oldest first; none for a row without rules.
+    """
+
+    rows: list[list[Check]] = field(default_factory=list)
+
+    def restart(self, count: int) -> None:
+        """Empty the log for a request of `count` rows."""
+        self.rows = [[] for _ in range(count)]

@@ -19,10 +19,10 @@ from hypersteer.identity import Identity, described, difference
 from hypersteer.lm.blocks import check_site, find_blocks
 from hypersteer.lm.chat import Chat, TokenBatch
 from hypersteer.lm.checks import check_runs
+from hypersteer.lm.control import end_of_turn
 from hypersteer.lm.edited import edited, edits_of_rows
 from hypersteer.lm.hooks import capture, head_at
 from hypersteer.lm.sketch import measure
-from hypersteer.lm.turns import end_of_turn
 
 DEFAULT_HEIGHT = 0.4
 """How far up the blocks a site is by default."""

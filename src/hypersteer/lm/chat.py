@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hypersteer.errors import ModelError, SteeringError, one_line
-from hypersteer.lm.control import QUIETLY, ControlTokens
+from hypersteer.lm.control import QUIETLY, ControlTokens, around
 from hypersteer.lm.messages import Messages, Prompt, as_messages
-from hypersteer.lm.turns import around
 
 
 class PromptIds(NamedTuple):

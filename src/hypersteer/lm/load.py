@@ -13,8 +13,7 @@ from hypersteer.config import LMConfig
 from hypersteer.errors import ConfigError, ModelError, nearest, one_line
 from hypersteer.files import is_file, is_folder, path_of
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.gguf import converted, packaged_gguf
-from hypersteer.lm.weights import load_weights
+from hypersteer.lm.weights import converted, load_weights, packaged_gguf
 
 ALIASES = {
     "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",

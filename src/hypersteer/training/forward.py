@@ -17,7 +17,7 @@ from hypersteer.edits.kinds import EditKind
 from hypersteer.edits.registry import edit_kind
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.engine.guidance import guided_logits
-from hypersteer.hypernet.writing import read_steering, write_edits
+from hypersteer.hypernet.maker import read_steering, write_edits
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate
 from hypersteer.lm.hooks import ReadWrite, at_sites

@@ -9,7 +9,7 @@ from torch import Tensor
 from hypersteer.config import LossConfig
 from hypersteer.data.batches import TrainingRow
 from hypersteer.edits.kinds import Params
-from hypersteer.hypernet.writing import read_steering, write_edits
+from hypersteer.hypernet.maker import read_steering, write_edits
 from hypersteer.training.forward import Steered, steered_losses, teacher_logits
 from hypersteer.training.losses import contrastive, reconstruction
 
