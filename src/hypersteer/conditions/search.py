@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypersteer.conditions.condition import Fires
 from hypersteer.errors import ConfigError, DataError
+from hypersteer.stats import auroc
 
 MOST_COLUMNS = 200_000
 """Combinations of layers that are tried at most."""
@@ -129,20 +130,12 @@ def describe(
         threshold=threshold,
         fires=fires,
         margin=float((scores - threshold).abs().min()),
-        auroc=float(auroc(upward[:, None], positive)),
+        auroc=float(auroc(upward[positive], upward[~positive])),
         f1=2 * hits / (hits + wrong + wanted),
         precision=hits / max(1, hits + wrong),
         recall=hits / wanted,
         false_positives=wrong / (len(scores) - wanted),
     )
-
-
-def auroc(scores: Float[Tensor, "M C"], positive: Bool[Tensor, " M"]) -> Float[Tensor, " C"]:
-    """Probability that a positive scores above a negative, a tie counting half, per column."""
-    low, _ = scores[~positive].T.contiguous().sort(1)
-    high = scores[positive].T.contiguous()
-    under = torch.searchsorted(low, high) + torch.searchsorted(low, high, right=True)
-    return under.double().mean(1) / (2 * low.shape[1])
 
 
 def _best_cuts(

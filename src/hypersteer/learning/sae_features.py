@@ -26,6 +26,7 @@ from hypersteer.learning.dictionaries import Dictionary, read_dictionary
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import Writer, vector_writer
+from hypersteer.stats import auroc
 
 Mode = Literal["add", "clamp", "min_clamp"]
 
@@ -54,19 +55,6 @@ def pooled(states: States, numbers: Sequence[int], encode: Encode) -> Float[Tens
     return torch.stack(tops)
 
 
-def auroc(shows: Float[Tensor, "P F"], lacks: Float[Tensor, "Q F"]) -> Float[Tensor, " F"]:
-    """Share of pairs (with, without) in which the text with the concept scores higher.
-
-    Ties count one half. All features at once: each column of the negatives is sorted, and the
-    places of the positives in it are looked up.
-    """
-    ordered = lacks.T.contiguous().sort(dim=1).values
-    wanted = shows.T.contiguous()
-    below = torch.searchsorted(ordered, wanted)
-    not_above = torch.searchsorted(ordered, wanted, right=True)
-    return ((below + not_above).double().mean(1) / (2 * len(lacks))).float()
-
-
 def best(
     shows: Float[Tensor, "P F"], lacks: Float[Tensor, "Q F"], norms: Float[Tensor, " F"]
 ) -> tuple[int, float]:
@@ -78,7 +66,7 @@ def best(
         norms: lengths of the decoder rows. Of several features that are equally good, the one
             whose mean contributions to a state (activation times length) differ most.
     """
-    scores = auroc(shows, lacks)
+    scores = auroc(shows, lacks).float()
     margins = (shows.mean(0) - lacks.mean(0)) * norms
     feature = int(margins.masked_fill(scores < scores.max(), -torch.inf).argmax())
     return feature, float(scores[feature])
