@@ -1,7 +1,7 @@
 """Contrastive texts: read from files, split, tokenised, and their pooled states at all layers."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from hypersteer.errors import DataError, SteeringError, one_line, short
 from hypersteer.files import path_of, read_lines
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, collate
+from hypersteer.lm.chat import PromptIds, collate, length_batches
 from hypersteer.lm.pooling import TokenPooling, pooled_states
 from hypersteer.values import json_of
 
@@ -120,7 +120,8 @@ def read_states(
     rows = [_row(lm, text, pooling) for text in texts]
     whole = torch.zeros(len(rows), len(layers), lm.width)
     done = 0
-    for part in _parts([len(prompt.ids) + len(ids) for prompt, ids in rows], batch_tokens):
+    sizes = [len(prompt.ids) + len(ids) for prompt, ids in rows]
+    for part in length_batches(sizes, tokens=batch_tokens):
         prompts, responses = zip(*(rows[place] for place in part), strict=True)
         batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
         whole[part] = pooled_states(lm, batch, layers, pooling).cpu()
@@ -144,18 +145,6 @@ def _row(lm: BaseLM, text: ContrastText, pooling: TokenPooling) -> tuple[PromptI
     if pooling == "response" and not ids:
         raise SteeringError(f"the text {words!r} has no response to pool; give (prompt, response)")
     return prompt, ids
-
-
-def _parts(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Places of texts of like length, at most `tokens` together with their padding."""
-    part: list[int] = []
-    for place in sorted(range(len(sizes)), key=lambda n: sizes[n]):
-        if part and (len(part) + 1) * sizes[place] > tokens:
-            yield part
-            part = []
-        part.append(place)
-    if part:
-        yield part
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -17,10 +17,11 @@ from hypersteer.concepts import Concept
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, TrainingError
 from hypersteer.learning import vectors
-from hypersteer.learning.corpus import Corpus, States, length_batches
+from hypersteer.learning.corpus import Corpus, States
 from hypersteer.learning.upper_blocks import UpperLosses
 from hypersteer.learning.values import ConceptExamples, Done
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import length_batches
 from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.likelihood import response_losses
 
@@ -115,9 +116,8 @@ def train(
             for text in recipe.batch(concept, rows[number], step)
         ]
         counts = np.bincount([number for number, _ in chosen], minlength=len(concepts))
-        for part in length_batches(
-            [corpus.texts[text].size for _, text in chosen], recipe.batch_tokens
-        ):
+        sizes = [corpus.texts[text].size for _, text in chosen]
+        for part in length_batches(sizes, tokens=recipe.batch_tokens):
             some = [chosen[position] for position in part]
             each = losses(some)
             shares = torch.tensor([1 / counts[number] for number, _ in some])

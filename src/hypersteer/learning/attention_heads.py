@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ModelError
-from hypersteer.learning.corpus import CorpusText, length_batches
+from hypersteer.learning.corpus import CorpusText, batch_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.blocks import sublayer
-from hypersteer.lm.chat import collate
+from hypersteer.lm.chat import collate, length_batches
 from hypersteer.lm.hooks import ReadWrite, at_input, at_output
 
 Arguments = Callable[[tuple, dict], tuple[tuple, dict]]
@@ -94,18 +94,13 @@ def read_heads(
         batch_tokens: most tokens of a forward pass, padding included.
     """
     found: dict[int, Tensor] = {}
-    for part in length_batches([text.size for text in texts], batch_tokens):
+    for part in length_batches([text.size for text in texts], tokens=batch_tokens):
         chosen = [texts[number] for number in part]
         seen: list[Tensor] = []
         with ExitStack() as stack:
             for module in heads.projections:
                 stack.enter_context(at_input(module, _pooling(chosen, pool, seen)))
-            prompts, responses = (
-                [text.prompt for text in chosen],
-                [text.response for text in chosen],
-            )
-            batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
-            lm.states(batch, Site(lm.depth - 1))
+            lm.states(batch_of(lm, chosen), Site(lm.depth - 1))
         whole = torch.stack(seen, 1).view(len(part), -1, heads.width)
         found.update(zip(part, whole, strict=True))
     return [found[number] for number in range(len(texts))]

@@ -18,7 +18,7 @@ from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.learning.values import ConceptExamples
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
+from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate, length_batches
 
 MAX_TOKENS = 1024
 """Longest text in tokens, unless the context window is shorter (AxBench's limit). Longer
@@ -111,19 +111,12 @@ def need_rows(
             )
 
 
-def length_batches(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Positions of rows of like length, in parts of at most `tokens` tokens with their padding.
-
-    A row longer than `tokens` is a part of its own.
-    """
-    part: list[int] = []
-    for position in sorted(range(len(sizes)), key=lambda p: sizes[p]):
-        if part and (len(part) + 1) * sizes[position] > tokens:
-            yield part
-            part = []
-        part.append(position)
-    if part:
-        yield part
+def batch_of(lm: BaseLM, texts: Sequence[CorpusText]) -> TokenBatch:
+    """Return the texts as one batch, padded on the right, on the base LM's device."""
+    batch = collate(
+        [text.prompt for text in texts], [text.response for text in texts], pad_id=lm.chat.pad_id
+    )
+    return batch.to(lm.device)
 
 
 def after_prefix(spans: Spans) -> Tensor:
@@ -185,13 +178,7 @@ class States:
 
     def batch(self, numbers: Sequence[int]) -> TokenBatch:
         """These texts as one batch, padded on the right."""
-        texts = [self._texts[number] for number in numbers]
-        batch = collate(
-            [text.prompt for text in texts],
-            [text.response for text in texts],
-            pad_id=self._lm.chat.pad_id,
-        )
-        return batch.to(self._lm.device)
+        return batch_of(self._lm, [self._texts[number] for number in numbers])
 
     def read(self, numbers: Sequence[int]) -> Float[Tensor, "B T D"]:
         """States of these texts, padded as `batch` pads; padding holds anything."""
@@ -210,7 +197,7 @@ class States:
     def walk(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Texts in parts of like length: their numbers, states [B, T, D], and marks [B, T]."""
         sizes = [self._texts[number].size for number in numbers]
-        for part in length_batches(sizes, self._batch_tokens):
+        for part in length_batches(sizes, tokens=self._batch_tokens):
             chosen = [numbers[position] for position in part]
             yield chosen, self.read(chosen), after_prefix(self.batch(chosen).spans)
 

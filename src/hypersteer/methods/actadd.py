@@ -13,10 +13,9 @@ from hypersteer.edits.kinds import Params, plus, stacked
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning import vectors
-from hypersteer.learning.corpus import length_batches
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, collate
+from hypersteer.lm.chat import PromptIds, collate, length_batches
 from hypersteer.lm.writers import Writer, vector_writer
 
 
@@ -137,7 +136,8 @@ class ActAdd:
     ) -> list[Float[Tensor, "_ D"]]:
         """State on the steering text minus that on the counter text, for each token of a pair."""
         found: dict[int, Tensor] = {}
-        for part in length_batches([2 * len(first.ids) for first, _ in pairs], self.batch_tokens):
+        sizes = [2 * len(first.ids) for first, _ in pairs]
+        for part in length_batches(sizes, tokens=self.batch_tokens):
             texts = [text for number in part for text in pairs[number]]
             batch = collate(texts, pad_id=lm.chat.pad_id).to(lm.device)
             hidden = lm.states(batch, site).float()

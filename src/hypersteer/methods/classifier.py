@@ -17,13 +17,13 @@ from hypersteer.learning import vectors
 from hypersteer.learning.corpus import (
     CorpusText,
     after_prefix,
-    length_batches,
+    batch_of,
     make_corpus,
     need_rows,
 )
 from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import TokenBatch, collate
+from hypersteer.lm.chat import TokenBatch, length_batches
 from hypersteer.lm.hooks import at_input, at_sites, head_at
 
 
@@ -210,10 +210,8 @@ def _read(
     """Last states of all texts, float32, and the mean state of their tokens at the site."""
     last = torch.zeros(len(texts), lm.width)
     total, count = torch.zeros(lm.width, dtype=torch.float64), 0
-    for part in length_batches([text.size for text in texts], batch_tokens):
-        chosen = [texts[number] for number in part]
-        prompts, responses = [text.prompt for text in chosen], [text.response for text in chosen]
-        batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    for part in length_batches([text.size for text in texts], tokens=batch_tokens):
+        batch = batch_of(lm, [texts[number] for number in part])
         seen: list[Tensor] = []
         with at_sites(lm.blocks, [(site, seen.append)]):
             last[part] = last_states(lm, batch).float().cpu()

@@ -16,10 +16,10 @@ from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
-from hypersteer.learning.corpus import after_prefix, check_fields, length_batches, text_of
+from hypersteer.learning.corpus import after_prefix, batch_of, check_fields, text_of
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import TokenBatch, collate
+from hypersteer.lm.chat import TokenBatch, length_batches
 from hypersteer.lm.hooks import at_sites
 from hypersteer.methods.classifier import Classifier, Training, classifier_of, last_states, learn
 
@@ -194,10 +194,8 @@ def detect(
     for text in tokens:
         lm.check_length(text.size, "a text to detect concepts in")
     scores = torch.zeros(len(classifiers), len(tokens))
-    for part in length_batches([text.size for text in tokens], batch_tokens):
-        chosen = [tokens[number] for number in part]
-        prompts, responses = [text.prompt for text in chosen], [text.response for text in chosen]
-        batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    for part in length_batches([text.size for text in tokens], tokens=batch_tokens):
+        batch = batch_of(lm, [tokens[number] for number in part])
         marks = after_prefix(batch.spans)
         for first in range(0, len(classifiers), TOGETHER):
             group = [one.to(lm.device) for one in classifiers[first : first + TOGETHER]]

@@ -21,7 +21,6 @@ from hypersteer.learning.corpus import (
     States,
     after_prefix,
     check_fields,
-    length_batches,
     make_corpus,
     need_rows,
 )
@@ -29,6 +28,7 @@ from hypersteer.learning.latents import change
 from hypersteer.learning.upper_blocks import UpperLosses
 from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import length_batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +195,8 @@ class Training:
             for text in self._batch(number, step)
         ]
         counts = np.bincount([number for number, _ in rows], minlength=len(self._rows))
-        for part in length_batches(
-            [self._texts[text].size for _, text in rows], recipe.batch_tokens
-        ):
+        sizes = [self._texts[text].size for _, text in rows]
+        for part in length_batches(sizes, tokens=recipe.batch_tokens):
             chosen = [rows[position] for position in part]
             progress = torch.tensor(
                 [step / recipe.steps(len(self._rows[number])) for number, _ in chosen]
