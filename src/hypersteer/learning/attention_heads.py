@@ -1,4 +1,4 @@
-"""Attention heads of any base LM: what they put out, and what that becomes at the attention site.
+"""Attention heads of any base LM: their output projection, and what they put out.
 
 A head's output is its slice of what the attention's output projection reads. The projection is
 found by watching it: it is the module inside the attention whose output is the attention's.
@@ -38,42 +38,84 @@ class Heads(NamedTuple):
     width: int
 
 
+class Projection(NamedTuple):
+    """The linear module at the end of a block's attention (`o_proj` in many models).
+
+    Attributes:
+        module: the module.
+        name: its dotted name in the model.
+        inputs: width of what it reads.
+    """
+
+    module: nn.Module
+    name: str
+    inputs: int
+
+
 @torch.no_grad()
+def find_projections(lm: BaseLM, layers: Sequence[int]) -> list[Projection | None]:
+    """Find the output projection of each layer's attention, by one short forward pass.
+
+    It is told by what it does, not by its name: of the modules with a weight matrix, the last one
+    whose output is that of the whole sub-layer; None where there is no such module.
+    """
+    attentions = [sublayer(lm.blocks[layer], "attention") for layer in layers]
+    candidates = [[one for one in whole.modules() if _is_linear(one)] for whole in attentions]
+    read: dict[nn.Module, int] = {}
+    written: dict[nn.Module, Tensor] = {}
+    with ExitStack() as stack:
+        for module in dict.fromkeys([*attentions, *(one for own in candidates for one in own)]):
+            stack.enter_context(at_input(module, _width_keeper(module, read)))
+            stack.enter_context(at_output(module, _output_keeper(module, written)))
+        batch = collate([lm.chat.prompt("1")], pad_id=lm.chat.pad_id).to(lm.device)
+        lm.states(batch, Site(max(layers)))
+    names = {module: name for name, module in lm.model.named_modules()}
+    found: list[Projection | None] = []
+    for whole, own in zip(attentions, candidates, strict=True):
+        last = [one for one in own if _same(written.get(one), written.get(whole))][-1:]
+        found.append(Projection(last[0], names[last[0]], read.get(last[0], 0)) if last else None)
+    return found
+
+
+def output_projections(lm: BaseLM, layers: Sequence[int]) -> list[str]:
+    """Return the dotted names of the output projections of the layers' attention.
+
+    Raises:
+        ModelError: if a block has none.
+    """
+    names: list[str] = []
+    for layer, found in zip(layers, find_projections(lm, layers), strict=True):
+        if found is None:
+            raise ModelError(
+                f"block {layer} of {lm.name} has no linear module at the end of its attention; "
+                "choose other layers"
+            )
+        names.append(found.name)
+    return names
+
+
 def find_heads(lm: BaseLM) -> Heads:
-    """Find the output projection of every block's attention, by one short forward.
+    """Find the attention heads of every block by its output projection.
 
     Raises:
         ModelError: if a block has none, or what it reads cannot be told apart by heads.
     """
-    attentions = [sublayer(block, "attention") for block in lm.blocks]
-    leaves = [_leaves(attention) for attention in attentions]
-    read: dict[nn.Module, int] = {}
-    written: dict[nn.Module, Tensor] = {}
-    with ExitStack() as stack:
-        for module in dict.fromkeys([*attentions, *(leaf for own in leaves for leaf in own)]):
-            stack.enter_context(at_input(module, _width_keeper(module, read)))
-            stack.enter_context(at_output(module, _output_keeper(module, written)))
-        batch = collate([lm.chat.prompt("1")], pad_id=lm.chat.pad_id).to(lm.device)
-        lm.states(batch, Site(lm.depth - 1))
-    found = [
-        [leaf for leaf in own if _same(written.get(leaf), written.get(attention))]
-        for attention, own in zip(attentions, leaves, strict=True)
-    ]
     count = int(lm.model.config.get_text_config().num_attention_heads)
-    for block, last in zip(lm.blocks, found, strict=True):
-        if not last or read.get(last[-1], 1) % count:
+    projections: list[Projection] = []
+    for block, found in zip(lm.blocks, find_projections(lm, range(lm.depth)), strict=True):
+        if found is None or not found.inputs or found.inputs % count:
             raise ModelError(
                 f"{type(block).__name__} has no output projection of {count} attention heads that "
                 "can be told by its structure; use a method that acts at a site"
             )
-    projections = [last[-1] for last in found]
-    widths = {read[module] // count for module in projections}
+        projections.append(found)
+    widths = {found.inputs // count for found in projections}
     if len(widths) != 1:
         raise ModelError(
             f"the attention heads of {lm.name} have widths {sorted(widths)}; heads of one width "
             "are expected, so use a method that acts at a site"
         )
-    return Heads(projections, count, widths.pop())
+    return Heads([found.module for found in projections], count, widths.pop())
 
 
 @torch.no_grad()
@@ -115,15 +157,10 @@ def through(module: nn.Module, shift: Float[Tensor, "B I"]) -> Float[Tensor, "B 
     return (module(moved) - module(torch.zeros_like(moved))).float()
 
 
-def _leaves(attention: nn.Module) -> list[nn.Module]:
-    """Modules inside that have parameters of their own and no children."""
-    return [
-        module
-        for module in attention.modules()
-        if not any(True for _ in module.children())
-        and any(True for _ in module.parameters())
-        and module is not attention
-    ]
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it has a weight matrix of its own and no children."""
+    weight = next(module.parameters(), None)
+    return weight is not None and weight.ndim == 2 and not list(module.children())
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

@@ -16,8 +16,9 @@ from hypersteer.edits.kinds import Params, plus
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning.adapter_training import Responses, positives_only, recipe_of, train
+from hypersteer.learning.attention_heads import output_projections
 from hypersteer.learning.corpus import Corpus, check_fields, make_corpus, need_rows
-from hypersteer.learning.model_copy import adapted_layers, copy_model, output_projections
+from hypersteer.learning.model_copy import adapted_layers, copy_model
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
