@@ -6,7 +6,7 @@ numbered, and a concept is a list of numbers. Shapes: M distinct texts, N concep
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -135,6 +135,22 @@ def check_fields(method: Any) -> None:
         raise ConfigError(f"batch_tokens {method.batch_tokens} is not above 0; try 2048")
     if getattr(method, "cache_bytes", 0) < 0:
         raise ConfigError(f"cache_bytes {method.cache_bytes} is negative; 0 keeps nothing")
+
+
+@runtime_checkable
+class Limits(Protocol):
+    """The fields of a method that limit what it holds in memory.
+
+    Attributes:
+        batch_tokens: most tokens of a forward pass, padding included.
+        cache_bytes: most bytes of hidden states kept in memory.
+    """
+
+    @property
+    def batch_tokens(self) -> int: ...  # noqa: D102
+
+    @property
+    def cache_bytes(self) -> int: ...  # noqa: D102
 
 
 class States:

@@ -13,7 +13,7 @@ from hypersteer.edits.kinds import Params, plus, stacked
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning import vectors
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate, length_batches
 from hypersteer.lm.writers import Writer, vector_writer
@@ -75,12 +75,13 @@ class ActAdd:
             tensors={
                 "differences": torch.cat([*found, torch.zeros(0, lm.width)]),
                 "lengths": torch.tensor(lengths, dtype=torch.long),
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
             },
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=lm.width if self.everywhere else lm.width * sum(lengths) // count,
-                flops=vectors.reading_flops(lm, site, tokens) / count,
-                seconds=(time.perf_counter() - started) / count,
+                flops=vectors.reading_flops(lm, site, tokens),
             ),
         )
 

@@ -18,7 +18,7 @@ from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning.corpus import Corpus, need_rows
 from hypersteer.learning.logistic import fit_logistic
-from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned
+from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned, ids_of
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
 
@@ -71,18 +71,18 @@ class BagOfWords:
                 done(1 / len(concepts))
         words = sorted(set().union(*(weights for weights, _ in fits)))
         places = {word: place for place, word in enumerate(words)}
-        sizes, count = [len(weights) for weights, _ in fits], max(1, len(fits))
+        sizes = [len(weights) for weights, _ in fits]
         return Learned(
             tensors={
                 "weights": torch.tensor([v for one, _ in fits for v in one.values()]).float(),
                 "places": torch.tensor([places[w] for one, _ in fits for w in one]).long(),
                 "sizes": torch.tensor(sizes).long(),
                 "intercepts": torch.tensor([intercept for _, intercept in fits]).float(),
-                "ids": torch.tensor([entry.concept.id for entry in concepts]).long(),
+                "ids": ids_of(concepts),
             },
             notes={"words": words},
-            cost=Cost(
-                parameters=sum(sizes) // count + 1, seconds=(time.perf_counter() - started) / count
+            cost=Cost.of_each(
+                len(concepts), started=started, parameters=sum(sizes) // max(1, len(fits)) + 1
             ),
         )
 

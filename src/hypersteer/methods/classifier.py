@@ -21,7 +21,7 @@ from hypersteer.learning.corpus import (
     make_corpus,
     need_rows,
 )
-from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned
+from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import TokenBatch, length_batches
 from hypersteer.lm.hooks import at_input, at_sites, head_at
@@ -130,17 +130,18 @@ def learn(
         name: torch.stack([getattr(one, name) for one in found] or [getattr(empty, name)])
         for name in Classifier._fields
     }
-    tokens, count = sum(text.size for text in corpus.texts), max(1, len(found))
+    tokens = sum(text.size for text in corpus.texts)
     return Learned(
         tensors={
             **{name: part[: len(found)].contiguous() for name, part in parts.items()},
             "baseline": baseline,
-            "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+            "ids": ids_of(concepts),
         },
-        cost=Cost(
+        cost=Cost.of_each(
+            len(concepts),
+            started=started,
             parameters=sum(part.numel() for part in empty),
-            flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens) / count,
-            seconds=(time.perf_counter() - started) / count,
+            flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens),
         ),
     )
 

@@ -17,7 +17,7 @@ from hypersteer.learning import vectors
 from hypersteer.learning.attention_heads import Heads, find_heads, read_heads, through
 from hypersteer.learning.corpus import check_fields, make_corpus, need_rows
 from hypersteer.learning.logistic import fit_logistic
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import Writer, vector_writer
 from hypersteer.methods.caa import GENERATING, Tokens, summary
@@ -179,7 +179,6 @@ class Iti:
         tokens: int,
         started: float,
     ) -> Learned:
-        count = max(1, len(concepts))
         size = max(1, round(self.share * lm.depth * heads.count))
         none = (
             torch.zeros(0, size, dtype=torch.long),
@@ -190,12 +189,13 @@ class Iti:
         return Learned(
             tensors={
                 **whole._asdict(),
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
             },
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=size * heads.width,
-                flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens) / count,
-                seconds=(time.perf_counter() - started) / count,
+                flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens),
             ),
         )
 

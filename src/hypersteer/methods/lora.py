@@ -19,7 +19,7 @@ from hypersteer.learning.adapter_training import Responses, positives_only, reci
 from hypersteer.learning.attention_heads import output_projections
 from hypersteer.learning.corpus import Corpus, check_fields, make_corpus, need_rows
 from hypersteer.learning.model_copy import adapted_layers, copy_model
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
@@ -133,18 +133,18 @@ class Lora:
             for layer, pair in zip(layers, weights, strict=True):
                 for side, matrix in zip(("A", "B"), pair, strict=True):
                     found[_key(side, layer)].append(matrix.detach().cpu().clone())
-        count = max(1, len(concepts))
         return Learned(
             tensors={
                 **{key: torch.stack(matrices) for key, matrices in found.items() if matrices},
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
                 "layers": torch.tensor(layers),
             },
             notes={"projections": names},
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=sum(m[0].numel() for m in found.values() if m),
-                flops=responses.flops(4) / count,
-                seconds=(time.perf_counter() - started) / count,
+                flops=responses.flops(4),
             ),
         )
 

@@ -21,7 +21,7 @@ from hypersteer.learning.adapter_training import (
 )
 from hypersteer.learning.corpus import check_fields, make_corpus, need_rows
 from hypersteer.learning.model_copy import adapted_layers
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
@@ -184,9 +184,7 @@ class Loreft:
             losses,
             done,
         )
-        return self._kept(
-            concepts, layers, learners, responses.flops(4), time.perf_counter() - started
-        )
+        return self._kept(concepts, layers, learners, responses.flops(4), started)
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
         """Add each row's change at every layer, at the ends of its prompt.
@@ -216,21 +214,21 @@ class Loreft:
         layers: list[int],
         learners: Sequence[Subspaces],
         flops: float,
-        seconds: float,
+        started: float,
     ) -> Learned:
         with torch.no_grad():
             found = [torch.stack(parts) for parts in zip(*map(finished, learners), strict=True)]
-        count = max(1, len(concepts))
         return Learned(
             tensors={
                 **{n: t.cpu() for n, t in zip(Subspaces._fields, found, strict=bool(learners))},
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
                 "layers": torch.tensor(layers),
             },
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=sum(tensor.numel() for tensor in learners[0]) if learners else 0,
-                flops=flops / count,
-                seconds=seconds / count,
+                flops=flops,
             ),
         )
 

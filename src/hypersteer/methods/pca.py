@@ -7,14 +7,12 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch
 from hypersteer.learning.concept_states import ConceptStates
 from hypersteer.learning.corpus import check_fields
 from hypersteer.learning.covariance import Sign, first_component, published_sign, towards
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 
 
@@ -39,6 +37,8 @@ class Pca:
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     sign: Sign = "resolved"
     batch_tokens: int = 4096
@@ -55,41 +55,18 @@ class Pca:
         Raises:
             DataError: if a concept has no positive rows.
         """
-        lesson = ConceptStates(
-            lm,
-            site,
-            concepts,
-            method="PCA",
-            negatives=False,
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
-        )
+        states = ConceptStates(lm, site, concepts, self, method="PCA", negatives=False)
 
         def find(number: int) -> Tensor:
-            found = lesson.moments(lesson.corpus.positives[number], shared=False)
-            return signed(first_component(found.scatter), lesson, number, found.mean, self.sign)
+            found = states.moments(states.corpus.positives[number], shared=False)
+            return signed(first_component(found.scatter), states, number, found.mean, self.sign)
 
-        return lesson.learned(lesson.each(find, done))
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts)
+        return states.learned(states.each(find, done))
 
 
 def signed(
     component: Float[Tensor, " D"],
-    lesson: ConceptStates,
+    states: ConceptStates,
     number: int,
     mean: Float[Tensor, " D"],
     sign: Sign,
@@ -98,14 +75,14 @@ def signed(
 
     Args:
         component: of either sign.
-        lesson: with the texts of the concepts.
+        states: of the concepts' texts.
         number: place of the concept.
         mean: of the states of its positives.
         sign: see `Pca`.
     """
     if sign == "published":
         return published_sign(component)
-    negatives = lesson.corpus.negatives[number]
+    negatives = states.corpus.negatives[number]
     if negatives:
-        mean = mean - lesson.moments(negatives, shared=True).mean
+        mean = mean - states.moments(negatives, shared=True).mean
     return towards(component, mean)

@@ -107,15 +107,15 @@ class RewrittenPrompting:
         texts = [entry.concept.text for entry in concepts]
         answers = self._answers(lm, texts)
         own = self.write is None and not self.model
-        count = max(1, len(concepts))
         return Learned(
             notes={
                 str(entry.concept.id): instruction_of(answer)
                 for entry, answer in zip(concepts, answers, strict=True)
             },
-            cost=Cost(
-                flops=_written_flops(lm, texts, answers) / count if own else 0.0,
-                seconds=(time.perf_counter() - started) / count,
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
+                flops=_written_flops(lm, texts, answers) if own else 0.0,
             ),
         )
 

@@ -15,7 +15,7 @@ from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, TrainingError
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch, vectors
 from hypersteer.learning.corpus import (
     Corpus,
     States,
@@ -26,7 +26,7 @@ from hypersteer.learning.corpus import (
 )
 from hypersteer.learning.latents import change
 from hypersteer.learning.upper_blocks import UpperLosses
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import length_batches
 
@@ -70,6 +70,7 @@ class ReftR1:
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
 
     batch_size: int = 6
     epochs: int = 3
@@ -108,7 +109,7 @@ class ReftR1:
         started = time.perf_counter()
         if not concepts:
             none = torch.zeros(0, lm.width)
-            return vectors.keep([], none, none.sum(1), flops=0.0, seconds=0.0)
+            return vectors.keep([], none, none.sum(1), flops=0.0, started=started)
         corpus = make_corpus(lm, concepts)
         need_rows(corpus, concepts, method="ReFT-r1", negatives=False)
         training = Training(self, lm, site, corpus, [entry.concept.id for entry in concepts])
@@ -130,12 +131,8 @@ class ReftR1:
             directions,
             activations,
             flops=training.flops(),
-            seconds=time.perf_counter() - started,
+            started=started,
         )
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
 
     def detect(
         self,
@@ -145,8 +142,8 @@ class ReftR1:
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """The largest latent, `ReLU(h . w)`: see `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts).relu()
+        """Return the largest latent, `ReLU(h . w)`."""
+        return dispatch.detect(lm, site, learned, concepts, texts).relu()
 
 
 class Training:

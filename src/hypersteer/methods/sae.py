@@ -14,21 +14,19 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.files import is_file, path_of
+from hypersteer.learning import dispatch, vectors
 from hypersteer.learning import sae_features as features
-from hypersteer.learning import vectors
 from hypersteer.learning.corpus import Corpus, States, check_fields, make_corpus, need_rows
 from hypersteer.learning.dictionaries import Dictionary, find_dictionary, read_dictionary
 from hypersteer.learning.sae_features import Mode, Picked
 from hypersteer.learning.sae_labels import Labels, likest, read_labels
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 
 BESIDE = "labels.jsonl"
@@ -59,6 +57,8 @@ class Sae:
 
     learns: ClassVar[bool] = False
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     dictionary: str = ""
     labels: str = ""
@@ -95,23 +95,15 @@ class Sae:
             wanted = {number: picked[number].feature for number in unknown}
             activations[unknown], flops = self._measured(lm, site, dictionary, wanted, concepts)
         return features.keep(
-            concepts, dictionary, picked, activations, flops=flops, started=started
+            concepts,
+            dictionary,
+            picked,
+            activations,
+            path=self.dictionary,
+            mode=self.mode,
+            flops=flops,
+            started=started,
         )
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """Add to the states of prompt and response, or clamp the feature there."""
-        return features.steer(self.dictionary, self.mode, lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """The feature's largest activation over prompt and response."""
-        return features.detect(self.dictionary, lm, site, learned, concepts, texts)
 
     def _check_layer(self, site: Site, name: str) -> None:
         """GemmaScope's files do not say where they read, but names such as `x/20-y` do."""
@@ -204,6 +196,8 @@ class SaeA:
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     dictionary: str = ""
     mode: Mode = "add"
@@ -245,22 +239,16 @@ class SaeA:
         highest = features.or_norms(highest, states, corpus.rows, decoder)
         encoding = 2.0 * dictionary.decoder.numel() * sum(text.size for text in corpus.texts)
         flops = vectors.reading_flops(lm, site, states.tokens_run) + encoding
-        return features.keep(concepts, dictionary, picked, highest, flops=flops, started=started)
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """Add to the states of prompt and response, or clamp the feature there."""
-        return features.steer(self.dictionary, self.mode, lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """The feature's largest activation over prompt and response."""
-        return features.detect(self.dictionary, lm, site, learned, concepts, texts)
+        return features.keep(
+            concepts,
+            dictionary,
+            picked,
+            highest,
+            path=self.dictionary,
+            mode=self.mode,
+            flops=flops,
+            started=started,
+        )
 
     def _states(self, lm: BaseLM, site: Site, corpus: Corpus) -> States:
         """States of the corpus; a text is read once for each concept, and once for each pool."""
