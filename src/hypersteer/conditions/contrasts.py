@@ -40,7 +40,7 @@ class Fold(NamedTuple):
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Prompts of a file: lines of text, or of a `.jsonl` file the `prompt` of every line.
+    """Read prompts from lines of text, or from the `prompt` of every line of a `.jsonl` file.
 
     Raises:
         DataError: if it cannot be read, is malformed, or holds no prompt.
@@ -56,7 +56,7 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def read_labelled(path: str | Path, split: str | None = None) -> Sides:
-    """Prompts of a `.jsonl` file whose lines say whether they are `in` or `out` of the topic.
+    """Read prompts of a `.jsonl` file whose lines say whether they are `in` or `out` of the topic.
 
     Lines with other labels are passed over.
 
@@ -111,7 +111,7 @@ def read_states(
     batch_tokens: int = 2048,
     watch: Watch | None = None,
 ) -> Float[Tensor, "N L D"]:
-    """Pooled states of N texts at the outputs of L blocks, one pass over each batch; float32.
+    """Pool the states (float32) of N texts at the outputs of L blocks, in one pass over each batch.
 
     Raises:
         SteeringError: for an empty text, one that does not fit the context window, or one without
@@ -148,7 +148,7 @@ def _row(lm: BaseLM, text: ContrastText, pooling: TokenPooling) -> tuple[PromptI
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a `.jsonl` file with a `prompt` each, and where they stand."""
+    """Read the objects of a `.jsonl` file with a `prompt` each, and where they stand."""
     found = []
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():

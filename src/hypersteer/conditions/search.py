@@ -119,7 +119,7 @@ def describe(
     threshold: float,
     fires: Fires,
 ) -> Point:
-    """How a threshold does on texts."""
+    """Measure how a threshold does on texts."""
     called = scores > threshold if fires == "above" else scores < threshold
     hits = int((called & positive).sum())
     wrong = int((called & ~positive).sum())
@@ -141,7 +141,7 @@ def describe(
 def _best_cuts(
     scores: Float[Tensor, "M C"], positive: Bool[Tensor, " M"], budget: float | None
 ) -> _Cuts:
-    """The best threshold of every column for firing above it."""
+    """Find the best threshold of every column for firing above it."""
     ordered, order = scores.sort(0, descending=True)
     hits = positive[order].double().cumsum(0)[:-1]
     called = torch.arange(1, len(scores), dtype=torch.double)[:, None]
@@ -179,7 +179,7 @@ def check_combinations(layers: int, most: int) -> None:
 
 
 def _searched(layers: int, most: int, texts: int) -> Iterator[tuple[Fires, list[tuple[int, ...]]]]:
-    """Combinations in the order in which ties are resolved, as many together as memory allows."""
+    """Yield combinations in the order that resolves ties, as many together as memory allows."""
     together = max(1, MOST_SCORES // texts)
     for size in range(1, min(most, layers) + 1):
         for fires in get_args(Fires):

@@ -59,7 +59,7 @@ class Recipe:
                 raise ConfigError(f"{name} {getattr(self, name)} is negative")
 
     def steps(self, rows: int) -> int:
-        """Steps of a concept with so many rows."""
+        """Count the steps of a concept with so many rows."""
         return self.epochs * -(-rows // self.batch_size)
 
     def batch(self, concept_id: int, rows: Sequence[int], step: int) -> list[int]:
@@ -72,7 +72,7 @@ class Recipe:
 
 
 def recipe_of(method: object) -> Recipe:
-    """How a method is trained, from those of its fields that a recipe has, by the same names.
+    """Return how a method is trained, from its fields of the same names.
 
     Raises:
         ConfigError: if one of them is out of range.
@@ -140,12 +140,12 @@ def train(
 
 
 def positives_only(concepts: Sequence[ConceptExamples]) -> list[ConceptExamples]:
-    """The concepts without their negatives, which language modelling has no use for."""
+    """Return the concepts without their negatives, which language modelling has no use for."""
     return [entry._replace(negatives=[]) for entry in concepts]
 
 
 def unchanged(hidden: Tensor) -> Tensor:
-    """The states as they are."""
+    """Return the states as they are."""
     return hidden
 
 
@@ -177,7 +177,7 @@ class UpperLosses:
 
         Args:
             batch: B prompts with their responses, on the model's device.
-            states: hidden states [B, T, D] at the site; not looked at unless `skips`.
+            states: hidden states [B, T, D] at the site; not used unless `skips`.
             change: hidden states [B, T, D] -> what the blocks above get instead.
         """
         if self._upper is None or states is None:
@@ -232,7 +232,7 @@ class Responses:
         change: Callable[[Tensor], Tensor] = unchanged,
         others: Sequence[tuple[Site, ReadWrite]] = (),
     ) -> Float[Tensor, " B"]:
-        """Mean cross-entropy of each text's response.
+        """Return the mean cross-entropy of each text's response.
 
         Args:
             texts: numbers of B texts.
@@ -249,7 +249,7 @@ class Responses:
             return self._above.losses(batch, read, change)
 
     def flops(self, per_weight: float) -> float:
-        """Operations so far on real tokens; attention products are left out, as is usual.
+        """Count the operations so far on real tokens, without attention products, as is usual.
 
         Args:
             per_weight: for each weight above the site, and of the head, and each token: 4 if

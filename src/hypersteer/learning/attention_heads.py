@@ -126,7 +126,7 @@ def read_heads(
     pool: Callable[[Tensor, CorpusText], Tensor],
     batch_tokens: int,
 ) -> list[Float[Tensor, "heads W"]]:
-    """Outputs of all L times H heads, block by block, for each text.
+    """Read the outputs of all L times H heads, block by block, for each text.
 
     Args:
         lm: the base LM.
@@ -150,7 +150,7 @@ def read_heads(
 
 @torch.no_grad()
 def through(module: nn.Module, shift: Float[Tensor, "B I"]) -> Float[Tensor, "B D"]:
-    """What a shift of the projection's input adds to its output: exact, since it is affine."""
+    """Return what a shift of the projection's input adds to its output; exact, as it is affine."""
     weight = next(module.parameters())
     moved = shift.to(weight.device)
     moved = moved.to(weight.dtype) if weight.is_floating_point() else moved
@@ -158,7 +158,7 @@ def through(module: nn.Module, shift: Float[Tensor, "B I"]) -> Float[Tensor, "B 
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether it has a weight matrix of its own and no children."""
+    """Return whether it has a weight matrix of its own and no children."""
     weight = next(module.parameters(), None)
     return weight is not None and weight.ndim == 2 and not list(module.children())
 
@@ -188,7 +188,7 @@ def _output_keeper(module: nn.Module, into: dict[nn.Module, Tensor]) -> ReadWrit
 def _pooling(
     texts: Sequence[CorpusText], pool: Callable[[Tensor, CorpusText], Tensor], into: list[Tensor]
 ) -> Arguments:
-    """Keeps what stands for each text of a batch; blocks are called in order."""
+    """Return a hook that keeps what stands for each text; blocks are called in order."""
 
     def keep(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         rows = [pool(states[: t.size], t) for states, t in zip(args[0], texts, strict=True)]

@@ -58,7 +58,7 @@ class Corpus:
 
 
 def text_of(lm: BaseLM, example: Example) -> CorpusText:
-    """The example as tokens; the response is cut where the limit is, perhaps to nothing."""
+    """Tokenise an example; the response is cut at the limit, perhaps to nothing."""
     prompt = lm.chat.prompt(example.prompt)
     room = min(MAX_TOKENS, lm.context_window) - len(prompt.ids)
     response = lm.chat.response(example.response, ends=example.complete)
@@ -96,7 +96,7 @@ def need_rows(
     Args:
         corpus: their usable texts.
         concepts: the same concepts.
-        method: how the message calls who asks.
+        method: its name in the message.
         negatives: whether texts without the concept are needed as well.
 
     Raises:
@@ -120,7 +120,7 @@ def batch_of(lm: BaseLM, texts: Sequence[CorpusText]) -> TokenBatch:
 
 
 def after_prefix(spans: Spans) -> Tensor:
-    """Marks [B, T] the tokens that vectors read and write: all but chat prefix and padding."""
+    """Mark [B, T] the tokens that vectors read and write: all but chat prefix and padding."""
     return spans.prompt | spans.response
 
 
@@ -193,11 +193,11 @@ class States:
             self._wanted.add(number)
 
     def batch(self, numbers: Sequence[int]) -> TokenBatch:
-        """These texts as one batch, padded on the right."""
+        """Return these texts as one batch, padded on the right."""
         return batch_of(self._lm, [self._texts[number] for number in numbers])
 
     def read(self, numbers: Sequence[int]) -> Float[Tensor, "B T D"]:
-        """States of these texts, padded as `batch` pads; padding holds anything."""
+        """Return the states of these texts, padded as `batch` pads; padding holds anything."""
         missing = sorted({number for number in numbers if number not in self._kept})
         fresh = dict(zip(missing, self._run(missing), strict=True)) if missing else {}
         self._kept.update({n: rows.cpu().clone() for n, rows in fresh.items() if n in self._wanted})
@@ -211,7 +211,7 @@ class States:
         return whole
 
     def walk(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Texts in parts of like length: their numbers, states [B, T, D], and marks [B, T]."""
+        """Yield texts of similar length together: numbers, states [B, T, D] and marks [B, T]."""
         sizes = [self._texts[number].size for number in numbers]
         for part in length_batches(sizes, tokens=self._batch_tokens):
             chosen = [numbers[position] for position in part]
@@ -219,7 +219,7 @@ class States:
 
     @torch.no_grad()
     def _run(self, numbers: Sequence[int]) -> list[Tensor]:
-        """States [T, D] of each text, padding cut off."""
+        """Return the states [T, D] of each text, padding cut off."""
         sizes = [self._texts[number].size for number in numbers]
         self.tokens_run += sum(sizes)
         hidden = self._lm.states(self.batch(numbers), self._site)

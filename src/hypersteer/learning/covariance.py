@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 
 @torch.no_grad()
 def moments(parts: Iterable[Float[Tensor, "_ D"]]) -> Moments:
-    """Mean and scatter of all rows of all parts, of which there is at least one.
+    """Return mean and scatter of all rows of all parts, of which there is at least one.
 
     Products are taken in float32 about the first part's mean, which keeps their digits where a
     common offset dwarfs the spread, and are added up in float64.
@@ -50,7 +50,7 @@ def moments(parts: Iterable[Float[Tensor, "_ D"]]) -> Moments:
 
 
 def first_component(scatter: Float[Tensor, "D D"]) -> Float[Tensor, " D"]:
-    """Unit eigenvector of the largest eigenvalue, of either sign, float64.
+    """Return the unit eigenvector of the largest eigenvalue, of either sign, float64.
 
     Subspace iteration with Rayleigh-Ritz steps from a fixed start (Golub and Van Loan, Matrix
     Computations, section 8.2.4): for wide models far cheaper than all eigenvectors, which are
@@ -74,10 +74,10 @@ def first_component(scatter: Float[Tensor, "D D"]) -> Float[Tensor, " D"]:
 
 
 def towards(direction: Float[Tensor, " D"], goal: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """The direction or its opposite, whichever has no negative product with the goal."""
+    """Return the direction or its opposite, whichever has no negative product with the goal."""
     return -direction if float(direction.double() @ goal.double()) < 0 else direction
 
 
 def published_sign(direction: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """The direction with its largest entry positive, as scikit-learn leaves components."""
+    """Return the direction with its largest entry positive, as scikit-learn leaves components."""
     return -direction if direction[direction.abs().argmax()] < 0 else direction

@@ -17,7 +17,7 @@ HEIGHTS = (5 / 26, 10 / 26, 15 / 26, 20 / 26)
 
 
 def copy_model(lm: BaseLM, *, copy_weights: bool = False) -> BaseLM:
-    """Return the same model with modules of its own, which may be changed and the base LM stays.
+    """Copy a model, so that its modules may be changed while the base LM stays as it is.
 
     Args:
         lm: the base LM.

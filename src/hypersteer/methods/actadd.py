@@ -59,7 +59,7 @@ class ActAdd:
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
     ) -> Learned:
-        """Read the concepts' texts; their rows are not looked at.
+        """Read the concepts' texts; their rows are not used.
 
         `Learned.tensors` holds the `differences` of all concepts one after another, how many
         (`lengths`) each has, and the concepts' `ids`.
@@ -117,7 +117,7 @@ class ActAdd:
         return 0.25 if self.everywhere else 4.0
 
     def _pair(self, lm: BaseLM, text: str) -> tuple[PromptIds, PromptIds]:
-        """Steering text and counter text, equally long, as beginnings of a user turn."""
+        """Tokenise steering text and counter text, equally long, as beginnings of a user turn."""
         chat = lm.chat
         whole = chat.prompt("1")
         prefix = whole.ids[: whole.prefix]
@@ -135,7 +135,7 @@ class ActAdd:
     def _differences(
         self, lm: BaseLM, site: Site, pairs: Sequence[tuple[PromptIds, PromptIds]]
     ) -> list[Float[Tensor, "_ D"]]:
-        """State on the steering text minus that on the counter text, for each token of a pair."""
+        """Subtract states on the counter text from those on the steering text, token by token."""
         found: dict[int, Tensor] = {}
         sizes = [2 * len(first.ids) for first, _ in pairs]
         for part in length_batches(sizes, tokens=self.batch_tokens):
@@ -149,7 +149,7 @@ class ActAdd:
 
 
 class Leading:
-    """Adds a vector of its own to each of the first tokens of a row's scope.
+    """A vector of its own for each of the first tokens of a row's scope.
 
     Its parameters are the `vectors` [B, P, D], and which of them are `real` [B, P] (1 or 0).
     """
@@ -163,7 +163,7 @@ class Leading:
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The states plus `strength` times the vector of their place among the marked tokens."""
+        """Add `strength` times the vector of its place to each of the first marked tokens."""
         vectors, count = params["vectors"], params["real"].sum(1, keepdim=True)
         place = mask.long().cumsum(1) - 1
         first = mask & (place < count)

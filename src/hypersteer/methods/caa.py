@@ -47,7 +47,7 @@ class Caa:
             that strengths mean what they mean for other methods; `difference` is as published.
         scopes: tokens that are steered; as published from the prompt's last one on.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class Caa:
 
 
 def summary(states: Float[Tensor, "T D"], text: CorpusText, tokens: Tokens) -> Float[Tensor, " D"]:
-    """What stands for a text.
+    """Return what stands for a text.
 
     Args:
         states: of its tokens after the chat prefix.
@@ -113,7 +113,7 @@ def contrast(
     shown: Sequence[object],
     lacked: Sequence[object],
 ) -> Float[Tensor, " D"]:
-    """Mean difference over pairs on the same prompt, or where they are few, of the class means.
+    """Return the mean difference over pairs on one prompt, or if they are few, of class means.
 
     Args:
         positives: what stands for the texts with the concept.

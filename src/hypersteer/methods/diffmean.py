@@ -30,8 +30,8 @@ class DiffMean:
 
     Attributes:
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look, which measures maximum
-            activations; texts beyond it run twice.
+        cache_bytes: most bytes of hidden states kept for the second reading, which measures
+            maximum activations; texts beyond it run twice.
     """
 
     learns: ClassVar[bool] = True
@@ -60,7 +60,7 @@ class DiffMean:
 
 @torch.no_grad()
 def mean_differences(states: States, corpus: Corpus, width: int) -> Float[Tensor, "N D"]:
-    """Mean state over all tokens of a concept's positives, minus that over its negatives.
+    """Subtract the mean state of the negatives' tokens from that of the positives', by concept.
 
     Args:
         states: of the corpus.

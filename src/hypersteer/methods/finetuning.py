@@ -120,7 +120,7 @@ class FineTuning:
         )
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """A copy of the base LM that was tuned to the concept, and the prompts as they are.
+        """Return a copy of the base LM that is tuned to the concept, and the prompts as they are.
 
         Raises:
             SteeringError: for a concept that was not learnt, or pairs of several concepts.

@@ -96,7 +96,7 @@ class InputXGradient:
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """The largest attribution to a token.
+        """Return the largest attribution to a token.
 
         Raises:
             SteeringError: for a concept that was not learnt, or a text that does not fit the
@@ -160,7 +160,7 @@ class IntegratedGradients:
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """The largest attribution to a token.
+        """Return the largest attribution to a token.
 
         Raises:
             SteeringError: for a concept that was not learnt, or a text that does not fit the
@@ -173,7 +173,7 @@ class IntegratedGradients:
 
 
 def _training(method: InputXGradient | IntegratedGradients) -> Training:
-    """How a method's fields say that its classifiers are trained."""
+    """Return how a method's classifiers are trained, by its fields."""
     return Training(*(getattr(method, name) for name in Training._fields))
 
 
@@ -185,7 +185,7 @@ def detect(
     path: Path,
     batch_tokens: int,
 ) -> Float[Tensor, "K N"]:
-    """Largest absolute attribution to a token of each text, for each concept's classifier.
+    """Return the largest absolute attribution to a token of each text, by each classifier.
 
     Raises:
         SteeringError: for a text that does not fit the context window.
@@ -208,7 +208,7 @@ def detect(
 def attributions(
     lm: BaseLM, site: Site, batch: TokenBatch, classifiers: Sequence[Classifier], path: Path
 ) -> Float[Tensor, "K B T D"]:
-    """Mean gradient of each concept's log odds along the path, times `h - baseline`.
+    """Return the mean gradient of each concept's log odds along the path, times `h - baseline`.
 
     It is 0 on chat prefix and padding, which keep their states. All concepts share the forward
     passes; nothing below the site is differentiated.

@@ -25,7 +25,7 @@ from hypersteer.methods.caa import GENERATING, Tokens, summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iti:
-    """Inference-time intervention on the attention heads of all blocks; the site is not looked at.
+    """Inference-time intervention on the attention heads of all blocks; the site is not used.
 
     Source: Li et al., 2023 (arXiv 2306.03341). A logistic regression on each head's output is
     fitted to four fifths of the texts; the heads with the best accuracy on the last fifth are
@@ -106,7 +106,7 @@ class Iti:
         negatives: Float[Tensor, "Q heads W"],
         id_: int,
     ) -> "Chosen":
-        """The best heads of one concept and their shifts.
+        """Choose the best heads of one concept and their shifts.
 
         Args:
             positives: outputs of all heads for the texts with the concept.
@@ -148,7 +148,7 @@ class Iti:
     def _validated(
         self, positives: Tensor, negatives: Tensor, id_: int
     ) -> tuple[Float[Tensor, " heads"], Float[Tensor, " heads"]]:
-        """Accuracy and mean log-loss of each head's probe on texts it was not fitted to.
+        """Return accuracy and mean log-loss of each head's probe on texts it was not fitted to.
 
         A side of too few texts to spare any validates on what it was fitted to.
         """

@@ -40,7 +40,7 @@ class Lat:
         sign: `resolved`, or `published` for the sign that scikit-learn gives.
         seed: of the shuffle.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class Lat:
 def differences(
     states: Float[Tensor, "T D"], random: np.random.Generator
 ) -> Iterator[Float[Tensor, "_ D"]]:
-    """Unit differences of random pairs of states, part by part; an odd state is left out.
+    """Yield unit differences of random pairs of states, part by part, without an odd state.
 
     The difference of equal states is 0.
     """

@@ -46,12 +46,12 @@ class Subspaces(NamedTuple):
     biases: Float[Tensor, "X R"]
 
     def of(self, rows: Tensor) -> "Subspaces":
-        """Those of some rows."""
+        """Return those of some rows."""
         return Subspaces(*(tensor[rows] for tensor in self))
 
 
 def shift(hidden: Float[Tensor, "X T D"], own: Subspaces) -> Float[Tensor, "X T D"]:
-    """`R^T (W h + b - R h)` of every state, in float32."""
+    """Return `R^T (W h + b - R h)` of every state, in float32."""
     latents = hidden.float() @ (own.sources - own.rotations).transpose(1, 2)
     return (latents + own.biases[:, None]) @ own.rotations
 
@@ -68,7 +68,7 @@ class Subspace:
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The states plus `strength` times their `shift` on the marked tokens."""
+        """Add `strength` times their `shift` to the marked tokens."""
         return plus(hidden, shift(hidden, Subspaces(**params)), mask, strength)
 
 
@@ -76,7 +76,7 @@ SUBSPACE = Subspace()
 
 
 def ends(prompt: PromptIds, first: int, last: int) -> tuple[bool, ...]:
-    """Marks the first and last tokens of a prompt, as a scope over chat prefix and prompt."""
+    """Mark the first and last tokens of a prompt, as a scope over chat prefix and prompt."""
     size = len(prompt.ids) - prompt.prefix
     marked = [place < first or place >= size - last for place in range(size)]
     return (*[False] * prompt.prefix, *marked)
@@ -234,7 +234,7 @@ class Loreft:
 
 
 def untrained(width: int, rank: int, sites: int, generator: torch.Generator) -> Subspaces:
-    """What a concept starts from, sites in the place of rows: orthonormal R, W and b as usual.
+    """Draw what a concept starts from, sites in place of rows: orthonormal R, W and b as usual.
 
     Its first entry is free to leave the orthonormal matrices: see `orthonormal`.
     """
@@ -250,19 +250,19 @@ def untrained(width: int, rank: int, sites: int, generator: torch.Generator) -> 
 
 
 def orthonormal(free: Float[Tensor, "S R D"]) -> Float[Tensor, "S R D"]:
-    """The orthonormal rows that Gram and Schmidt make of the given ones."""
+    """Return the orthonormal rows that Gram and Schmidt make of the given ones."""
     rows, triangle = torch.linalg.qr(free.transpose(1, 2))
     signs = triangle.diagonal(dim1=1, dim2=2).sign()
     return rows.transpose(1, 2) * signs[..., None]
 
 
 def finished(learner: Subspaces) -> Subspaces:
-    """A concept's matrices from what is trained."""
+    """Return a concept's matrices from what is trained."""
     return learner._replace(rotations=orthonormal(learner.rotations))
 
 
 def _changes(learners: Sequence[Subspaces], numbers: list[int], marks: Tensor) -> list[Change]:
-    """What is done at each site to B rows of these concepts, on the marked tokens [B, T]."""
+    """Return the change at each site to B rows of these concepts, on the marked tokens [B, T]."""
     present = sorted(set(numbers))
     concepts = torch.tensor([present.index(number) for number in numbers], device=marks.device)
     tokens = concepts[marks.nonzero()[:, 0]]

@@ -51,7 +51,7 @@ class MassMean:
         shrinkage: share of the identity, from 0 to 1; by default the estimate.
         length: `difference`, or `activation` for AxBench's maximum activation.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
@@ -102,7 +102,7 @@ class MassMean:
         )
 
     def _spread(self, positive: Moments, negative: Moments, texts: int) -> Float[Tensor, "D D"]:
-        """Covariance around the class means, shrunk."""
+        """Return the covariance around the class means, shrunk."""
         tokens = positive.count + negative.count
         spread = (positive.scatter + negative.scatter) / tokens
         units = excess(spread.diagonal().clamp(min=0).sqrt(), MASSIVE)
@@ -114,7 +114,7 @@ class MassMean:
 
 
 def estimated_shrinkage(covariance: Float[Tensor, "D D"], samples: int) -> float:
-    """The share of the identity that brings a sample covariance nearest to the true one.
+    """Return the share of the identity that brings a sample covariance nearest to the true one.
 
     Oracle-approximating shrinkage: best in mean square for normal samples.
 

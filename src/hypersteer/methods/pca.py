@@ -32,7 +32,7 @@ class Pca:
     Attributes:
         sign: `resolved`, or `published` for the sign that scikit-learn gives.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
@@ -71,7 +71,7 @@ def signed(
     mean: Float[Tensor, " D"],
     sign: Sign,
 ) -> Float[Tensor, " D"]:
-    """A concept's principal component, the way that `sign` wants it.
+    """Return a concept's principal component with the sign that is wanted.
 
     Args:
         component: of either sign.

@@ -26,7 +26,7 @@ class LinearProbe:
     Source: AxBench (arXiv 2501.17148), section 4 and its published settings for Gemma-2-2B. The
     loss is the binary cross-entropy of `sigmoid(h . w)`, the mean over all tokens of a batch; every
     token of a positive text is positive. Each step brings `w` to unit length, makes the gradient
-    orthogonal to it, and goes on with AdamW at a linearly decaying rate.
+    orthogonal to it, and is one of AdamW with linearly decaying rate.
 
     Deviations from AxBench: the chat prefix is never trained on (a slip of its data module has it
     in); the start is a random direction of the seed and the concept's id, since a unit vector is

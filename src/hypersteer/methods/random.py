@@ -95,6 +95,6 @@ class Random:
 
 
 def unit_vectors(ids: Sequence[int], width: int, seed: int) -> Float[Tensor, "N D"]:
-    """One direction per id, uniform on the sphere, whatever other ids there are."""
+    """Draw one direction per id, uniform on the sphere, whatever other ids there are."""
     drawn = [np.random.default_rng([seed, id_]).standard_normal(width) for id_ in ids]
     return F.normalize(torch.from_numpy(np.reshape(drawn, (-1, width))).float(), dim=-1)

@@ -203,7 +203,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
 
     def directions(self) -> Float[Tensor, "N D"]:
-        """The directions so far, at unit length, on the CPU."""
+        """Return the directions so far, at unit length, on the CPU."""
         return F.normalize(torch.stack(self._weights).detach(), dim=-1).cpu()
 
     def flops(self) -> float:
@@ -211,7 +211,7 @@ class Training:
         return self._responses.flops(per_weight=4)
 
     def _started(self) -> list[Tensor]:
-        """Untrained directions; reading all texts here fills the cache in well-packed batches."""
+        """Return untrained directions; reading all texts here fills the cache in full batches."""
         start = torch.full((len(self._rows), self._lm.width), self._recipe.start)
         alive = vectors.measure(self.states, self._rows, start).highest > 0
         turned = torch.where(alive[:, None], start, -start).to(self._lm.device)
@@ -222,7 +222,7 @@ class Training:
         return recipe_of(self._recipe).batch(self._ids[number], self._rows[number], step)
 
     def _losses(self, rows: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and penalty [B] of rows of (concept, text)."""
+        """Return mean cross-entropy and penalty [B] of rows of (concept, text)."""
         texts = [text for _, text in rows]
         directions = torch.stack([self._weights[number] for number, _ in rows])
         marks = after_prefix(self.states.batch(texts).spans)
