@@ -1,7 +1,8 @@
-"""Hidden states of concepts' texts, for methods that learn each concept from its own."""
+"""Hidden states of concepts' texts and their moments, to learn each concept from its own."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +12,43 @@ from torch import Tensor
 from hypersteer.edits.sites import NamedScope, Site
 from hypersteer.learning import vectors
 from hypersteer.learning.corpus import Limits, States, make_corpus, need_rows
-from hypersteer.learning.covariance import Moments, moments
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
+
+
+class Moments(NamedTuple):
+    """Sums over the states of many tokens, in float64 on the CPU.
+
+    Attributes:
+        count: tokens.
+        mean: [D].
+        scatter: [D, D], sum of products of the states' distances from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+
+@torch.no_grad()
+def moments(parts: Iterable[Float[Tensor, "_ D"]]) -> Moments:
+    """Return mean and scatter of all rows of all parts, of which there is at least one.
+
+    Products are taken in float32 about the first part's mean, which keeps their digits where a
+    common offset dwarfs the spread, and are added up in float64.
+    """
+    count, shift = 0, torch.zeros(())
+    total, products = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for part in parts:
+        rows = part.float()
+        if not count:
+            shift = rows.mean(0)
+        rows = rows - shift
+        count += len(rows)
+        total = total + rows.sum(0).cpu().double()
+        products = products + (rows.T @ rows).cpu().double()
+    mean = total / count
+    return Moments(count, shift.cpu().double() + mean, products - count * torch.outer(mean, mean))
 
 
 class ConceptStates:

@@ -13,12 +13,11 @@ from torch.nn import functional as F
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning import dispatch
-from hypersteer.learning.concept_states import ConceptStates
+from hypersteer.learning.concept_states import ConceptStates, moments
 from hypersteer.learning.corpus import check_fields
-from hypersteer.learning.covariance import Sign, first_component, moments
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
-from hypersteer.methods.pca import signed
+from hypersteer.methods.pca import Sign, first_component, signed
 
 PART = 4096
 """Pairs whose float32 difference is held at a time."""

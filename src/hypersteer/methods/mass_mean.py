@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning import dispatch
-from hypersteer.learning.concept_states import ConceptStates
+from hypersteer.learning.concept_states import ConceptStates, Moments
 from hypersteer.learning.corpus import check_fields
-from hypersteer.learning.covariance import Moments
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.units import excess

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,9 +12,14 @@ from hypersteer.edits.sites import Site
 from hypersteer.learning import dispatch
 from hypersteer.learning.concept_states import ConceptStates
 from hypersteer.learning.corpus import check_fields
-from hypersteer.learning.covariance import Sign, first_component, published_sign, towards
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
+
+Sign = Literal["resolved", "published"]
+"""Which way a principal component points: towards the positives, or as chance has it."""
+
+BLOCK, ROUNDS, TOLERANCE = 8, 300, 1e-9
+"""Vectors of the subspace iteration, its most rounds, and the relative residual that ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +92,37 @@ def signed(
     if negatives:
         mean = mean - states.moments(negatives, shared=True).mean
     return towards(component, mean)
+
+
+def first_component(scatter: Float[Tensor, "D D"]) -> Float[Tensor, " D"]:
+    """Return the unit eigenvector of the largest eigenvalue, of either sign, float64.
+
+    Subspace iteration with Rayleigh-Ritz steps from a fixed start (Golub and Van Loan, Matrix
+    Computations, section 8.2.4): for wide models far cheaper than all eigenvectors, which are
+    computed only where it does not converge.
+    """
+    scatter = scatter.double()
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(
+        len(scatter), min(BLOCK, len(scatter)), generator=generator, dtype=torch.float64
+    )
+    basis = torch.linalg.qr(start).Q
+    for _ in range(ROUNDS):
+        image = scatter @ basis
+        values, turn = torch.linalg.eigh(basis.T @ image)
+        first = basis @ turn[:, -1]
+        residual = image @ turn[:, -1] - values[-1] * first
+        if residual.norm() <= TOLERANCE * values[-1]:
+            return first
+        basis = torch.linalg.qr(image).Q
+    return torch.linalg.eigh(scatter).eigenvectors[:, -1]
+
+
+def towards(direction: Float[Tensor, " D"], goal: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    """Return the direction or its opposite, whichever has no negative product with the goal."""
+    return -direction if float(direction.double() @ goal.double()) < 0 else direction
+
+
+def published_sign(direction: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    """Return the direction with its largest entry positive, as scikit-learn leaves components."""
+    return -direction if direction[direction.abs().argmax()] < 0 else direction
