@@ -65,6 +65,18 @@ def text_of(lm: BaseLM, example: Example) -> CorpusText:
     return CorpusText(prompt, response[: max(room, 0)])
 
 
+def checked_texts(lm: BaseLM, examples: Sequence[Example]) -> list[CorpusText]:
+    """Tokenise texts in which concepts are to be detected.
+
+    Raises:
+        SteeringError: if one does not fit the context window.
+    """
+    texts = [text_of(lm, example) for example in examples]
+    for text in texts:
+        lm.check_length(text.size, "a text to detect concepts in")
+    return texts
+
+
 def make_corpus(lm: BaseLM, concepts: Sequence[ConceptExamples]) -> Corpus:
     """Tokenise what concepts are learnt from, each distinct text once."""
     texts: list[CorpusText] = []

@@ -20,7 +20,7 @@ from hypersteer.edits.kinds import Params, plus
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.errors import SteeringError
 from hypersteer.learning import vectors
-from hypersteer.learning.corpus import States, text_of
+from hypersteer.learning.corpus import States, checked_texts
 from hypersteer.learning.dictionaries import Dictionary, read_dictionary
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
@@ -211,9 +211,7 @@ def detect(
             window.
     """
     rows = [vectors.row_of(learned, concept) for concept in concepts]
-    tokens = [text_of(lm, example) for example in texts]
-    for text in tokens:
-        lm.check_length(text.size, "a text to detect concepts in")
+    tokens = checked_texts(lm, texts)
     states = States(
         lm, site, tokens, [1] * len(tokens), batch_tokens=vectors.BATCH_TOKENS, cache_bytes=0
     )

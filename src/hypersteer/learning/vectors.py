@@ -20,7 +20,7 @@ from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits.sites import NamedScope, Site
 from hypersteer.errors import DataError, SteeringError
-from hypersteer.learning.corpus import States, text_of
+from hypersteer.learning.corpus import States, checked_texts
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.units import token_norms
@@ -147,9 +147,7 @@ def detect(
     rows = [row_of(learned, concept) for concept in concepts]
     probes = learned.tensors.get("probes", learned.tensors["directions"])
     directions = probes[rows].to(lm.device)
-    tokens = [text_of(lm, example) for example in texts]
-    for text in tokens:
-        lm.check_length(text.size, "a text to detect concepts in")
+    tokens = checked_texts(lm, texts)
     states = States(lm, site, tokens, [1] * len(tokens), batch_tokens=BATCH_TOKENS, cache_bytes=0)
     scores = torch.zeros(len(rows), len(tokens))
     for numbers, hidden, marks in states.walk(range(len(tokens))):

@@ -16,7 +16,7 @@ from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
-from hypersteer.learning.corpus import after_prefix, batch_of, check_fields, text_of
+from hypersteer.learning.corpus import after_prefix, batch_of, check_fields, checked_texts
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import TokenBatch, length_batches
@@ -190,9 +190,7 @@ def detect(
     Raises:
         SteeringError: for a text that does not fit the context window.
     """
-    tokens = [text_of(lm, example) for example in texts]
-    for text in tokens:
-        lm.check_length(text.size, "a text to detect concepts in")
+    tokens = checked_texts(lm, texts)
     scores = torch.zeros(len(classifiers), len(tokens))
     for part in length_batches([text.size for text in tokens], tokens=batch_tokens):
         batch = batch_of(lm, [tokens[number] for number in part])
