@@ -27,12 +27,11 @@ from torch.nn import functional as F
 from hypersteer.data.sources import NEGATIVE_POOL, ConceptData, load_concepts
 from hypersteer.edits.sites import Site
 from hypersteer.learning.corpus import Corpus, States, after_prefix, make_corpus
-from hypersteer.learning.latents import change
 from hypersteer.learning.values import ConceptExamples
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.hooks import at_sites
 from hypersteer.lm.load import load_lm
-from hypersteer.methods.reft_r1 import ReftR1, Training
+from hypersteer.methods.reft_r1 import ReftR1, Training, change
 from timing import machine, table
 
 

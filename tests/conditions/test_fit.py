@@ -12,8 +12,8 @@ from gating import states_by_hand
 from hypersteer.conditions import contrasts as texts
 from hypersteer.conditions import fit, search
 from hypersteer.conditions.fit import condition_scores, measure_condition
-from hypersteer.conditions.search import auroc
 from hypersteer.errors import CheckpointError, ConfigError, DataError, ModelError, SteeringError
+from hypersteer.stats import auroc
 from massive import massive_dimensions
 from single_precision import single
 
@@ -127,7 +127,7 @@ def test_figures_are_those_of_held_out_scores(tiny_llama):
         float(ordered[count] - ordered[count - 1]) / 2, abs=1e-5
     )
     labels = torch.arange(2 * count) < count
-    assert condition.figures["auroc"] == float(auroc(scores[:, None], labels)[0])
+    assert condition.figures["auroc"] == float(auroc(scores[labels], scores[~labels]))
 
 
 def scales_by_hand(above, below):

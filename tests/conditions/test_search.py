@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hypersteer.conditions import search
-from hypersteer.conditions.search import auroc, describe, find_point
+from hypersteer.conditions.search import describe, find_point
 from hypersteer.errors import ConfigError, DataError
 
 LABELS = torch.tensor([True] * 9 + [False] * 7)
@@ -122,17 +122,6 @@ def test_layers_that_point_the_other_way_fire_below():
     point = find_point(table, LABELS)
     assert (point.fires, point.f1) == ("below", 1.0)
     assert point.auroc == 1.0
-
-
-def test_auroc_by_counting():
-    table = scores(3, coarse=True)
-    for column in range(table.shape[1]):
-        wins = [
-            (a > b) + 0.5 * (a == b)
-            for a in table[LABELS, column].tolist()
-            for b in table[~LABELS, column].tolist()
-        ]
-        assert float(auroc(table, LABELS)[column]) == pytest.approx(sum(wins) / len(wins))
 
 
 def test_figures_by_hand():

@@ -1,15 +1,12 @@
 """Metrics against their definitions, computed another way."""
 
-import itertools
 import math
-import statistics
 
 import pytest
 
 from evaluation.fakes import failed, row
 from hypersteer.errors import DataError
 from hypersteer.evaluation.metrics import (
-    bootstrap,
     concept_means,
     paired,
     perplexity,
@@ -18,40 +15,6 @@ from hypersteer.evaluation.metrics import (
     win_rate,
 )
 from hypersteer.evaluation.selection import select
-
-
-def test_bootstrap_against_all_resamples():
-    # Of three values there are 27 resamples; their percentiles are the limit of the random ones.
-    values = [0.2, 0.5, 1.4]
-    means = sorted(statistics.fmean(drawn) for drawn in itertools.product(values, repeat=3))
-    interval = bootstrap(values, resamples=20_000)
-    assert interval.mean == pytest.approx(0.7)
-    assert interval.low == pytest.approx(means[0])  # 1 of 27 is more than 2.5 %
-    assert interval.high == pytest.approx(means[-1])
-    assert interval.count == 3
-
-
-def test_bootstrap_of_many_values_is_the_normal_interval():
-    values = [math.sin(i) for i in range(400)]
-    error = statistics.pstdev(values) / math.sqrt(400)
-    interval = bootstrap(values)
-    assert interval.low == pytest.approx(interval.mean - 1.96 * error, abs=0.15 * error)
-    assert interval.high == pytest.approx(interval.mean + 1.96 * error, abs=0.15 * error)
-    assert bootstrap(values) == interval
-    assert bootstrap(values, seed=1) != interval
-
-
-def test_one_concept_has_no_interval():
-    interval = bootstrap([0.5])
-    assert interval.mean == 0.5
-    assert math.isnan(interval.low)
-    assert math.isnan(interval.high)
-
-
-@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
-def test_nothing_is_not_zero(values):
-    with pytest.raises(DataError):
-        bootstrap(values)
 
 
 def test_concept_means_by_hand():

@@ -2,11 +2,14 @@
 
 import dataclasses
 import errno
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
+from hypersteer.checkpoint import save_tensors
 from hypersteer.config import EvaluateConfig, JudgeConfig, ProtocolConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.evaluation.records import Answered, Judged
@@ -74,6 +77,20 @@ def test_what_was_learnt_comes_back_as_it_was(folder):
     for recipe, ids in (({"epochs": 4}, [1, 2]), ({"epochs": 3}, [1, 3])):
         with pytest.raises(ConfigError, match="'reft-r1' with other settings"):
             folder.learned("reft-r1", recipe, ids)
+
+
+def test_what_was_learnt_before_kinds_were_kept_is_read(folder):
+    tensors = {"directions": torch.randn(2, 4), "ids": torch.tensor([1, 2])}
+    recipe = {"scopes": ["response"]}
+    folder.keep_learned("caa", recipe, [1, 2], Learned(tensors=tensors, kind="directions"))
+    assert folder.learned("caa", recipe, [1, 2]).kind == "directions"
+    path = folder.path / "learned" / "caa.safetensors"
+    with safe_open(path, "pt") as file:
+        described = json.loads(file.metadata()["learned"])
+    del described["kind"]
+    save_tensors(tensors, path, {"learned": json.dumps(described)})
+    back = folder.learned("caa", recipe, [1, 2])
+    assert (back.kind, back.notes) == ("directions", recipe)
 
 
 def test_nothing_learnt_is_kept_as_well(folder):

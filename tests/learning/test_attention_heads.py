@@ -7,8 +7,14 @@ import torch
 
 import tiny
 from hypersteer.errors import ModelError
-from hypersteer.learning.attention_heads import find_heads, read_heads, through
+from hypersteer.learning.attention_heads import (
+    find_heads,
+    output_projections,
+    read_heads,
+    through,
+)
 from hypersteer.learning.corpus import make_corpus
+from hypersteer.learning.model_copy import copy_model
 from hypersteer.lm.base import BaseLM
 from methods.cases import Untouched, alone, concepts_of
 
@@ -26,6 +32,23 @@ def test_the_projection_of_every_family_is_found(lm):
         heads = find_heads(lm)
     assert heads.projections == [projection(lm, layer) for layer in range(tiny.DEPTH)]
     assert (heads.count, heads.width) == (4, 8)
+
+
+def test_projections_are_those_that_the_families_name(lm):
+    family = tiny.FAMILIES[lm.name]
+    expected = [
+        f"{family.blocks}.{layer}.{family.attention}.{NAMES.get(lm.name, 'o_proj')}"
+        for layer in (0, 2)
+    ]
+    with Untouched(lm):
+        assert output_projections(lm, [0, 2]) == expected
+
+
+def test_attention_that_does_not_end_in_a_projection_is_told(tiny_llama):
+    changed = copy_model(tiny_llama)
+    changed.blocks[1].self_attn.register_forward_hook(lambda _m, _a, out: (2 * out[0], *out[1:]))
+    with pytest.raises(ModelError, match="block 1 of llama has no linear module at the end"):
+        output_projections(changed, [1])
 
 
 def test_outputs_are_what_the_projection_reads(lm):

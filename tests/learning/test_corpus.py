@@ -1,4 +1,4 @@
-"""Distinct texts, parts of like length, and states that are computed once."""
+"""Distinct texts, and states that are computed once."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import torch
 import tiny
 from hypersteer.concepts import Concept
 from hypersteer.learning import corpus as texts
-from hypersteer.learning.corpus import States, after_prefix, length_batches, make_corpus, text_of
+from hypersteer.learning.corpus import States, after_prefix, make_corpus, text_of
 from hypersteer.learning.values import ConceptExamples
 from methods.cases import concepts_of, example, states_alone
 
@@ -45,17 +45,6 @@ def test_long_texts_are_cut_and_hopeless_ones_left_out(tiny_llama, monkeypatch):
     assert (len(corpus.texts), corpus.positives) == (1, [[0]])
     monkeypatch.setattr(texts, "MAX_TOKENS", 10**6)
     assert text_of(tiny_llama, example("Why", "owl " * 900)).size == tiny_llama.context_window
-
-
-@pytest.mark.parametrize("tokens", [1, 7, 12, 1000])
-def test_parts_cover_all_rows_within_the_limit(tokens):
-    sizes = [5, 1, 9, 3, 3, 12, 2]
-    parts = list(length_batches(sizes, tokens))
-    assert sorted(position for part in parts for position in part) == list(range(7))
-    for part in parts:
-        assert len(part) == 1 or len(part) * max(sizes[p] for p in part) <= tokens
-    ordered = [sizes[position] for part in parts for position in part]
-    assert ordered == sorted(sizes)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 3000, 10**9])

@@ -1,4 +1,4 @@
-"""Feature labels: the forms they come in, and which is likest to a text."""
+"""Feature labels: the forms they come in, and which is nearest_labels to a text."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from hypersteer.errors import DataError
-from hypersteer.learning.sae_labels import Labels, likest, read_labels
+from hypersteer.learning.sae_labels import Labels, nearest_labels, read_labels
 
 
 def test_lists_and_lines_read_alike(tmp_path):
@@ -57,22 +57,22 @@ TEXTS = ["sea, ship", "bees with honey", "sky blue", "pirate"]
 def test_shared_words_decide_and_common_ones_do_not(tiny_llama):
     labels = Labels([(10 * n, text) for n, text in enumerate(TEXTS)], {})
     wanted = ["why the honey?", "a SHIP at sea", "blue"]
-    places, likeness = likest(tiny_llama, wanted, labels)
+    places, likeness = nearest_labels(tiny_llama, wanted, labels)
     assert places == [1, 0, 2]
     assert all(0 < value <= 1 for value in likeness)
     # The texts themselves are found, and exactly.
-    places, likeness = likest(tiny_llama, TEXTS, labels)
+    places, likeness = nearest_labels(tiny_llama, TEXTS, labels)
     assert places == [0, 1, 2, 3]
     assert likeness == pytest.approx([1.0] * 4, abs=1e-5)
 
 
 def test_words_that_concepts_are_put_in_do_not_count(tiny_llama):
     labels = Labels(list(enumerate([*TEXTS, "references, related", "the"])), {})
-    places, _ = likest(
+    places, _ = nearest_labels(
         tiny_llama, ["References related to honey.", "terms of the SEA, related"], labels
     )
     assert places == [1, 0]
-    assert likest(tiny_llama, ["the"], labels)[0] == [5]  # unless there are no others
+    assert nearest_labels(tiny_llama, ["the"], labels)[0] == [5]  # unless there are no others
 
 
 def test_likeness_by_hand(tiny_llama):
@@ -93,6 +93,6 @@ def test_likeness_by_hand(tiny_llama):
     vectors = torch.stack([vector(ids) for ids in tokens]).detach()
     vectors = vectors - vectors[:4].mean(0)
     expected = [float(F.cosine_similarity(vectors[4], vectors[n], dim=0)) for n in range(4)]
-    (place,), (likeness,) = likest(tiny_llama, [wanted], labels)
+    (place,), (likeness,) = nearest_labels(tiny_llama, [wanted], labels)
     assert place == max(range(4), key=lambda n: expected[n])
     assert likeness == pytest.approx(max(expected), abs=1e-5)

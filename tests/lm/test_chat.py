@@ -14,7 +14,7 @@ from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import ModelError, SteeringError
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import Chat, PromptIds, collate
+from hypersteer.lm.chat import Chat, PromptIds, collate, length_batches
 from hypersteer.lm.control import end_of_turn
 from hypersteer.lm.scopes import scope_mask
 from lm.dialects import DIALECTS, appending
@@ -333,3 +333,18 @@ def test_tokenizers_do_not_warn_of_long_texts(template):
     for text in ("the sea and the ship and all the bees", "bees <|im_end|> and more of the bees"):
         assert len(chat.prompt(text).ids) > 8
         assert len(chat.text(text)) > 8
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 12, 1000])
+def test_parts_cover_all_rows_within_the_limit(tokens):
+    sizes = [5, 1, 9, 3, 3, 12, 2]
+    parts = list(length_batches(sizes, tokens=tokens))
+    assert sorted(position for part in parts for position in part) == list(range(7))
+    for part in parts:
+        assert len(part) == 1 or len(part) * max(sizes[p] for p in part) <= tokens
+    ordered = [sizes[position] for part in parts for position in part]
+    assert ordered == sorted(sizes)
+
+
+def test_parts_hold_so_many_rows_at_most():
+    assert list(length_batches([5, 1, 9, 3], rows=3)) == [[1, 3, 0], [2]]

@@ -6,7 +6,7 @@ import torch
 
 import tiny
 from hypersteer.errors import ConfigError, DataError
-from hypersteer.learning.covariance import moments
+from hypersteer.learning.concept_states import moments
 from hypersteer.methods.mass_mean import MassMean, estimated_shrinkage
 from methods.cases import concepts_of, example, states_alone
 

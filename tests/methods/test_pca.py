@@ -6,7 +6,8 @@ import torch
 
 import tiny
 from hypersteer.errors import ConfigError, DataError
-from hypersteer.methods.pca import Pca
+from hypersteer.learning.concept_states import moments
+from hypersteer.methods.pca import Pca, first_component, published_sign, towards
 from methods.cases import concepts_of, states_alone
 
 
@@ -54,3 +55,35 @@ def test_what_cannot_be_learnt_is_told(tiny_llama):
         Pca().fit(tiny_llama, site, [entry._replace(positives=[])])
     with pytest.raises(ConfigError, match="batch_tokens 0"):
         Pca(batch_tokens=0)
+
+
+def some_rows(count=500, width=20, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width, width, generator=generator)
+    return torch.randn(count, width, generator=generator) @ mixing
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 40])
+def test_the_first_component_is_the_largest_eigenvector(width):
+    scatter = moments([some_rows(width=width)]).scatter
+    expected = np.linalg.eigh(scatter.numpy())[1][:, -1]
+    found = first_component(scatter)
+    assert abs(float(found @ torch.from_numpy(expected))) == pytest.approx(1, abs=1e-9)
+    assert float(found.norm()) == pytest.approx(1)
+
+
+def test_close_eigenvalues_are_told_apart():
+    """Too many for the subspace to hold, so that all eigenvectors have to be computed."""
+    values = torch.cat([torch.tensor([1.0 + 1e-6]), torch.ones(19)]).double()
+    turn = torch.linalg.qr(some_rows(20).double()).Q
+    found = first_component(turn * values @ turn.T)
+    assert abs(float(found @ turn[:, 0])) == pytest.approx(1, abs=1e-6)
+
+
+def test_signs():
+    direction = torch.tensor([0.1, -0.9, 0.4])
+    assert torch.equal(published_sign(direction), -direction)
+    assert torch.equal(published_sign(-direction), -direction)
+    goal = torch.tensor([1.0, 0.0, 0.0])
+    assert torch.equal(towards(direction, goal), direction)
+    assert torch.equal(towards(direction, -goal), -direction)

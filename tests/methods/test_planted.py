@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 import tiny
-from hypersteer.evaluation.detection_metrics import auroc
 from hypersteer.methods.caa import Caa
 from hypersteer.methods.lat import Lat
 from hypersteer.methods.mass_mean import MassMean
 from hypersteer.methods.pca import Pca
+from hypersteer.stats import auroc
 from methods.planted import planted_concepts, planting
 
 METHODS = [Pca(), Lat(), MassMean(), Caa()]  # the probe's is in its own tests
@@ -27,7 +27,7 @@ def test_planted_directions_are_recovered_and_detected(lm, method):
         areas = []
         for entry, texts in zip((first, second), fresh, strict=True):
             (scores,) = method.detect(lm, site, learned, [entry.concept], texts)
-            areas.append(auroc(scores[:8].tolist(), scores[8:].tolist()))
+            areas.append(float(auroc(scores[:8], scores[8:])))
     found = learned.tensors["directions"]
     plain = method.fit(lm, site, seen).tensors["directions"]
     assert (F.cosine_similarity(found, world.directions) > 0.9).all()

@@ -12,11 +12,10 @@ import tiny
 from hypersteer.concepts import Concept
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, DataError, TrainingError
-from hypersteer.learning.latents import change
 from hypersteer.learning.values import ConceptExamples
 from hypersteer.lm.base import BaseLM
 from hypersteer.methods.random import unit_vectors
-from hypersteer.methods.reft_r1 import ReftR1
+from hypersteer.methods.reft_r1 import ReftR1, change
 from methods.cases import Untouched, alone, concepts_of, example, hooked
 
 SHORT = ReftR1(batch_size=3, epochs=2, top_k=4, sparsity=0.5, learning_rate=0.03)

@@ -1,7 +1,7 @@
 """Contrastive texts: read from files, split, tokenised, and their pooled states at all layers."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from hypersteer.errors import DataError, SteeringError, one_line, short
 from hypersteer.files import path_of, read_lines
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, collate
+from hypersteer.lm.chat import PromptIds, collate, length_batches
 from hypersteer.lm.pooling import TokenPooling, pooled_states
 from hypersteer.values import json_of
 
@@ -40,7 +40,7 @@ class Fold(NamedTuple):
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Prompts of a file: lines of text, or of a `.jsonl` file the `prompt` of every line.
+    """Read prompts from lines of text, or from the `prompt` of every line of a `.jsonl` file.
 
     Raises:
         DataError: if it cannot be read, is malformed, or holds no prompt.
@@ -56,7 +56,7 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def read_labelled(path: str | Path, split: str | None = None) -> Sides:
-    """Prompts of a `.jsonl` file whose lines say whether they are `in` or `out` of the topic.
+    """Read prompts of a `.jsonl` file whose lines say whether they are `in` or `out` of the topic.
 
     Lines with other labels are passed over.
 
@@ -111,7 +111,7 @@ def read_states(
     batch_tokens: int = 2048,
     watch: Watch | None = None,
 ) -> Float[Tensor, "N L D"]:
-    """Pooled states of N texts at the outputs of L blocks, one pass over each batch; float32.
+    """Pool the states (float32) of N texts at the outputs of L blocks, in one pass over each batch.
 
     Raises:
         SteeringError: for an empty text, one that does not fit the context window, or one without
@@ -120,7 +120,8 @@ def read_states(
     rows = [_row(lm, text, pooling) for text in texts]
     whole = torch.zeros(len(rows), len(layers), lm.width)
     done = 0
-    for part in _parts([len(prompt.ids) + len(ids) for prompt, ids in rows], batch_tokens):
+    sizes = [len(prompt.ids) + len(ids) for prompt, ids in rows]
+    for part in length_batches(sizes, tokens=batch_tokens):
         prompts, responses = zip(*(rows[place] for place in part), strict=True)
         batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
         whole[part] = pooled_states(lm, batch, layers, pooling).cpu()
@@ -146,20 +147,8 @@ def _row(lm: BaseLM, text: ContrastText, pooling: TokenPooling) -> tuple[PromptI
     return prompt, ids
 
 
-def _parts(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Places of texts of like length, at most `tokens` together with their padding."""
-    part: list[int] = []
-    for place in sorted(range(len(sizes)), key=lambda n: sizes[n]):
-        if part and (len(part) + 1) * sizes[place] > tokens:
-            yield part
-            part = []
-        part.append(place)
-    if part:
-        yield part
-
-
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a `.jsonl` file with a `prompt` each, and where they stand."""
+    """Read the objects of a `.jsonl` file with a `prompt` each, and where they stand."""
     found = []
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():

@@ -78,7 +78,7 @@ def find_directions(
 def side_scales(
     positives: Float[Tensor, "P L D"], negatives: Float[Tensor, "N L D"]
 ) -> Float[Tensor, "L D"]:
-    """What to divide states by, so that no few dimensions decide a direction or a cosine.
+    """Return what to divide states by, so that no few dimensions decide a direction or a cosine.
 
     A dimension in which the states of one side spread more than is typical of the layer is brought
     to what is typical; the others stay as they are.
@@ -106,7 +106,7 @@ def check_counts(positives: int, negatives: int, method: Contrast) -> None:
 
 
 def _direction(above: Tensor, below: Tensor, method: Contrast) -> tuple[Tensor, Tensor]:
-    """Unit vector [D] of one layer, and its share of the variance."""
+    """Return the unit vector [D] of one layer, and its share of the variance."""
     if method == "paired":
         middle = (above + below) / 2
         data = torch.cat([above - middle, below - middle])
@@ -130,7 +130,7 @@ def _direction(above: Tensor, below: Tensor, method: Contrast) -> tuple[Tensor, 
 
 
 def _principal(data: Float[Tensor, "M D"]) -> Float[Tensor, " D"]:
-    """First principal component of centred data, from the smaller of its two Gram matrices."""
+    """Return the first principal component of centred data, from its smaller Gram matrix."""
     rows, width = data.shape
     if rows >= width:
         return torch.linalg.eigh(data.T @ data).eigenvectors[:, -1]
@@ -156,7 +156,7 @@ def _whitened(above: Float[Tensor, "P D"], below: Float[Tensor, "N D"]) -> Float
 def _signs(
     above: Float[Tensor, "L P D"], below: Float[Tensor, "L N D"], vectors: Float[Tensor, "L D"]
 ) -> Float[Tensor, " L"]:
-    """1 where most positives lie above their negatives, else -1."""
+    """Return 1 where most positives lie above their negatives, else -1."""
     high = torch.einsum("lpd,ld->lp", above, vectors)
     low = torch.einsum("lnd,ld->ln", below, vectors)
     paired = high.shape == low.shape

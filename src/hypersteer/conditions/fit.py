@@ -51,7 +51,7 @@ def fit_condition(
     States at all layers are read in one pass over each batch. Layers, threshold and direction of
     comparison are chosen on held-out scores: the prompts are dealt into folds, and each fold is
     scored by directions learnt from the others. The directions that are kept are learnt from all.
-    The figures kept with them are those of the held-out scores, which chose the point and so are a
+    The metrics kept with them are those of the held-out scores, which chose the point and so are a
     little too kind: test the condition on prompts of their own.
 
     Args:
@@ -123,7 +123,7 @@ class _Learnt(NamedTuple):
 def _learn(
     above: Float[Tensor, "P L D"], below: Float[Tensor, "N L D"], config: ConditionConfig
 ) -> _Learnt:
-    """Directions of all layers; the published score has no scales."""
+    """Find the directions of all layers; the published score has no scales."""
     if config.scorer == "legacy":
         found = find_directions(above, below, config.method)
         return _Learnt(found, found.means, None)
@@ -139,7 +139,7 @@ def _held_out_scores(
     folds: Sequence[Fold],
     config: ConditionConfig,
 ) -> Float[Tensor, "M L"]:
-    """Scores of all texts, positives first, each by directions learnt from the other folds."""
+    """Score all texts, positives first, each by directions learnt from the other folds."""
     scores = (torch.zeros(above.shape[:2]), torch.zeros(below.shape[:2]))
     for fold in folds:
         kept = [
@@ -162,7 +162,7 @@ def condition_scores(
     batch_tokens: int = 2048,
     watch: Watch | None = None,
 ) -> Float[Tensor, " N"]:
-    """Scores that a condition gives to prompts.
+    """Score prompts by a condition.
 
     Raises:
         SteeringError: if it is not for this base LM, or a prompt is empty or too long.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypersteer.conditions.condition import Fires
 from hypersteer.errors import ConfigError, DataError
+from hypersteer.stats import auroc
 
 MOST_COLUMNS = 200_000
 """Combinations of layers that are tried at most."""
@@ -118,7 +119,7 @@ def describe(
     threshold: float,
     fires: Fires,
 ) -> Point:
-    """How a threshold does on texts."""
+    """Measure how a threshold does on texts."""
     called = scores > threshold if fires == "above" else scores < threshold
     hits = int((called & positive).sum())
     wrong = int((called & ~positive).sum())
@@ -129,7 +130,7 @@ def describe(
         threshold=threshold,
         fires=fires,
         margin=float((scores - threshold).abs().min()),
-        auroc=float(auroc(upward[:, None], positive)),
+        auroc=float(auroc(upward[positive], upward[~positive])),
         f1=2 * hits / (hits + wrong + wanted),
         precision=hits / max(1, hits + wrong),
         recall=hits / wanted,
@@ -137,18 +138,10 @@ def describe(
     )
 
 
-def auroc(scores: Float[Tensor, "M C"], positive: Bool[Tensor, " M"]) -> Float[Tensor, " C"]:
-    """Probability that a positive scores above a negative, a tie counting half, per column."""
-    low, _ = scores[~positive].T.contiguous().sort(1)
-    high = scores[positive].T.contiguous()
-    under = torch.searchsorted(low, high) + torch.searchsorted(low, high, right=True)
-    return under.double().mean(1) / (2 * low.shape[1])
-
-
 def _best_cuts(
     scores: Float[Tensor, "M C"], positive: Bool[Tensor, " M"], budget: float | None
 ) -> _Cuts:
-    """The best threshold of every column for firing above it."""
+    """Find the best threshold of every column for firing above it."""
     ordered, order = scores.sort(0, descending=True)
     hits = positive[order].double().cumsum(0)[:-1]
     called = torch.arange(1, len(scores), dtype=torch.double)[:, None]
@@ -186,7 +179,7 @@ def check_combinations(layers: int, most: int) -> None:
 
 
 def _searched(layers: int, most: int, texts: int) -> Iterator[tuple[Fires, list[tuple[int, ...]]]]:
-    """Combinations in the order in which ties are resolved, as many together as memory allows."""
+    """Yield combinations in the order that resolves ties, as many together as memory allows."""
     together = max(1, MOST_SCORES // texts)
     for size in range(1, min(most, layers) + 1):
         for fires in get_args(Fires):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from hypersteer.errors import DataError
-from hypersteer.evaluation.metrics import Interval, bootstrap
+from hypersteer.stats import Interval, auroc, bootstrap
 
 RATIO = 100
 """Negatives of other concepts per positive, in AxBench."""
@@ -40,21 +41,14 @@ class TextScores:
     pool: int | None = None
 
 
-def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """Probability that a positive scores above a negative, a tie counting half.
-
-    Computed from mid-ranks (the Mann-Whitney statistic).
+def area(positives: Sequence[float], negatives: Sequence[float]) -> float:
+    """Return the AUROC of checked scores, see `hypersteer.stats.auroc`.
 
     Raises:
         DataError: one of the two is empty, or a score is NaN.
     """
     above, below = _array(positives, "positive"), _array(negatives, "negative")
-    _, places, counts = np.unique(
-        np.concatenate([above, below]), return_inverse=True, return_counts=True
-    )
-    middle_ranks = np.cumsum(counts) - (counts - 1) / 2
-    ranks = middle_ranks[places[: len(above)]].sum()
-    return float((ranks - len(above) * (len(above) + 1) / 2) / (len(above) * len(below)))
+    return float(auroc(torch.from_numpy(above), torch.from_numpy(below)))
 
 
 class _Rates(NamedTuple):
@@ -115,8 +109,8 @@ def hard_negatives(scores: TextScores) -> HardNegatives | None:
     hard = _array(scores.hard_negatives, "hard negative")
     kept = float(np.mean(_array(scores.positives, "positive") >= threshold))
     refused = float(np.mean(hard < threshold))
-    area = auroc(scores.positives, scores.hard_negatives)
-    return HardNegatives(threshold, kept, refused, (kept + refused) / 2, area)
+    beyond = area(scores.positives, scores.hard_negatives)
+    return HardNegatives(threshold, kept, refused, (kept + refused) / 2, beyond)
 
 
 def best_f1(positives: Sequence[float], negatives: Sequence[float]) -> float:
@@ -214,7 +208,7 @@ def detect(concepts: Iterable[TextScores], *, ratio: int = RATIO, seed: int = 42
     """
     found = [
         _Found(
-            auroc(one.positives, one.negatives),
+            area(one.positives, one.negatives),
             best_f1(one.positives, one.negatives),
             imbalanced_f1(one, ratio=ratio, seed=seed),
             hard_negatives(one),

@@ -9,52 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from hypersteer.errors import DataError
 from hypersteer.evaluation.records import Judged
 from hypersteer.evaluation.selection import Choice, is_judged, mean
+from hypersteer.stats import Interval, bootstrap
 
-RESAMPLES = 1000
 TOLERANCE = 1e-6
 """Overall scores that differ by no more are a tie."""
-
-
-class Interval(NamedTuple):
-    """A mean over concepts with its 95 % interval.
-
-    Attributes:
-        mean: over the concepts.
-        low: 2.5th percentile of the resampled means; NaN for one concept, which has no spread.
-        high: 97.5th percentile, likewise.
-        count: concepts.
-    """
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-
-def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean with its 95 % percentile bootstrap interval.
-
-    Args:
-        values: one per concept.
-        resamples: how often concepts are drawn anew, with replacement.
-        seed: of the draws.
-
-    Raises:
-        DataError: there are no values, or one is not finite.
-    """
-    if not all(map(math.isfinite, values)):
-        raise DataError("cannot average a value that is not finite; leave such concepts out")
-    average = mean(values)
-    if len(values) == 1:
-        return Interval(average, math.nan, math.nan, 1)
-    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(np.asarray(values, dtype=float)[drawn].mean(1), [2.5, 97.5])
-    return Interval(average, float(low), float(high), len(values))
 
 
 class ConceptMeans(NamedTuple):

@@ -26,7 +26,8 @@ from hypersteer.files import (
     to_json,
     write_text,
 )
-from hypersteer.learning.values import Cost, Learned
+from hypersteer.learning.dispatch import of_earlier_version
+from hypersteer.learning.values import Cost, Kind, Learned
 from hypersteer.locks import Hold, hold, is_empty
 from hypersteer.values import as_real, json_of
 
@@ -116,7 +117,10 @@ class ResultsFolder:
                 f"'{self.path}' holds answers of '{method}' with other settings; choose another "
                 f"out, or delete its folders called {slug(method)}"
             )
-        return Learned(tensors=tensors, notes=kept.notes, cost=kept.cost)
+        if kept.kind is None:
+            found = Learned(tensors=tensors, notes=kept.notes, cost=kept.cost)
+            return of_earlier_version(found, recipe)
+        return Learned(tensors=tensors, notes=kept.notes, cost=kept.cost, kind=kept.kind)
 
     def keep_learned(
         self, method: str, recipe: dict[str, Any], ids: Sequence[int], learned: Learned
@@ -128,6 +132,7 @@ class ResultsFolder:
             "ids": list(ids),
             "notes": learned.notes,
             "cost": to_dict(learned.cost),
+            "kind": learned.kind,
         }
         with writing(path), replacing(path) as temporary:
             save_tensors(learned.tensors, temporary, {"learned": to_json(described)})
@@ -203,6 +208,7 @@ class _Kept:
     ids: tuple[int, ...]
     notes: dict[str, Any]
     cost: Cost
+    kind: Kind | None = None
 
 
 def _damaged(path: Path, what: object) -> SteeringError:

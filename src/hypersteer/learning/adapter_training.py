@@ -17,12 +17,13 @@ from hypersteer.concepts import Concept
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, TrainingError
 from hypersteer.learning import vectors
-from hypersteer.learning.corpus import Corpus, States, length_batches
-from hypersteer.learning.upper_blocks import UpperLosses
+from hypersteer.learning.corpus import Corpus, States
 from hypersteer.learning.values import ConceptExamples, Done
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import TokenBatch, length_batches
 from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.likelihood import response_losses
+from hypersteer.lm.upper_blocks import shared_below, upper_blocks
 
 ConceptText = tuple[int, int]
 """Numbers of a concept and of one of its texts."""
@@ -58,20 +59,20 @@ class Recipe:
                 raise ConfigError(f"{name} {getattr(self, name)} is negative")
 
     def steps(self, rows: int) -> int:
-        """Steps of a concept with so many rows."""
+        """Count the steps of a concept with so many rows."""
         return self.epochs * -(-rows // self.batch_size)
 
-    def batch(self, concept: Concept, rows: Sequence[int], step: int) -> list[int]:
-        """The concept's rows in a step; none after its last one."""
+    def batch(self, concept_id: int, rows: Sequence[int], step: int) -> list[int]:
+        """Return a concept's rows in a step; none after its last one."""
         epoch, within = divmod(step, -(-len(rows) // self.batch_size))
         if epoch >= self.epochs:
             return []
-        order = np.random.default_rng([self.seed, concept.id, epoch]).permutation(len(rows))
+        order = np.random.default_rng([self.seed, concept_id, epoch]).permutation(len(rows))
         return [rows[i] for i in order[within * self.batch_size :][: self.batch_size]]
 
 
 def recipe_of(method: object) -> Recipe:
-    """How a method is trained, from those of its fields that a recipe has, by the same names.
+    """Return how a method is trained, from its fields of the same names.
 
     Raises:
         ConfigError: if one of them is out of range.
@@ -112,12 +113,11 @@ def train(
         chosen = [
             (number, text)
             for number, concept in enumerate(concepts)
-            for text in recipe.batch(concept, rows[number], step)
+            for text in recipe.batch(concept.id, rows[number], step)
         ]
         counts = np.bincount([number for number, _ in chosen], minlength=len(concepts))
-        for part in length_batches(
-            [corpus.texts[text].size for _, text in chosen], recipe.batch_tokens
-        ):
+        sizes = [corpus.texts[text].size for _, text in chosen]
+        for part in length_batches(sizes, tokens=recipe.batch_tokens):
             some = [chosen[position] for position in part]
             each = losses(some)
             shares = torch.tensor([1 / counts[number] for number, _ in some])
@@ -140,13 +140,51 @@ def train(
 
 
 def positives_only(concepts: Sequence[ConceptExamples]) -> list[ConceptExamples]:
-    """The concepts without their negatives, which language modelling has no use for."""
+    """Return the concepts without their negatives, which language modelling has no use for."""
     return [entry._replace(negatives=[]) for entry in concepts]
 
 
 def unchanged(hidden: Tensor) -> Tensor:
-    """The states as they are."""
+    """Return the states as they are."""
     return hidden
+
+
+class UpperLosses:
+    """Losses of responses from the states at a site, where these are changed.
+
+    Where the lower blocks cannot be left out, they run each time (without gradient, since nothing
+    below the site needs one): where `upper_blocks` says so, and at the sub-layer sites, whose block
+    adds what came from below.
+
+    Attributes:
+        skips: whether the blocks up to the site are left out.
+
+    Args:
+        lm: the base LM.
+        site: where the states are.
+    """
+
+    def __init__(self, lm: BaseLM, site: Site) -> None:
+        self._lm, self._site = lm, site
+        residual = site.kind == "residual"
+        self._upper = upper_blocks(lm, shared_below(site)) if residual else None
+        self.skips = self._upper is not None
+
+    def losses(
+        self, batch: TokenBatch, states: Tensor | None, change: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, " B"]:
+        """Return the mean cross-entropy of each row's response.
+
+        Args:
+            batch: B prompts with their responses, on the model's device.
+            states: hidden states [B, T, D] at the site; not used unless `skips`.
+            change: hidden states [B, T, D] -> what the blocks above get instead.
+        """
+        if self._upper is None or states is None:
+            with at_sites(self._lm.blocks, [(self._site, change)]):
+                return response_losses(self._lm, batch)[0]
+        with self._upper.given(change(states)):
+            return response_losses(self._upper.view, batch)[0]
 
 
 class Responses:
@@ -156,7 +194,7 @@ class Responses:
         states: of the texts at the site; None without one.
 
     Args:
-        lm: the base LM, or a twin that differs from it above the site only.
+        lm: the base LM, or a copy that differs from it above the site only.
         site: below which nothing changes while it is learnt; None if everything may.
         corpus: the texts.
         epochs: how often each row is going to be read, at most.
@@ -194,7 +232,7 @@ class Responses:
         change: Callable[[Tensor], Tensor] = unchanged,
         others: Sequence[tuple[Site, ReadWrite]] = (),
     ) -> Float[Tensor, " B"]:
-        """Mean cross-entropy of each text's response.
+        """Return the mean cross-entropy of each text's response.
 
         Args:
             texts: numbers of B texts.
@@ -211,7 +249,7 @@ class Responses:
             return self._above.losses(batch, read, change)
 
     def flops(self, per_weight: float) -> float:
-        """Operations so far on real tokens; attention products are left out, as is usual.
+        """Count the operations so far on real tokens, without attention products, as is usual.
 
         Args:
             per_weight: for each weight above the site, and of the head, and each token: 4 if

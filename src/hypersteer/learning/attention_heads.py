@@ -1,4 +1,4 @@
-"""Attention heads of any base LM: what they put out, and what that becomes at the attention site.
+"""Attention heads of any base LM: their output projection, and what they put out.
 
 A head's output is its slice of what the attention's output projection reads. The projection is
 found by watching it: it is the module inside the attention whose output is the attention's.
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ModelError
-from hypersteer.learning.corpus import CorpusText, length_batches
+from hypersteer.learning.corpus import CorpusText, batch_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.blocks import sublayer
-from hypersteer.lm.chat import collate
+from hypersteer.lm.chat import collate, length_batches
 from hypersteer.lm.hooks import ReadWrite, at_input, at_output
 
 Arguments = Callable[[tuple, dict], tuple[tuple, dict]]
@@ -38,42 +38,84 @@ class Heads(NamedTuple):
     width: int
 
 
+class Projection(NamedTuple):
+    """The linear module at the end of a block's attention (`o_proj` in many models).
+
+    Attributes:
+        module: the module.
+        name: its dotted name in the model.
+        inputs: width of what it reads.
+    """
+
+    module: nn.Module
+    name: str
+    inputs: int
+
+
 @torch.no_grad()
+def find_projections(lm: BaseLM, layers: Sequence[int]) -> list[Projection | None]:
+    """Find the output projection of each layer's attention, by one short forward pass.
+
+    It is told by what it does, not by its name: of the modules with a weight matrix, the last one
+    whose output is that of the whole sub-layer; None where there is no such module.
+    """
+    attentions = [sublayer(lm.blocks[layer], "attention") for layer in layers]
+    candidates = [[one for one in whole.modules() if _is_linear(one)] for whole in attentions]
+    read: dict[nn.Module, int] = {}
+    written: dict[nn.Module, Tensor] = {}
+    with ExitStack() as stack:
+        for module in dict.fromkeys([*attentions, *(one for own in candidates for one in own)]):
+            stack.enter_context(at_input(module, _width_keeper(module, read)))
+            stack.enter_context(at_output(module, _output_keeper(module, written)))
+        batch = collate([lm.chat.prompt("1")], pad_id=lm.chat.pad_id).to(lm.device)
+        lm.states(batch, Site(max(layers)))
+    names = {module: name for name, module in lm.model.named_modules()}
+    found: list[Projection | None] = []
+    for whole, own in zip(attentions, candidates, strict=True):
+        last = [one for one in own if _same(written.get(one), written.get(whole))][-1:]
+        found.append(Projection(last[0], names[last[0]], read.get(last[0], 0)) if last else None)
+    return found
+
+
+def output_projections(lm: BaseLM, layers: Sequence[int]) -> list[str]:
+    """Return the dotted names of the output projections of the layers' attention.
+
+    Raises:
+        ModelError: if a block has none.
+    """
+    names: list[str] = []
+    for layer, found in zip(layers, find_projections(lm, layers), strict=True):
+        if found is None:
+            raise ModelError(
+                f"block {layer} of {lm.name} has no linear module at the end of its attention; "
+                "choose other layers"
+            )
+        names.append(found.name)
+    return names
+
+
 def find_heads(lm: BaseLM) -> Heads:
-    """Find the output projection of every block's attention, by one short forward.
+    """Find the attention heads of every block by its output projection.
 
     Raises:
         ModelError: if a block has none, or what it reads cannot be told apart by heads.
     """
-    attentions = [sublayer(block, "attention") for block in lm.blocks]
-    leaves = [_leaves(attention) for attention in attentions]
-    read: dict[nn.Module, int] = {}
-    written: dict[nn.Module, Tensor] = {}
-    with ExitStack() as stack:
-        for module in dict.fromkeys([*attentions, *(leaf for own in leaves for leaf in own)]):
-            stack.enter_context(at_input(module, _width_keeper(module, read)))
-            stack.enter_context(at_output(module, _output_keeper(module, written)))
-        batch = collate([lm.chat.prompt("1")], pad_id=lm.chat.pad_id).to(lm.device)
-        lm.states(batch, Site(lm.depth - 1))
-    found = [
-        [leaf for leaf in own if _same(written.get(leaf), written.get(attention))]
-        for attention, own in zip(attentions, leaves, strict=True)
-    ]
     count = int(lm.model.config.get_text_config().num_attention_heads)
-    for block, last in zip(lm.blocks, found, strict=True):
-        if not last or read.get(last[-1], 1) % count:
+    projections: list[Projection] = []
+    for block, found in zip(lm.blocks, find_projections(lm, range(lm.depth)), strict=True):
+        if found is None or not found.inputs or found.inputs % count:
             raise ModelError(
                 f"{type(block).__name__} has no output projection of {count} attention heads that "
                 "can be told by its structure; use a method that acts at a site"
             )
-    projections = [last[-1] for last in found]
-    widths = {read[module] // count for module in projections}
+        projections.append(found)
+    widths = {found.inputs // count for found in projections}
     if len(widths) != 1:
         raise ModelError(
             f"the attention heads of {lm.name} have widths {sorted(widths)}; heads of one width "
             "are expected, so use a method that acts at a site"
         )
-    return Heads(projections, count, widths.pop())
+    return Heads([found.module for found in projections], count, widths.pop())
 
 
 @torch.no_grad()
@@ -84,7 +126,7 @@ def read_heads(
     pool: Callable[[Tensor, CorpusText], Tensor],
     batch_tokens: int,
 ) -> list[Float[Tensor, "heads W"]]:
-    """Outputs of all L times H heads, block by block, for each text.
+    """Read the outputs of all L times H heads, block by block, for each text.
 
     Args:
         lm: the base LM.
@@ -94,18 +136,13 @@ def read_heads(
         batch_tokens: most tokens of a forward pass, padding included.
     """
     found: dict[int, Tensor] = {}
-    for part in length_batches([text.size for text in texts], batch_tokens):
+    for part in length_batches([text.size for text in texts], tokens=batch_tokens):
         chosen = [texts[number] for number in part]
         seen: list[Tensor] = []
         with ExitStack() as stack:
             for module in heads.projections:
                 stack.enter_context(at_input(module, _pooling(chosen, pool, seen)))
-            prompts, responses = (
-                [text.prompt for text in chosen],
-                [text.response for text in chosen],
-            )
-            batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
-            lm.states(batch, Site(lm.depth - 1))
+            lm.states(batch_of(lm, chosen), Site(lm.depth - 1))
         whole = torch.stack(seen, 1).view(len(part), -1, heads.width)
         found.update(zip(part, whole, strict=True))
     return [found[number] for number in range(len(texts))]
@@ -113,22 +150,17 @@ def read_heads(
 
 @torch.no_grad()
 def through(module: nn.Module, shift: Float[Tensor, "B I"]) -> Float[Tensor, "B D"]:
-    """What a shift of the projection's input adds to its output: exact, since it is affine."""
+    """Return what a shift of the projection's input adds to its output; exact, as it is affine."""
     weight = next(module.parameters())
     moved = shift.to(weight.device)
     moved = moved.to(weight.dtype) if weight.is_floating_point() else moved
     return (module(moved) - module(torch.zeros_like(moved))).float()
 
 
-def _leaves(attention: nn.Module) -> list[nn.Module]:
-    """Modules inside that have parameters of their own and no children."""
-    return [
-        module
-        for module in attention.modules()
-        if not any(True for _ in module.children())
-        and any(True for _ in module.parameters())
-        and module is not attention
-    ]
+def _is_linear(module: nn.Module) -> bool:
+    """Return whether it has a weight matrix of its own and no children."""
+    weight = next(module.parameters(), None)
+    return weight is not None and weight.ndim == 2 and not list(module.children())
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -156,7 +188,7 @@ def _output_keeper(module: nn.Module, into: dict[nn.Module, Tensor]) -> ReadWrit
 def _pooling(
     texts: Sequence[CorpusText], pool: Callable[[Tensor, CorpusText], Tensor], into: list[Tensor]
 ) -> Arguments:
-    """Keeps what stands for each text of a batch; blocks are called in order."""
+    """Return a hook that keeps what stands for each text; blocks are called in order."""
 
     def keep(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         rows = [pool(states[: t.size], t) for states, t in zip(args[0], texts, strict=True)]

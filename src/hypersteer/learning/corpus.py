@@ -6,7 +6,7 @@ numbered, and a concept is a list of numbers. Shapes: M distinct texts, N concep
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.learning.values import ConceptExamples
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate
+from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate, length_batches
 
 MAX_TOKENS = 1024
 """Longest text in tokens, unless the context window is shorter (AxBench's limit). Longer
@@ -58,11 +58,23 @@ class Corpus:
 
 
 def text_of(lm: BaseLM, example: Example) -> CorpusText:
-    """The example as tokens; the response is cut where the limit is, perhaps to nothing."""
+    """Tokenise an example; the response is cut at the limit, perhaps to nothing."""
     prompt = lm.chat.prompt(example.prompt)
     room = min(MAX_TOKENS, lm.context_window) - len(prompt.ids)
     response = lm.chat.response(example.response, ends=example.complete)
     return CorpusText(prompt, response[: max(room, 0)])
+
+
+def checked_texts(lm: BaseLM, examples: Sequence[Example]) -> list[CorpusText]:
+    """Tokenise texts in which concepts are to be detected.
+
+    Raises:
+        SteeringError: if one does not fit the context window.
+    """
+    texts = [text_of(lm, example) for example in examples]
+    for text in texts:
+        lm.check_length(text.size, "a text to detect concepts in")
+    return texts
 
 
 def make_corpus(lm: BaseLM, concepts: Sequence[ConceptExamples]) -> Corpus:
@@ -96,7 +108,7 @@ def need_rows(
     Args:
         corpus: their usable texts.
         concepts: the same concepts.
-        method: how the message calls who asks.
+        method: its name in the message.
         negatives: whether texts without the concept are needed as well.
 
     Raises:
@@ -111,23 +123,16 @@ def need_rows(
             )
 
 
-def length_batches(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Positions of rows of like length, in parts of at most `tokens` tokens with their padding.
-
-    A row longer than `tokens` is a part of its own.
-    """
-    part: list[int] = []
-    for position in sorted(range(len(sizes)), key=lambda p: sizes[p]):
-        if part and (len(part) + 1) * sizes[position] > tokens:
-            yield part
-            part = []
-        part.append(position)
-    if part:
-        yield part
+def batch_of(lm: BaseLM, texts: Sequence[CorpusText]) -> TokenBatch:
+    """Return the texts as one batch, padded on the right, on the base LM's device."""
+    batch = collate(
+        [text.prompt for text in texts], [text.response for text in texts], pad_id=lm.chat.pad_id
+    )
+    return batch.to(lm.device)
 
 
 def after_prefix(spans: Spans) -> Tensor:
-    """Marks [B, T] the tokens that vectors read and write: all but chat prefix and padding."""
+    """Mark [B, T] the tokens that vectors read and write: all but chat prefix and padding."""
     return spans.prompt | spans.response
 
 
@@ -142,6 +147,22 @@ def check_fields(method: Any) -> None:
         raise ConfigError(f"batch_tokens {method.batch_tokens} is not above 0; try 2048")
     if getattr(method, "cache_bytes", 0) < 0:
         raise ConfigError(f"cache_bytes {method.cache_bytes} is negative; 0 keeps nothing")
+
+
+@runtime_checkable
+class Limits(Protocol):
+    """The fields of a method that limit what it holds in memory.
+
+    Attributes:
+        batch_tokens: most tokens of a forward pass, padding included.
+        cache_bytes: most bytes of hidden states kept in memory.
+    """
+
+    @property
+    def batch_tokens(self) -> int: ...  # noqa: D102
+
+    @property
+    def cache_bytes(self) -> int: ...  # noqa: D102
 
 
 class States:
@@ -184,17 +205,11 @@ class States:
             self._wanted.add(number)
 
     def batch(self, numbers: Sequence[int]) -> TokenBatch:
-        """These texts as one batch, padded on the right."""
-        texts = [self._texts[number] for number in numbers]
-        batch = collate(
-            [text.prompt for text in texts],
-            [text.response for text in texts],
-            pad_id=self._lm.chat.pad_id,
-        )
-        return batch.to(self._lm.device)
+        """Return these texts as one batch, padded on the right."""
+        return batch_of(self._lm, [self._texts[number] for number in numbers])
 
     def read(self, numbers: Sequence[int]) -> Float[Tensor, "B T D"]:
-        """States of these texts, padded as `batch` pads; padding holds anything."""
+        """Return the states of these texts, padded as `batch` pads; padding holds anything."""
         missing = sorted({number for number in numbers if number not in self._kept})
         fresh = dict(zip(missing, self._run(missing), strict=True)) if missing else {}
         self._kept.update({n: rows.cpu().clone() for n, rows in fresh.items() if n in self._wanted})
@@ -208,15 +223,15 @@ class States:
         return whole
 
     def walk(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Texts in parts of like length: their numbers, states [B, T, D], and marks [B, T]."""
+        """Yield texts of similar length together: numbers, states [B, T, D] and marks [B, T]."""
         sizes = [self._texts[number].size for number in numbers]
-        for part in length_batches(sizes, self._batch_tokens):
+        for part in length_batches(sizes, tokens=self._batch_tokens):
             chosen = [numbers[position] for position in part]
             yield chosen, self.read(chosen), after_prefix(self.batch(chosen).spans)
 
     @torch.no_grad()
     def _run(self, numbers: Sequence[int]) -> list[Tensor]:
-        """States [T, D] of each text, padding cut off."""
+        """Return the states [T, D] of each text, padding cut off."""
         sizes = [self._texts[number].size for number in numbers]
         self.tokens_run += sum(sizes)
         hidden = self._lm.states(self.batch(numbers), self._site)

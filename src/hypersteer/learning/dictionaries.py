@@ -55,7 +55,7 @@ class Dictionary:
         return len(self.bias)
 
     def latents(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
-        """Activations z of all features, float32."""
+        """Return the activations z of all features, float32."""
         raw = hidden.float() @ self.encoder.T + self.bias
         latents = raw.relu() * (raw > self.threshold)
         if not self.top_k:
@@ -64,11 +64,11 @@ class Dictionary:
         return torch.zeros_like(latents).scatter(-1, top.indices, top.values)
 
     def decode(self, latents: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
-        """States rebuilt from activations."""
+        """Rebuild states from activations."""
         return latents @ self.decoder + self.offset
 
     def reader(self, features: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
-        """What gives the activations [..., K] of these features alone, for states on a device."""
+        """Return a function that encodes states on a device by these K features alone."""
         rows = torch.tensor(features, dtype=torch.long)
         if self.top_k:  # what is among the top k depends on all features
             whole, columns = self.to(device), rows.to(device)
@@ -79,7 +79,7 @@ class Dictionary:
         )
 
     def to(self, device: torch.device) -> "Dictionary":
-        """The same features on another device."""
+        """Return the same features on another device."""
         names = ("encoder", "bias", "threshold", "decoder", "offset")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
@@ -105,7 +105,7 @@ class Dictionary:
                 f"{self.site.layer} and site.kind = '{self.site.kind}', or give another dictionary"
             )
         inside = site.kind != "residual" and hasattr(lm.blocks[site.layer], POST_NORM)
-        if inside and not self.base_lm:  # ours are trained at the site itself
+        if inside and not self.base_lm:  # `train_sae.py` trains at the site itself
             raise ConfigError(
                 f"the dictionary reads {site} behind a norm, as TransformerLens has it, but sites "
                 f"of {lm.name} lie before it; give a dictionary of a residual site"

@@ -110,7 +110,7 @@ def find_dictionary(path: str) -> Found:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """What `cfg.json` says; empty where there is none."""
+    """Read what `cfg.json` says; empty where there is none."""
     if not is_file(path):
         return {}
     try:
@@ -147,7 +147,7 @@ def _check_config(found: Found) -> None:
 
 
 def _numbers(name: str, tensor: Tensor) -> Tensor:
-    """The tensor in float32.
+    """Return the tensor in float32.
 
     Raises:
         ValueError: if it holds anything but finite numbers; a threshold may be out of reach.
@@ -162,7 +162,7 @@ def _numbers(name: str, tensor: Tensor) -> Tensor:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The float32 tensors of a file by lower-case name, their shapes checked."""
+    """Read the float32 tensors of a file by lower-case name, their shapes checked."""
     try:
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

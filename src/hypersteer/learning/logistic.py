@@ -59,7 +59,7 @@ def fit_logistic(
 
 
 def _damped(kernel: Tensor, targets: Tensor, dual: Tensor, step: Tensor) -> Tensor:
-    """As far along the step as is none for the worse, each fit by itself."""
+    """Halve the step until it is none for the worse, each fit by itself."""
     before, size = _objective(kernel, targets, dual), torch.ones_like(dual[..., :1])
     for _ in range(HALVINGS):
         worse = _objective(kernel, targets, dual + size * step) > before + 1e-12 * before.abs()

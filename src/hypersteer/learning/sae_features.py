@@ -1,4 +1,4 @@
-"""What the SAE methods share: how a feature is measured, kept, steered along and detected.
+"""One feature of a sparse autoencoder per concept: measured, kept, steered along and detected.
 
 With `w` a feature's decoder row, `z` its activation and `a` its maximum activation, strength f adds
 `f * a * w` to the states (mode `add`), sets `z` to `f * a` (`clamp`) or raises it to that
@@ -7,25 +7,25 @@ average (AxBench takes 50 whatever the model).
 Shapes: N concepts, K of them, D width, F features, M texts, P and Q with and without a concept.
 """
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
+from hypersteer.edits.kinds import Params, plus
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.errors import SteeringError
 from hypersteer.learning import vectors
-from hypersteer.learning.clamping import Clamp
-from hypersteer.learning.corpus import States, text_of
+from hypersteer.learning.corpus import States, checked_texts
 from hypersteer.learning.dictionaries import Dictionary, read_dictionary
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import Writer, vector_writer
+from hypersteer.stats import auroc
 
 Mode = Literal["add", "clamp", "min_clamp"]
 
@@ -42,7 +42,7 @@ class Picked(NamedTuple):
 
 @torch.no_grad()
 def pooled(states: States, numbers: Sequence[int], encode: Encode) -> Float[Tensor, "M K"]:
-    """Largest activation of each feature in each distinct text, without chat prefix and padding.
+    """Return the largest activation of each feature in each distinct text, after the chat prefix.
 
     Texts are encoded one by one: a dictionary is wide, and padding would cost as much as words.
     """
@@ -54,23 +54,10 @@ def pooled(states: States, numbers: Sequence[int], encode: Encode) -> Float[Tens
     return torch.stack(tops)
 
 
-def auroc(shows: Float[Tensor, "P F"], lacks: Float[Tensor, "Q F"]) -> Float[Tensor, " F"]:
-    """Share of pairs (with, without) in which the text with the concept scores higher.
-
-    Ties count one half. All features at once: each column of the negatives is sorted, and the
-    places of the positives in it are looked up.
-    """
-    ordered = lacks.T.contiguous().sort(dim=1).values
-    wanted = shows.T.contiguous()
-    below = torch.searchsorted(ordered, wanted)
-    not_above = torch.searchsorted(ordered, wanted, right=True)
-    return ((below + not_above).double().mean(1) / (2 * len(lacks))).float()
-
-
 def best(
     shows: Float[Tensor, "P F"], lacks: Float[Tensor, "Q F"], norms: Float[Tensor, " F"]
 ) -> tuple[int, float]:
-    """The feature of the best AUROC, and its AUROC.
+    """Return the feature of the best AUROC, and its AUROC.
 
     Args:
         shows: largest activations in texts with the concept.
@@ -78,7 +65,7 @@ def best(
         norms: lengths of the decoder rows. Of several features that are equally good, the one
             whose mean contributions to a state (activation times length) differ most.
     """
-    scores = auroc(shows, lacks)
+    scores = auroc(shows, lacks).float()
     margins = (shows.mean(0) - lacks.mean(0)) * norms
     feature = int(margins.masked_fill(scores < scores.max(), -torch.inf).argmax())
     return feature, float(scores[feature])
@@ -90,7 +77,7 @@ def or_norms(
     rows: Sequence[Sequence[int]],
     decoder: Float[Tensor, "N D"],
 ) -> Float[Tensor, " N"]:
-    """Maximum activations; where one is 0, what makes `a * w` as long as the states of its rows."""
+    """Return maximum activations; for one of 0, what makes `a * w` as long as its rows' states."""
     silent = (highest <= 0).nonzero().flatten().tolist()
     if not silent:
         return highest
@@ -106,25 +93,29 @@ def keep(
     picked: Sequence[Picked],
     activations: Float[Tensor, " N"],
     *,
+    path: str,
+    mode: Mode,
     flops: float,
     started: float,
 ) -> Learned:
-    """The rows of the dictionary that are used, so that steering need not read it again.
+    """Return the rows of the dictionary that are used, so that steering need not read it again.
 
     Args:
         concepts: N concepts.
         dictionary: the whole of it.
         picked: the feature of each concept.
         activations: the maximum activation of each.
+        path: of the dictionary.
+        mode: what steering does.
         flops: of learning all of them together.
         started: when learning began, by `time.perf_counter`.
     """
     rows = torch.tensor([one.feature for one in picked], dtype=torch.long)
-    ids = [entry.concept.id for entry in concepts]
-    count = max(1, len(ids))
+    ids = ids_of(concepts)
     return Learned(
+        kind="features",
         tensors={
-            "ids": torch.tensor(ids, dtype=torch.long),
+            "ids": ids,
             "features": rows,
             "activations": activations.float().cpu(),
             "encoder": dictionary.encoder[rows],
@@ -133,29 +124,60 @@ def keep(
             "decoder": dictionary.decoder[rows],
         },
         notes={
+            "dictionary": path,
+            "mode": mode,
             "top_k": dictionary.top_k,
-            "picked": {str(id_): one.note for id_, one in zip(ids, picked, strict=True)},
+            "picked": {str(id_): one.note for id_, one in zip(ids.tolist(), picked, strict=True)},
         },
-        cost=Cost(
+        cost=Cost.of_each(
+            len(concepts),
+            started=started,
             parameters=2 * dictionary.decoder.shape[1] + 3,
-            flops=flops / count,
-            seconds=(time.perf_counter() - started) / count,
+            flops=flops,
         ),
     )
 
 
-def steer(
-    path: str, mode: Mode, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]
-) -> Steering:
-    """Add or clamp each row's feature on prompt and response, never on the chat prefix.
+class Clamp:
+    """Sets each row's latent z to `strength * a`, or raises it to that.
+
+    Decoding the changed latents and adding the reconstruction error back gives, whatever the
+    other latents are, `h + (strength * a - z) * w` with `w` the feature's decoder row. At strength
+    0 the state stays as it is: 0 is the unsteered model, not a feature that is switched off.
+
+    Its parameters are the `decoder` [B, D], w of each row, its `activation` [B], a, and the
+    `column` [B] of its feature among the latents.
 
     Args:
-        path: of the dictionary.
-        mode: what is done.
-        lm: the base LM.
-        site: where.
-        learned: from `keep`.
-        asked: pairs of concept and prompt.
+        latents: hidden states [B, T, D] -> the latents [B, T, K] of the features of all rows.
+        raise_only: never lower a latent (`max(z, strength * a)`).
+    """
+
+    added: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, latents: Encode, *, raise_only: bool) -> None:
+        self._latents, self._raise_only = latents, raise_only
+
+    def apply(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        params: Params,
+        mask: Bool[Tensor, "B T"],
+        strength: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B T D"]:
+        """Return the states plus `(strength * a - z) * w` on the marked tokens."""
+        columns = params["column"][:, None, None].expand(-1, hidden.shape[1], 1)
+        latents = self._latents(hidden).gather(-1, columns)[..., 0]
+        change = (strength * params["activation"])[:, None] - latents
+        if self._raise_only:
+            change = change.clamp(min=0)
+        delta = change[..., None] * params["decoder"][:, None]
+        # What is written is not linear in the strength, so it is in the delta already.
+        return plus(hidden, delta, mask, (strength != 0).to(strength))
+
+
+def steer(lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
+    """Add or clamp each row's feature on prompt and response, never on the chat prefix.
 
     Raises:
         SteeringError: for a concept that was not learnt.
@@ -164,10 +186,11 @@ def steer(
     decoder = learned.tensors["decoder"][rows].to(lm.device)
     activations = learned.tensors["activations"][rows].to(lm.device)
     scopes: list[Scope] = ["all"] * len(asked)
+    mode = learned.notes["mode"]
     if mode == "add":
         writer = vector_writer(site, activations[:, None] * decoder, scopes)
     else:
-        clamp = Clamp(encoder_of(path, learned, rows, lm.device), raise_only=mode == "min_clamp")
+        clamp = Clamp(encoder_of(learned, rows, lm.device), raise_only=mode == "min_clamp")
         params = {
             "decoder": decoder,
             "activation": activations,
@@ -179,33 +202,26 @@ def steer(
 
 @torch.no_grad()
 def detect(
-    path: str,
-    lm: BaseLM,
-    site: Site,
-    learned: Learned,
-    concepts: Sequence[Concept],
-    texts: Sequence[Example],
+    lm: BaseLM, site: Site, learned: Learned, concepts: Sequence[Concept], texts: Sequence[Example]
 ) -> Float[Tensor, "K N"]:
-    """Largest activation of each concept's feature over prompt and response.
+    """Return the largest activation of each concept's feature over prompt and response.
 
     Raises:
         SteeringError: for a concept that was not learnt, or a text that does not fit the context
             window.
     """
     rows = [vectors.row_of(learned, concept) for concept in concepts]
-    tokens = [text_of(lm, example) for example in texts]
-    for text in tokens:
-        lm.check_length(text.size, "a text to detect concepts in")
+    tokens = checked_texts(lm, texts)
     states = States(
         lm, site, tokens, [1] * len(tokens), batch_tokens=vectors.BATCH_TOKENS, cache_bytes=0
     )
     if not tokens:
         return torch.zeros(len(rows), 0)
-    return pooled(states, range(len(tokens)), encoder_of(path, learned, rows, lm.device)).T
+    return pooled(states, range(len(tokens)), encoder_of(learned, rows, lm.device)).T
 
 
-def encoder_of(path: str, learned: Learned, rows: list[int], device: torch.device) -> Encode:
-    """What reads the activations of the features of K rows of what was learnt.
+def encoder_of(learned: Learned, rows: list[int], device: torch.device) -> Encode:
+    """Return what reads the activations of the features of K rows of what was learnt.
 
     The rows that were kept will do, unless only the top k features of a token count: then the
     whole dictionary is read again.
@@ -223,6 +239,7 @@ def encoder_of(path: str, learned: Learned, rows: list[int], device: torch.devic
             offset=torch.zeros(tensors["decoder"].shape[1]),
         )
         return kept.reader(range(len(rows)), device)
+    path = learned.notes["dictionary"]
     dictionary = read_dictionary(path)
     features = tensors["features"][rows]
     fits = int(features.max()) < dictionary.size and torch.equal(

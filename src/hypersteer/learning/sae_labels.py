@@ -1,4 +1,4 @@
-"""What features of a dictionary are called, and which name is likest to a concept."""
+"""Labels of a dictionary's features, and which of them is most similar to a concept."""
 
 import math
 from collections.abc import Sequence
@@ -69,8 +69,10 @@ def read_labels(path: str | Path) -> Labels:
     return labels
 
 
-def likest(lm: BaseLM, wanted: Sequence[str], labels: Labels) -> tuple[list[int], list[float]]:
-    """The position among `labels.texts` that is likest to each wanted text, and how like it is.
+def nearest_labels(
+    lm: BaseLM, wanted: Sequence[str], labels: Labels
+) -> tuple[list[int], list[float]]:
+    """Return the place in `labels.texts` of the most similar to each text, and how similar it is.
 
     A text is the mean of the base LM's input embeddings of its tokens, each weighted by how rare
     it is among the labels (inverse document frequency), less what all labels have in common; texts
@@ -79,7 +81,7 @@ def likest(lm: BaseLM, wanted: Sequence[str], labels: Labels) -> tuple[list[int]
     of word vectors, common component removed).
     """
     texts = [*(text for _, text in labels.texts), *wanted]
-    tokens = [lm.chat.text(f" {_told(text)}") for text in texts]
+    tokens = [lm.chat.text(f" {_without_phrasing(text)}") for text in texts]
     vectors = _vectors(lm, tokens, len(labels.texts))
     vectors = F.normalize(vectors - vectors[: len(labels.texts)].mean(0), dim=-1)
     likeness = vectors[len(labels.texts) :] @ vectors[: len(labels.texts)].T
@@ -87,14 +89,14 @@ def likest(lm: BaseLM, wanted: Sequence[str], labels: Labels) -> tuple[list[int]
     return best.indices.tolist(), best.values.tolist()
 
 
-def _told(text: str) -> str:
-    """What a text is about, in lower case: it without the words of `PHRASING`, if any is left."""
+def _without_phrasing(text: str) -> str:
+    """Return a text in lower case without the words of `PHRASING`, if any word is left."""
     words, phrasing = text.lower().split(), set(PHRASING.split())
     return " ".join([word for word in words if word.strip(",.;:") not in phrasing] or words)
 
 
 def _vectors(lm: BaseLM, tokens: list[list[int]], documents: int) -> Float[Tensor, "M D"]:
-    """Unit mean embeddings of texts; the first `documents` tell how rare tokens are."""
+    """Return unit mean embeddings of texts; the first `documents` tell how rare tokens are."""
     flat = torch.tensor([token for ids in tokens for token in ids], dtype=torch.long)
     known, places = flat.unique(return_inverse=True)
     seen = torch.tensor(
@@ -115,7 +117,7 @@ def _vectors(lm: BaseLM, tokens: list[list[int]], documents: int) -> Float[Tenso
 
 
 def _add(labels: Labels, entry: Any, where: str) -> None:
-    """One object of the file."""
+    """Add one object of the file to the labels."""
     index = entry.get("index") if isinstance(entry, dict) else None
     digits = "" if isinstance(index, bool) else str(index)
     if not digits.isdecimal() or len(digits) > LONGEST:

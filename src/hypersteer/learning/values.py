@@ -1,9 +1,11 @@
 """What a method is given to learn from, what it learnt, and how it steers: plain values."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from hypersteer.concepts import Concept
@@ -13,6 +15,11 @@ from hypersteer.lm.messages import Prompt
 from hypersteer.lm.writers import Writer
 
 Done = Callable[[float], object]
+"""Told how much more is finished, as a share of 1."""
+
+Kind = Literal["directions", "features", "own"]
+"""What was learnt: a unit direction per concept (`vectors`), a feature of a dictionary per concept
+(`sae_features`), or what only the method itself can apply."""
 
 
 class ConceptExamples(NamedTuple):
@@ -34,7 +41,7 @@ class Cost:
     """What it takes to steer towards one more concept.
 
     Attributes:
-        parameters: numbers learnt and kept per concept.
+        parameters: stored parameters per concept.
         flops: floating-point operations of learning one concept; 0 if nothing is learnt.
         seconds: wall-clock seconds of learning one concept on this machine.
     """
@@ -42,6 +49,22 @@ class Cost:
     parameters: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+
+    @classmethod
+    def of_each(
+        cls, concepts: int, *, started: float, parameters: int = 0, flops: float = 0.0
+    ) -> "Cost":
+        """Return the cost of each of several concepts that were learnt together.
+
+        Args:
+            concepts: how many.
+            started: when learning began, by `time.perf_counter`.
+            parameters: stored parameters of each.
+            flops: operations of learning all of them.
+        """
+        count = max(1, concepts)
+        seconds = (time.perf_counter() - started) / count
+        return cls(parameters=parameters, flops=flops / count, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +75,18 @@ class Learned:
         tensors: named tensors on the CPU.
         notes: whatever else there is, of JSON types.
         cost: per concept.
+        kind: of what was learnt, by which `hypersteer.learning.dispatch` steers and detects.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    kind: Kind = "own"
+
+
+def ids_of(concepts: Sequence[ConceptExamples]) -> Tensor:
+    """Return the concepts' ids [N], which `Learned.tensors` holds as `ids`."""
+    return torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long)
 
 
 class Asked(NamedTuple):
@@ -67,7 +97,7 @@ class Asked(NamedTuple):
 
 
 class Steering(NamedTuple):
-    """How a method steers N pairs of concept and base prompt.
+    """What the base LM is given to steer N pairs of concept and base prompt.
 
     Attributes:
         lm: the model to run: the base LM, or an adapted one.

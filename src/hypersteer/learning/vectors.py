@@ -1,4 +1,4 @@
-"""What all methods share that learn one unit direction per concept: strength, steering, detection.
+"""One unit direction per concept, whichever method learnt it: strength, steering and detection.
 
 A concept's edit is `h -> h + strength * a * w` on prompt and response, with `w` its unit direction
 and `a` its maximum activation (AxBench). AxBench reads `a` from the detection test set; here it is
@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
-from hypersteer.edits.sites import Site
+from hypersteer.edits.sites import NamedScope, Site
 from hypersteer.errors import DataError, SteeringError
-from hypersteer.learning.corpus import States, text_of
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering
+from hypersteer.learning.corpus import States, checked_texts
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.units import token_norms
 from hypersteer.lm.writers import vector_writer
@@ -43,7 +43,7 @@ class Measured(NamedTuple):
 
     @property
     def activations(self) -> Tensor:
-        """The maximum activation [N], or where that is not positive the mean length."""
+        """Maximum activations [N], or where one is not positive the mean length."""
         return torch.where(self.highest > 0, self.highest, self.norms)
 
 
@@ -72,7 +72,7 @@ def measure(
 
 
 def membership(numbers: Sequence[int], members: Sequence[set[int]]) -> Tensor:
-    """Marks [B, N] which of these texts are among which concept's."""
+    """Return marks [B, N] that say which of these texts are among which concept's."""
     return torch.tensor([[number in one for one in members] for number in numbers])
 
 
@@ -82,16 +82,18 @@ def keep(
     activations: Float[Tensor, " N"],
     *,
     flops: float,
-    seconds: float,
+    started: float,
+    scopes: Sequence[NamedScope] = ("all",),
 ) -> Learned:
-    """Directions and maximum activations as they are kept.
+    """Return directions and maximum activations as they are kept.
 
     Args:
         concepts: N concepts.
         directions: their directions; brought to unit length.
         activations: their maximum activations.
         flops: of learning all of them together.
-        seconds: likewise.
+        started: when learning began, by `time.perf_counter`.
+        scopes: tokens that are steered.
 
     Raises:
         DataError: if a direction has no length.
@@ -102,47 +104,50 @@ def keep(
                 f"nothing tells the rows of concept {entry.concept.id} ('{entry.concept.text}') "
                 "apart: those with it are like those without; look at its rows, or leave it out"
             )
-    count = max(1, len(concepts))
     return Learned(
+        kind="directions",
         tensors={
             "directions": F.normalize(directions.float(), dim=-1).cpu().contiguous(),
             "activations": activations.float().cpu().contiguous(),
-            "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+            "ids": ids_of(concepts),
         },
-        cost=Cost(
-            parameters=directions.shape[-1] + 1, flops=flops / count, seconds=seconds / count
+        notes={"scopes": list(scopes)},
+        cost=Cost.of_each(
+            len(concepts), started=started, parameters=directions.shape[-1] + 1, flops=flops
         ),
     )
 
 
 def steer(lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-    """Add each row's `a * w` on prompt and response, never on the chat prefix.
+    """Add each row's `a * w` to the tokens of the scopes, never to the chat prefix.
 
     Raises:
         SteeringError: for a concept that was not learnt.
     """
     rows = [row_of(learned, one.concept) for one in asked]
     tensors = learned.tensors
-    vectors = tensors["activations"][rows, None] * tensors["directions"][rows]
-    writer = vector_writer(site, vectors.to(lm.device), ["all"] * len(asked))
-    return Steering(lm, [one.prompt for one in asked], [writer])
+    vectors = (tensors["activations"][rows, None] * tensors["directions"][rows]).to(lm.device)
+    scopes = learned.notes.get("scopes", ["all"])
+    writers = [vector_writer(site, vectors, [scope] * len(asked)) for scope in scopes]
+    return Steering(lm, [one.prompt for one in asked], list(writers))
 
 
 @torch.no_grad()
 def detect(
     lm: BaseLM, site: Site, learned: Learned, concepts: Sequence[Concept], texts: Sequence[Example]
 ) -> Float[Tensor, "K N"]:
-    """Largest product of a state and each concept's direction, over prompt and response.
+    """Return the largest product of a state and each concept's direction, over prompt and response.
+
+    Where `probes` were learnt beside the directions, they are what detects.
 
     Raises:
         SteeringError: for a concept that was not learnt, or a text that does not fit the context
             window.
     """
     rows = [row_of(learned, concept) for concept in concepts]
-    directions = learned.tensors["directions"][rows].to(lm.device)
-    tokens = [text_of(lm, example) for example in texts]
-    for text in tokens:
-        lm.check_length(text.size, "a text to detect concepts in")
+    probes = learned.tensors.get("probes", learned.tensors["directions"])
+    directions = probes[rows].to(lm.device)
+    tokens = checked_texts(lm, texts)
     states = States(lm, site, tokens, [1] * len(tokens), batch_tokens=BATCH_TOKENS, cache_bytes=0)
     scores = torch.zeros(len(rows), len(tokens))
     for numbers, hidden, marks in states.walk(range(len(tokens))):
@@ -151,13 +156,13 @@ def detect(
 
 
 def _highest(hidden: Tensor, directions: Tensor, marks: Tensor) -> Tensor:
-    """Largest product [B, N] of each row's marked states [B, T, D] with N directions."""
+    """Return the largest product [B, N] of each row's marked states [B, T, D] with N directions."""
     latents = hidden.float() @ directions.to(hidden.device, torch.float32).T
     return latents.masked_fill(~marks[..., None], -torch.inf).amax(1).cpu()
 
 
 def row_of(learned: Learned, concept: Concept) -> int:
-    """Where a concept is among what was learnt.
+    """Return the place of a concept among what was learnt.
 
     Raises:
         SteeringError: if it is not.
@@ -172,10 +177,10 @@ def row_of(learned: Learned, concept: Concept) -> int:
 
 
 def block_parameters(lm: BaseLM, first: int, last: int) -> int:
-    """Weights of the blocks from `first` up to but not including `last`, all experts included."""
+    """Count the weights of the blocks from `first` up to but not `last`, all experts included."""
     return sum(p.numel() for block in lm.blocks[first:last] for p in block.parameters())
 
 
 def reading_flops(lm: BaseLM, site: Site, tokens: int) -> float:
-    """Two operations per weight and token, for all blocks up to the site; attention left out."""
+    """Count two operations per weight and token in all blocks up to the site, without attention."""
     return 2.0 * block_parameters(lm, 0, site.layer + 1) * tokens

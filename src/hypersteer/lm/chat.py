@@ -5,7 +5,7 @@ template, the response's ids from the response alone, and both are joined as ids
 BOS, no token merges across the border, and every mask is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -242,6 +242,30 @@ def collate(
         for mask, begin, end in zip(masks, borders, borders[1:], strict=False):
             mask[i, start + begin : start + end] = True
     return TokenBatch(ids, Spans(*masks))
+
+
+def length_batches(
+    sizes: Sequence[int], *, tokens: int | None = None, rows: int | None = None
+) -> Iterator[list[int]]:
+    """Yield positions of rows of similar length, in parts to be padded together.
+
+    A row longer than `tokens` is a part of its own.
+
+    Args:
+        sizes: length of each row.
+        tokens: most tokens of a part, padding included; None for no limit.
+        rows: most rows of a part, likewise.
+    """
+    part: list[int] = []
+    for position in sorted(range(len(sizes)), key=lambda p: sizes[p]):
+        full = rows is not None and len(part) >= rows
+        full = full or (tokens is not None and (len(part) + 1) * sizes[position] > tokens)
+        if part and full:
+            yield part
+            part = []
+        part.append(position)
+    if part:
+        yield part
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, TokenBatch, collate
+from hypersteer.lm.chat import PromptIds, TokenBatch, collate, length_batches
 from hypersteer.lm.writers import Writer, written
 
 CHUNK = 32
@@ -144,17 +144,15 @@ def response_token_losses(
 def in_batches(
     lengths: Sequence[int], size: int, run: Callable[[list[int]], Sequence[Tensor]]
 ) -> list[Tensor]:
-    """Run rows of like length together, and give the results back in the order of the rows.
+    """Run rows of similar length together, and return the results in the order of the rows.
 
     Args:
         lengths: length of each row.
         size: most rows of a batch.
         run: row numbers -> one result each.
     """
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     results: dict[int, Tensor] = {}
-    for start in range(0, len(order), size):
-        part = order[start : start + size]
+    for part in length_batches(lengths, rows=size):
         results.update(zip(part, run(part), strict=True))
     return [results[row] for row in range(len(lengths))]
 

@@ -13,10 +13,9 @@ from hypersteer.edits.kinds import Params, plus, stacked
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning import vectors
-from hypersteer.learning.corpus import length_batches
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, collate
+from hypersteer.lm.chat import PromptIds, collate, length_batches
 from hypersteer.lm.writers import Writer, vector_writer
 
 
@@ -60,7 +59,7 @@ class ActAdd:
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
     ) -> Learned:
-        """Read the concepts' texts; their rows are not looked at.
+        """Read the concepts' texts; their rows are not used.
 
         `Learned.tensors` holds the `differences` of all concepts one after another, how many
         (`lengths`) each has, and the concepts' `ids`.
@@ -76,12 +75,13 @@ class ActAdd:
             tensors={
                 "differences": torch.cat([*found, torch.zeros(0, lm.width)]),
                 "lengths": torch.tensor(lengths, dtype=torch.long),
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
             },
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=lm.width if self.everywhere else lm.width * sum(lengths) // count,
-                flops=vectors.reading_flops(lm, site, tokens) / count,
-                seconds=(time.perf_counter() - started) / count,
+                flops=vectors.reading_flops(lm, site, tokens),
             ),
         )
 
@@ -117,7 +117,7 @@ class ActAdd:
         return 0.25 if self.everywhere else 4.0
 
     def _pair(self, lm: BaseLM, text: str) -> tuple[PromptIds, PromptIds]:
-        """Steering text and counter text, equally long, as beginnings of a user turn."""
+        """Tokenise steering text and counter text, equally long, as beginnings of a user turn."""
         chat = lm.chat
         whole = chat.prompt("1")
         prefix = whole.ids[: whole.prefix]
@@ -135,9 +135,10 @@ class ActAdd:
     def _differences(
         self, lm: BaseLM, site: Site, pairs: Sequence[tuple[PromptIds, PromptIds]]
     ) -> list[Float[Tensor, "_ D"]]:
-        """State on the steering text minus that on the counter text, for each token of a pair."""
+        """Subtract states on the counter text from those on the steering text, token by token."""
         found: dict[int, Tensor] = {}
-        for part in length_batches([2 * len(first.ids) for first, _ in pairs], self.batch_tokens):
+        sizes = [2 * len(first.ids) for first, _ in pairs]
+        for part in length_batches(sizes, tokens=self.batch_tokens):
             texts = [text for number in part for text in pairs[number]]
             batch = collate(texts, pad_id=lm.chat.pad_id).to(lm.device)
             hidden = lm.states(batch, site).float()
@@ -148,7 +149,7 @@ class ActAdd:
 
 
 class Leading:
-    """Adds a vector of its own to each of the first tokens of a row's scope.
+    """A vector of its own for each of the first tokens of a row's scope.
 
     Its parameters are the `vectors` [B, P, D], and which of them are `real` [B, P] (1 or 0).
     """
@@ -162,7 +163,7 @@ class Leading:
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The states plus `strength` times the vector of their place among the marked tokens."""
+        """Add `strength` times the vector of its place to each of the first marked tokens."""
         vectors, count = params["vectors"], params["real"].sum(1, keepdim=True)
         place = mask.long().cumsum(1) - 1
         first = mask & (place < count)

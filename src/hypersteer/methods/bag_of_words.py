@@ -18,7 +18,7 @@ from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning.corpus import Corpus, need_rows
 from hypersteer.learning.logistic import fit_logistic
-from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned
+from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned, ids_of
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
 
@@ -32,7 +32,7 @@ class BagOfWords:
 
     Source: AxBench (arXiv 2501.17148), section 4 and its code: counts of the words of a text,
     logistic regression with an L2 penalty and C = 100. A text is prompt and response; a word that
-    training has not seen counts for nothing. The solver is our own and exact, the score is the log
+    training has not seen counts for nothing. The solver is exact, the score is the log
     odds, which order texts as probabilities do.
 
     Attributes:
@@ -71,18 +71,18 @@ class BagOfWords:
                 done(1 / len(concepts))
         words = sorted(set().union(*(weights for weights, _ in fits)))
         places = {word: place for place, word in enumerate(words)}
-        sizes, count = [len(weights) for weights, _ in fits], max(1, len(fits))
+        sizes = [len(weights) for weights, _ in fits]
         return Learned(
             tensors={
                 "weights": torch.tensor([v for one, _ in fits for v in one.values()]).float(),
                 "places": torch.tensor([places[w] for one, _ in fits for w in one]).long(),
                 "sizes": torch.tensor(sizes).long(),
                 "intercepts": torch.tensor([intercept for _, intercept in fits]).float(),
-                "ids": torch.tensor([entry.concept.id for entry in concepts]).long(),
+                "ids": ids_of(concepts),
             },
             notes={"words": words},
-            cost=Cost(
-                parameters=sum(sizes) // count + 1, seconds=(time.perf_counter() - started) / count
+            cost=Cost.of_each(
+                len(concepts), started=started, parameters=sum(sizes) // max(1, len(fits)) + 1
             ),
         )
 
@@ -94,7 +94,7 @@ class BagOfWords:
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """Log odds that a text shows a concept.
+        """Return the log odds that a text shows a concept.
 
         Raises:
             SteeringError: for a concept that was not learnt.
@@ -110,12 +110,12 @@ class BagOfWords:
         scores = torch.zeros(len(rows), len(texts))
         for number, text in enumerate(texts):
             counts = {known[w]: n for w, n in word_counts(text).items() if w in known}
-            told = of_words[:, list(counts)] @ torch.tensor(list(counts.values())).float()
-            scores[:, number] = told + tensors["intercepts"][rows]
+            weighted = of_words[:, list(counts)] @ torch.tensor(list(counts.values())).float()
+            scores[:, number] = weighted + tensors["intercepts"][rows]
         return scores
 
     def _fit(self, entry: ConceptExamples) -> tuple[dict[str, float], float]:
-        """Weight of every word of a concept's rows, and the intercept."""
+        """Fit the weight of every word of a concept's rows, and the intercept."""
         rows = [word_counts(row) for row in (*entry.positives, *entry.negatives)]
         words = sorted(set().union(*rows))
         places = {word: place for place, word in enumerate(words)}
@@ -129,5 +129,5 @@ class BagOfWords:
 
 
 def word_counts(text: Example) -> Counter[str]:
-    """How often each word stands in prompt and response."""
+    """Count the words of prompt and response."""
     return Counter(WORD.findall(f"{text.prompt}\n{text.response}".lower()))

@@ -8,15 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import NamedScope, Site
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch
 from hypersteer.learning.concept_states import ConceptStates
 from hypersteer.learning.corpus import CorpusText, check_fields
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.writers import vector_writer
 from hypersteer.methods.mass_mean import Length
 
 Tokens = Literal["response", "last"]
@@ -42,7 +39,7 @@ class Caa:
     minus that of the negatives, to which the mean over pairs is equal where all are paired one to
     one. A text is one sample whatever its length. It is represented by the mean over its response
     tokens: for a letter that is the published state at the letter, and for free text, cut anywhere,
-    the last token is an accident.
+    the last token is an accident. It detects as other directions do; the paper detects nothing.
 
     Attributes:
         tokens: `response`, or `last` for the last token.
@@ -50,11 +47,13 @@ class Caa:
             that strengths mean what they mean for other methods; `difference` is as published.
         scopes: tokens that are steered; as published from the prompt's last one on.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     tokens: Tokens = "response"
     length: Length = "activation"
@@ -73,24 +72,16 @@ class Caa:
         Raises:
             DataError: if a concept has no positive or no negative rows.
         """
-        lesson = ConceptStates(
-            lm,
-            site,
-            concepts,
-            method="CAA",
-            negatives=True,
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
-        )
-        corpus = lesson.corpus
+        states = ConceptStates(lm, site, concepts, self, method="CAA", negatives=True)
+        corpus = states.corpus
 
         def find(number: int) -> Tensor:
             sides = [sorted(set(s[number])) for s in (corpus.positives, corpus.negatives)]
             pooled = [
                 torch.stack(
                     [
-                        summary(states, corpus.texts[text], self.tokens)
-                        for text, states in zip(side, lesson.tokens(side), strict=True)
+                        summary(hidden, corpus.texts[text], self.tokens)
+                        for text, hidden in zip(side, states.tokens(side), strict=True)
                     ]
                 )
                 for side in sides
@@ -98,37 +89,14 @@ class Caa:
             prompts = [[tuple(corpus.texts[text].prompt.ids) for text in side] for side in sides]
             return contrast(pooled[0], pooled[1], prompts[0], prompts[1])
 
-        differences = lesson.each(find, done)
+        differences = states.each(find, done)
         norms = differences.norm(dim=-1)
-        return lesson.learned(differences, norms if self.length == "difference" else None)
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """Add each row's vector to the tokens of the scopes.
-
-        Raises:
-            SteeringError: for a concept that was not learnt.
-        """
-        rows = [vectors.row_of(learned, one.concept) for one in asked]
-        tensors = learned.tensors
-        made = tensors["activations"][rows, None] * tensors["directions"][rows]
-        made = made.to(lm.device)
-        writers = [vector_writer(site, made, [scope] * len(asked)) for scope in self.scopes]
-        return Steering(lm, [one.prompt for one in asked], list(writers))
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`; the paper detects nothing."""
-        return vectors.detect(lm, site, learned, concepts, texts)
+        lengths = norms if self.length == "difference" else None
+        return states.learned(differences, lengths, self.scopes)
 
 
 def summary(states: Float[Tensor, "T D"], text: CorpusText, tokens: Tokens) -> Float[Tensor, " D"]:
-    """What stands for a text.
+    """Return what stands for a text.
 
     Args:
         states: of its tokens after the chat prefix.
@@ -145,7 +113,7 @@ def contrast(
     shown: Sequence[object],
     lacked: Sequence[object],
 ) -> Float[Tensor, " D"]:
-    """Mean difference over pairs on the same prompt, or where they are few, of the class means.
+    """Return the mean difference over pairs on one prompt, or if they are few, of class means.
 
     Args:
         positives: what stands for the texts with the concept.

@@ -17,13 +17,13 @@ from hypersteer.learning import vectors
 from hypersteer.learning.corpus import (
     CorpusText,
     after_prefix,
-    length_batches,
+    batch_of,
     make_corpus,
     need_rows,
 )
-from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned
+from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned, ids_of
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import TokenBatch, collate
+from hypersteer.lm.chat import TokenBatch, length_batches
 from hypersteer.lm.hooks import at_input, at_sites, head_at
 
 
@@ -71,7 +71,7 @@ class Classifier(NamedTuple):
 
     @classmethod
     def untrained(cls, width: int, generator: torch.Generator) -> "Classifier":
-        """As torch starts linear layers: uniform, within one over the root of the inputs."""
+        """Draw weights as torch does: uniform, within one over the root of the inputs."""
         half = max(1, width // 2)
 
         def uniform(*shape: int, inputs: int) -> Tensor:
@@ -85,16 +85,16 @@ class Classifier(NamedTuple):
         )
 
     def hidden(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B half"]:
-        """The inner layer."""
+        """Apply the inner layer."""
         return F.relu(F.linear(states.float(), self.inner, self.inner_bias))
 
     def log_odds(self, states: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-        """That the texts show the concept."""
+        """Return the log odds that the texts show the concept."""
         answers = F.linear(self.hidden(states), self.outer, self.outer_bias)
         return answers[:, 1] - answers[:, 0]
 
     def to(self, device: torch.device) -> "Classifier":
-        """The same on another device."""
+        """Return the same on another device."""
         return Classifier(*(part.to(device) for part in self))
 
 
@@ -130,17 +130,18 @@ def learn(
         name: torch.stack([getattr(one, name) for one in found] or [getattr(empty, name)])
         for name in Classifier._fields
     }
-    tokens, count = sum(text.size for text in corpus.texts), max(1, len(found))
+    tokens = sum(text.size for text in corpus.texts)
     return Learned(
         tensors={
             **{name: part[: len(found)].contiguous() for name, part in parts.items()},
             "baseline": baseline,
-            "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+            "ids": ids_of(concepts),
         },
-        cost=Cost(
+        cost=Cost.of_each(
+            len(concepts),
+            started=started,
             parameters=sum(part.numel() for part in empty),
-            flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens) / count,
-            seconds=(time.perf_counter() - started) / count,
+            flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens),
         ),
     )
 
@@ -179,7 +180,7 @@ def train(
 
 
 def classifier_of(learned: Learned, concept: Concept) -> Classifier:
-    """The classifier of a concept.
+    """Return the classifier of a concept.
 
     Raises:
         SteeringError: if it was not learnt.
@@ -189,16 +190,16 @@ def classifier_of(learned: Learned, concept: Concept) -> Classifier:
 
 
 def last_states(lm: BaseLM, batch: TokenBatch) -> Float[Tensor, "B D"]:
-    """What the vocabulary head reads at each row's last token, under the hooks in place."""
+    """Return what the vocabulary head reads at each row's last token, under the hooks in place."""
     real, head = batch.spans.real, cast(nn.Module, lm.model.get_output_embeddings())
     last = real & (real.flip(1).cumsum(1).flip(1) == 1)
     seen: list[Tensor] = []
 
-    def look(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def keep(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         seen.append(args[0])
         return args, kwargs
 
-    with head_at(head, last), at_input(head, look):
+    with head_at(head, last), at_input(head, keep):
         lm.forward(batch)
     return seen[0].squeeze(0)
 
@@ -207,13 +208,11 @@ def last_states(lm: BaseLM, batch: TokenBatch) -> Float[Tensor, "B D"]:
 def _read(
     lm: BaseLM, site: Site, texts: Sequence[CorpusText], batch_tokens: int
 ) -> tuple[Float[Tensor, "M D"], Float[Tensor, " D"]]:
-    """Last states of all texts, float32, and the mean state of their tokens at the site."""
+    """Read the last states of all texts, float32, and the mean of their tokens' at the site."""
     last = torch.zeros(len(texts), lm.width)
     total, count = torch.zeros(lm.width, dtype=torch.float64), 0
-    for part in length_batches([text.size for text in texts], batch_tokens):
-        chosen = [texts[number] for number in part]
-        prompts, responses = [text.prompt for text in chosen], [text.response for text in chosen]
-        batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    for part in length_batches([text.size for text in texts], tokens=batch_tokens):
+        batch = batch_of(lm, [texts[number] for number in part])
         seen: list[Tensor] = []
         with at_sites(lm.blocks, [(site, seen.append)]):
             last[part] = last_states(lm, batch).float().cpu()

@@ -1,6 +1,5 @@
 """DiffMean: the difference between the mean states with and without the concept."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,12 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
-from hypersteer.learning import vectors
-from hypersteer.learning.corpus import Corpus, States, check_fields, make_corpus, need_rows
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning import dispatch, vectors
+from hypersteer.learning.concept_states import ConceptStates
+from hypersteer.learning.corpus import Corpus, States, check_fields
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 
 
@@ -32,12 +30,14 @@ class DiffMean:
 
     Attributes:
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look, which measures maximum
-            activations; texts beyond it run twice.
+        cache_bytes: most bytes of hidden states kept for the second reading, which measures
+            maximum activations; texts beyond it run twice.
     """
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     batch_tokens: int = 4096
     cache_bytes: int = 2 * 2**30
@@ -54,47 +54,13 @@ class DiffMean:
             DataError: if a concept has no positive or no negative rows.
         """
         del done
-        started = time.perf_counter()
-        corpus = make_corpus(lm, concepts)
-        need_rows(corpus, concepts, method="DiffMean", negatives=True)
-        states = States(
-            lm,
-            site,
-            corpus.texts,
-            [2] * len(corpus.texts),
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
-        )
-        directions = mean_differences(states, corpus, lm.width)
-        directions = torch.nn.functional.normalize(directions, dim=-1)
-        activations = vectors.measure(states, corpus.rows, directions).activations
-        return vectors.keep(
-            concepts,
-            directions,
-            activations,
-            flops=vectors.reading_flops(lm, site, states.tokens_run),
-            seconds=time.perf_counter() - started,
-        )
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts)
+        states = ConceptStates(lm, site, concepts, self, method="DiffMean", negatives=True)
+        return states.learned(mean_differences(states.states, states.corpus, lm.width))
 
 
 @torch.no_grad()
 def mean_differences(states: States, corpus: Corpus, width: int) -> Float[Tensor, "N D"]:
-    """Mean state over all tokens of a concept's positives, minus that over its negatives.
+    """Subtract the mean state of the negatives' tokens from that of the positives', by concept.
 
     Args:
         states: of the corpus.

@@ -13,7 +13,7 @@ from hypersteer.errors import ConfigError, ModelError, SteeringError
 from hypersteer.learning.adapter_training import Responses, positives_only, recipe_of, train
 from hypersteer.learning.corpus import Corpus, check_fields, make_corpus, need_rows
 from hypersteer.learning.model_copy import copy_model
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
 
@@ -108,19 +108,19 @@ class FineTuning:
             for name, weight in learnt.items():
                 moved = weight.detach() - weights[name].float()
                 tensors[_key(entry.concept.id, name)] = moved.to(KEPT).cpu()
-        tensors["ids"] = torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long)
-        count = max(1, len(concepts))
+        tensors["ids"] = ids_of(concepts)
         return Learned(
             tensors=tensors,
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=_numel(weights),
-                flops=responses.flops(6) / count,
-                seconds=(time.perf_counter() - started) / count,
+                flops=responses.flops(6),
             ),
         )
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """A copy of the base LM that was tuned to the concept, and the prompts as they are.
+        """Return a copy of the base LM that is tuned to the concept, and the prompts as they are.
 
         Raises:
             SteeringError: for a concept that was not learnt, or pairs of several concepts.

@@ -16,10 +16,10 @@ from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
-from hypersteer.learning.corpus import after_prefix, check_fields, length_batches, text_of
+from hypersteer.learning.corpus import after_prefix, batch_of, check_fields, checked_texts
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import TokenBatch, collate
+from hypersteer.lm.chat import TokenBatch, length_batches
 from hypersteer.lm.hooks import at_sites
 from hypersteer.methods.classifier import Classifier, Training, classifier_of, last_states, learn
 
@@ -96,7 +96,7 @@ class InputXGradient:
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """The largest attribution to a token.
+        """Return the largest attribution to a token.
 
         Raises:
             SteeringError: for a concept that was not learnt, or a text that does not fit the
@@ -160,7 +160,7 @@ class IntegratedGradients:
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """The largest attribution to a token.
+        """Return the largest attribution to a token.
 
         Raises:
             SteeringError: for a concept that was not learnt, or a text that does not fit the
@@ -173,7 +173,7 @@ class IntegratedGradients:
 
 
 def _training(method: InputXGradient | IntegratedGradients) -> Training:
-    """How a method's fields say that its classifiers are trained."""
+    """Return how a method's classifiers are trained, by its fields."""
     return Training(*(getattr(method, name) for name in Training._fields))
 
 
@@ -185,19 +185,15 @@ def detect(
     path: Path,
     batch_tokens: int,
 ) -> Float[Tensor, "K N"]:
-    """Largest absolute attribution to a token of each text, for each concept's classifier.
+    """Return the largest absolute attribution to a token of each text, by each classifier.
 
     Raises:
         SteeringError: for a text that does not fit the context window.
     """
-    tokens = [text_of(lm, example) for example in texts]
-    for text in tokens:
-        lm.check_length(text.size, "a text to detect concepts in")
+    tokens = checked_texts(lm, texts)
     scores = torch.zeros(len(classifiers), len(tokens))
-    for part in length_batches([text.size for text in tokens], batch_tokens):
-        chosen = [tokens[number] for number in part]
-        prompts, responses = [text.prompt for text in chosen], [text.response for text in chosen]
-        batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    for part in length_batches([text.size for text in tokens], tokens=batch_tokens):
+        batch = batch_of(lm, [tokens[number] for number in part])
         marks = after_prefix(batch.spans)
         for first in range(0, len(classifiers), TOGETHER):
             group = [one.to(lm.device) for one in classifiers[first : first + TOGETHER]]
@@ -210,7 +206,7 @@ def detect(
 def attributions(
     lm: BaseLM, site: Site, batch: TokenBatch, classifiers: Sequence[Classifier], path: Path
 ) -> Float[Tensor, "K B T D"]:
-    """Mean gradient of each concept's log odds along the path, times `h - baseline`.
+    """Return the mean gradient of each concept's log odds along the path, times `h - baseline`.
 
     It is 0 on chat prefix and padding, which keep their states. All concepts share the forward
     passes; nothing below the site is differentiated.

@@ -39,7 +39,7 @@ class Hypersteer:
         self._steerer: Steerer | None = None
 
     def recipe(self) -> dict[str, Any]:
-        """What makes this method what it is."""
+        """Return what makes this method what it is."""
         return {"checkpoint": generator_hash(self.folder)}
 
     def fit(
@@ -54,7 +54,7 @@ class Hypersteer:
         return Learned(notes={"weights": weights}, cost=Cost(flops=flops))
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """Base prompts as they are, and a writer that makes the edits inside the prefill."""
+        """Return the base prompts as they are, and a writer that makes the edits in the prefill."""
         del site, learned
         prompts = [one.prompt for one in asked]
         request = as_request(lm, prompts, [one.concept.text for one in asked], 1.0)
@@ -67,14 +67,14 @@ class Hypersteer:
 
 
 def checkpoint_label(name: str) -> str:
-    """How reports call a checkpoint: the last part of its name."""
+    """Return the name of a checkpoint in reports: the last part of its path."""
     return Path(name).name or name
 
 
 def _training_flops(
     card: Card, lm: BaseLM, weights: int, concepts: Sequence[ConceptExamples]
 ) -> float:
-    """Products of the whole training run, for rows as long as these concepts' are on average.
+    """Count operations of the whole training run, for rows as long as these concepts' on average.
 
     Per row of T tokens: forward below the site; above it, for each of the K steering prompts,
     forward and back to activations; the hypernetwork forward, and back to activations and weights,

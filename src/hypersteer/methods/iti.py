@@ -17,7 +17,7 @@ from hypersteer.learning import vectors
 from hypersteer.learning.attention_heads import Heads, find_heads, read_heads, through
 from hypersteer.learning.corpus import check_fields, make_corpus, need_rows
 from hypersteer.learning.logistic import fit_logistic
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import Writer, vector_writer
 from hypersteer.methods.caa import GENERATING, Tokens, summary
@@ -25,7 +25,7 @@ from hypersteer.methods.caa import GENERATING, Tokens, summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iti:
-    """Inference-time intervention on the attention heads of all blocks; the site is not looked at.
+    """Inference-time intervention on the attention heads of all blocks; the site is not used.
 
     Source: Li et al., 2023 (arXiv 2306.03341). A logistic regression on each head's output is
     fitted to four fifths of the texts; the heads with the best accuracy on the last fifth are
@@ -106,7 +106,7 @@ class Iti:
         negatives: Float[Tensor, "Q heads W"],
         id_: int,
     ) -> "Chosen":
-        """The best heads of one concept and their shifts.
+        """Choose the best heads of one concept and their shifts.
 
         Args:
             positives: outputs of all heads for the texts with the concept.
@@ -148,7 +148,7 @@ class Iti:
     def _validated(
         self, positives: Tensor, negatives: Tensor, id_: int
     ) -> tuple[Float[Tensor, " heads"], Float[Tensor, " heads"]]:
-        """Accuracy and mean log-loss of each head's probe on texts it was not fitted to.
+        """Return accuracy and mean log-loss of each head's probe on texts it was not fitted to.
 
         A side of too few texts to spare any validates on what it was fitted to.
         """
@@ -179,7 +179,6 @@ class Iti:
         tokens: int,
         started: float,
     ) -> Learned:
-        count = max(1, len(concepts))
         size = max(1, round(self.share * lm.depth * heads.count))
         none = (
             torch.zeros(0, size, dtype=torch.long),
@@ -190,12 +189,13 @@ class Iti:
         return Learned(
             tensors={
                 **whole._asdict(),
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
             },
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=size * heads.width,
-                flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens) / count,
-                seconds=(time.perf_counter() - started) / count,
+                flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens),
             ),
         )
 

@@ -10,17 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
-from hypersteer.learning import vectors
-from hypersteer.learning.concept_states import ConceptStates
+from hypersteer.learning import dispatch
+from hypersteer.learning.concept_states import ConceptStates, moments
 from hypersteer.learning.corpus import check_fields
-from hypersteer.learning.covariance import Sign, first_component, moments
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
-from hypersteer.methods.pca import signed
+from hypersteer.methods.pca import Sign, first_component, signed
 
 PART = 4096
 """Pairs whose float32 difference is held at a time."""
@@ -42,11 +39,13 @@ class Lat:
         sign: `resolved`, or `published` for the sign that scikit-learn gives.
         seed: of the shuffle.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     sign: Sign = "resolved"
     seed: int = 42
@@ -66,45 +65,22 @@ class Lat:
         Raises:
             DataError: if a concept has no positive rows.
         """
-        lesson = ConceptStates(
-            lm,
-            site,
-            concepts,
-            method="LAT",
-            negatives=False,
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
-        )
+        states = ConceptStates(lm, site, concepts, self, method="LAT", negatives=False)
 
         def find(number: int) -> Tensor:
-            states = torch.cat(list(lesson.parts(lesson.corpus.positives[number])))
-            random = np.random.default_rng([self.seed, lesson.id(number)])
-            scatter = moments(differences(states, random)).scatter
-            mean = states.cpu().double().mean(0)  # some devices have no float64
-            return signed(first_component(scatter), lesson, number, mean, self.sign)
+            hidden = torch.cat(list(states.parts(states.corpus.positives[number])))
+            random = np.random.default_rng([self.seed, states.id(number)])
+            scatter = moments(differences(hidden, random)).scatter
+            mean = hidden.cpu().double().mean(0)  # some devices have no float64
+            return signed(first_component(scatter), states, number, mean, self.sign)
 
-        return lesson.learned(lesson.each(find, done))
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts)
+        return states.learned(states.each(find, done))
 
 
 def differences(
     states: Float[Tensor, "T D"], random: np.random.Generator
 ) -> Iterator[Float[Tensor, "_ D"]]:
-    """Unit differences of random pairs of states, part by part; an odd state is left out.
+    """Yield unit differences of random pairs of states, part by part, without an odd state.
 
     The difference of equal states is 0.
     """

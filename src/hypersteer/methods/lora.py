@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,9 +16,10 @@ from hypersteer.edits.kinds import Params, plus
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning.adapter_training import Responses, positives_only, recipe_of, train
+from hypersteer.learning.attention_heads import output_projections
 from hypersteer.learning.corpus import Corpus, check_fields, make_corpus, need_rows
-from hypersteer.learning.model_copy import adapted_layers, copy_model, output_projections
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.model_copy import adapted_layers, copy_model
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
@@ -132,18 +133,18 @@ class Lora:
             for layer, pair in zip(layers, weights, strict=True):
                 for side, matrix in zip(("A", "B"), pair, strict=True):
                     found[_key(side, layer)].append(matrix.detach().cpu().clone())
-        count = max(1, len(concepts))
         return Learned(
             tensors={
                 **{key: torch.stack(matrices) for key, matrices in found.items() if matrices},
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
                 "layers": torch.tensor(layers),
             },
             notes={"projections": names},
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=sum(m[0].numel() for m in found.values() if m),
-                flops=responses.flops(4) / count,
-                seconds=(time.perf_counter() - started) / count,
+                flops=responses.flops(4),
             ),
         )
 
@@ -172,7 +173,7 @@ class Lora:
         return Steering(view, prompts, writers)
 
     def _inject(self, adapted: BaseLM, names: list[str]) -> list[Any]:
-        """PEFT's layers in the place of the projections."""
+        """Put PEFT's layers in the place of the projections."""
         from peft import LoraConfig, inject_adapter_in_model
 
         first = adapted.model.get_submodule(names[0])
@@ -212,14 +213,14 @@ class Adapter:
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The projection's outputs plus `strength * up down x` on the marked tokens."""
+        """Add `strength * up down x` to the projection's outputs on the marked tokens."""
         given = self._inputs[0].float().view(*hidden.shape[:2], -1)
         delta = given @ params["down"].transpose(1, 2) @ params["up"].transpose(1, 2)
         return plus(hidden, delta, mask, strength)
 
 
 def _restart(adapter: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Untrained matrices A [R, D] and B [D, R] of a PEFT layer, B being 0; dropout is on."""
+    """Reset a PEFT layer to untrained A [R, D] and B [D, R], B being 0, and turn on dropout."""
     adapter.lora_dropout.train()
     adapter.reset_lora_parameters(ADAPTER, True)
     down, up = adapter.lora_A[ADAPTER].weight, adapter.lora_B[ADAPTER].weight
@@ -227,18 +228,18 @@ def _restart(adapter: Any) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def _inputs(projection: nn.Module) -> list[Tensor]:
-    """A list whose one entry is always what the projection was last given."""
+    """Return a list whose one entry is always what the projection was last given."""
     last: list[Tensor] = []
 
-    def look(_module: nn.Module, args: tuple) -> None:
+    def keep(_module: nn.Module, args: tuple) -> None:
         last[:] = args[:1]
 
-    projection.register_forward_pre_hook(look)
+    projection.register_forward_pre_hook(keep)
     return last
 
 
 def _prefix(prompt: PromptIds) -> Scope:
-    """The chat prefix, which no named scope holds."""
+    """Return the scope of the chat prefix, which no named scope holds."""
     return tuple(place < prompt.prefix for place in range(len(prompt.ids)))
 
 
@@ -247,8 +248,8 @@ def _key(side: str, layer: int) -> str:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of torch from a seed; afterwards they go on as if nothing had been drawn."""
+def _seeded(seed: int, device: torch.device) -> Generator[None]:
+    """Seed torch's random numbers for a while; afterwards they are as if nothing had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -21,7 +21,7 @@ from hypersteer.learning.adapter_training import (
 )
 from hypersteer.learning.corpus import check_fields, make_corpus, need_rows
 from hypersteer.learning.model_copy import adapted_layers
-from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
+from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering, ids_of
 from hypersteer.learning.vectors import row_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
@@ -46,12 +46,12 @@ class Subspaces(NamedTuple):
     biases: Float[Tensor, "X R"]
 
     def of(self, rows: Tensor) -> "Subspaces":
-        """Those of some rows."""
+        """Return those of some rows."""
         return Subspaces(*(tensor[rows] for tensor in self))
 
 
 def shift(hidden: Float[Tensor, "X T D"], own: Subspaces) -> Float[Tensor, "X T D"]:
-    """`R^T (W h + b - R h)` of every state, in float32."""
+    """Return `R^T (W h + b - R h)` of every state, in float32."""
     latents = hidden.float() @ (own.sources - own.rotations).transpose(1, 2)
     return (latents + own.biases[:, None]) @ own.rotations
 
@@ -68,7 +68,7 @@ class Subspace:
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The states plus `strength` times their `shift` on the marked tokens."""
+        """Add `strength` times their `shift` to the marked tokens."""
         return plus(hidden, shift(hidden, Subspaces(**params)), mask, strength)
 
 
@@ -76,7 +76,7 @@ SUBSPACE = Subspace()
 
 
 def ends(prompt: PromptIds, first: int, last: int) -> tuple[bool, ...]:
-    """Marks the first and last tokens of a prompt, as a scope over chat prefix and prompt."""
+    """Mark the first and last tokens of a prompt, as a scope over chat prefix and prompt."""
     size = len(prompt.ids) - prompt.prefix
     marked = [place < first or place >= size - last for place in range(size)]
     return (*[False] * prompt.prefix, *marked)
@@ -184,9 +184,7 @@ class Loreft:
             losses,
             done,
         )
-        return self._kept(
-            concepts, layers, learners, responses.flops(4), time.perf_counter() - started
-        )
+        return self._kept(concepts, layers, learners, responses.flops(4), started)
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
         """Add each row's change at every layer, at the ends of its prompt.
@@ -216,27 +214,27 @@ class Loreft:
         layers: list[int],
         learners: Sequence[Subspaces],
         flops: float,
-        seconds: float,
+        started: float,
     ) -> Learned:
         with torch.no_grad():
             found = [torch.stack(parts) for parts in zip(*map(finished, learners), strict=True)]
-        count = max(1, len(concepts))
         return Learned(
             tensors={
                 **{n: t.cpu() for n, t in zip(Subspaces._fields, found, strict=bool(learners))},
-                "ids": torch.tensor([entry.concept.id for entry in concepts], dtype=torch.long),
+                "ids": ids_of(concepts),
                 "layers": torch.tensor(layers),
             },
-            cost=Cost(
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
                 parameters=sum(tensor.numel() for tensor in learners[0]) if learners else 0,
-                flops=flops / count,
-                seconds=seconds / count,
+                flops=flops,
             ),
         )
 
 
 def untrained(width: int, rank: int, sites: int, generator: torch.Generator) -> Subspaces:
-    """What a concept starts from, sites in the place of rows: orthonormal R, W and b as usual.
+    """Draw what a concept starts from, sites in place of rows: orthonormal R, W and b as usual.
 
     Its first entry is free to leave the orthonormal matrices: see `orthonormal`.
     """
@@ -252,19 +250,19 @@ def untrained(width: int, rank: int, sites: int, generator: torch.Generator) -> 
 
 
 def orthonormal(free: Float[Tensor, "S R D"]) -> Float[Tensor, "S R D"]:
-    """The orthonormal rows that Gram and Schmidt make of the given ones."""
+    """Return the orthonormal rows that Gram and Schmidt make of the given ones."""
     rows, triangle = torch.linalg.qr(free.transpose(1, 2))
     signs = triangle.diagonal(dim1=1, dim2=2).sign()
     return rows.transpose(1, 2) * signs[..., None]
 
 
 def finished(learner: Subspaces) -> Subspaces:
-    """A concept's matrices from what is trained."""
+    """Return a concept's matrices from what is trained."""
     return learner._replace(rotations=orthonormal(learner.rotations))
 
 
 def _changes(learners: Sequence[Subspaces], numbers: list[int], marks: Tensor) -> list[Change]:
-    """What is done at each site to B rows of these concepts, on the marked tokens [B, T]."""
+    """Return the change at each site to B rows of these concepts, on the marked tokens [B, T]."""
     present = sorted(set(numbers))
     concepts = torch.tensor([present.index(number) for number in numbers], device=marks.device)
     tokens = concepts[marks.nonzero()[:, 0]]

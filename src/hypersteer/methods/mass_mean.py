@@ -10,15 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
-from hypersteer.learning import vectors
-from hypersteer.learning.concept_states import ConceptStates
+from hypersteer.learning import dispatch
+from hypersteer.learning.concept_states import ConceptStates, Moments
 from hypersteer.learning.corpus import check_fields
-from hypersteer.learning.covariance import Moments
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.units import excess
 
@@ -53,11 +50,13 @@ class MassMean:
         shrinkage: share of the identity, from 0 to 1; by default the estimate.
         length: `difference`, or `activation` for AxBench's maximum activation.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     shrinkage: float | None = None
     length: Length = "difference"
@@ -77,29 +76,23 @@ class MassMean:
         Raises:
             DataError: if a concept has no positive or no negative rows.
         """
-        lesson = ConceptStates(
-            lm,
-            site,
-            concepts,
-            method="the mass-mean probe",
-            negatives=True,
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
+        states = ConceptStates(
+            lm, site, concepts, self, method="the mass-mean probe", negatives=True
         )
         probes: list[Tensor] = []
 
         def find(number: int) -> Tensor:
-            shows, lacks = lesson.corpus.positives[number], lesson.corpus.negatives[number]
-            positive = lesson.moments(shows, shared=False)
-            negative = lesson.moments(lacks, shared=True)
+            shows, lacks = states.corpus.positives[number], states.corpus.negatives[number]
+            positive = states.moments(shows, shared=False)
+            negative = states.moments(lacks, shared=True)
             difference = positive.mean - negative.mean
             spread = self._spread(positive, negative, texts=len({*shows, *lacks}))
             probes.append(torch.linalg.solve(spread, difference).float())
             return difference
 
-        differences = lesson.each(find, done)
+        differences = states.each(find, done)
         norms = differences.norm(dim=-1)
-        learned = lesson.learned(differences, norms if self.length == "difference" else None)
+        learned = states.learned(differences, norms if self.length == "difference" else None)
         tilted = torch.stack(probes) if probes else differences
         return dataclasses.replace(
             learned,
@@ -107,25 +100,8 @@ class MassMean:
             cost=dataclasses.replace(learned.cost, parameters=2 * lm.width + 1),
         )
 
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """Products with the tilted directions: see `hypersteer.learning.vectors.detect`."""
-        tensors = {**learned.tensors, "directions": learned.tensors["probes"]}
-        tilted = dataclasses.replace(learned, tensors=tensors)
-        return vectors.detect(lm, site, tilted, concepts, texts)
-
     def _spread(self, positive: Moments, negative: Moments, texts: int) -> Float[Tensor, "D D"]:
-        """Covariance around the class means, shrunk."""
+        """Return the covariance around the class means, shrunk."""
         tokens = positive.count + negative.count
         spread = (positive.scatter + negative.scatter) / tokens
         units = excess(spread.diagonal().clamp(min=0).sqrt(), MASSIVE)
@@ -137,7 +113,7 @@ class MassMean:
 
 
 def estimated_shrinkage(covariance: Float[Tensor, "D D"], samples: int) -> float:
-    """The share of the identity that brings a sample covariance nearest to the true one.
+    """Return the share of the identity that brings a sample covariance nearest to the true one.
 
     Oracle-approximating shrinkage: best in mean square for normal samples.
 

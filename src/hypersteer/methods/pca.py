@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch
 from hypersteer.learning.concept_states import ConceptStates
 from hypersteer.learning.corpus import check_fields
-from hypersteer.learning.covariance import Sign, first_component, published_sign, towards
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
+
+Sign = Literal["resolved", "published"]
+"""Which way a principal component points: towards the positives, or as chance has it."""
+
+BLOCK, ROUNDS, TOLERANCE = 8, 300, 1e-9
+"""Vectors of the subspace iteration, its most rounds, and the relative residual that ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +38,13 @@ class Pca:
     Attributes:
         sign: `resolved`, or `published` for the sign that scikit-learn gives.
         batch_tokens: most tokens of a forward pass, padding included.
-        cache_bytes: most bytes of hidden states kept for the second look.
+        cache_bytes: most bytes of hidden states kept for the second reading.
     """
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     sign: Sign = "resolved"
     batch_tokens: int = 4096
@@ -55,57 +61,68 @@ class Pca:
         Raises:
             DataError: if a concept has no positive rows.
         """
-        lesson = ConceptStates(
-            lm,
-            site,
-            concepts,
-            method="PCA",
-            negatives=False,
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
-        )
+        states = ConceptStates(lm, site, concepts, self, method="PCA", negatives=False)
 
         def find(number: int) -> Tensor:
-            found = lesson.moments(lesson.corpus.positives[number], shared=False)
-            return signed(first_component(found.scatter), lesson, number, found.mean, self.sign)
+            found = states.moments(states.corpus.positives[number], shared=False)
+            return signed(first_component(found.scatter), states, number, found.mean, self.sign)
 
-        return lesson.learned(lesson.each(find, done))
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts)
+        return states.learned(states.each(find, done))
 
 
 def signed(
     component: Float[Tensor, " D"],
-    lesson: ConceptStates,
+    states: ConceptStates,
     number: int,
     mean: Float[Tensor, " D"],
     sign: Sign,
 ) -> Float[Tensor, " D"]:
-    """A concept's principal component, the way that `sign` wants it.
+    """Return a concept's principal component with the sign that is wanted.
 
     Args:
         component: of either sign.
-        lesson: with the texts of the concepts.
+        states: of the concepts' texts.
         number: place of the concept.
         mean: of the states of its positives.
         sign: see `Pca`.
     """
     if sign == "published":
         return published_sign(component)
-    negatives = lesson.corpus.negatives[number]
+    negatives = states.corpus.negatives[number]
     if negatives:
-        mean = mean - lesson.moments(negatives, shared=True).mean
+        mean = mean - states.moments(negatives, shared=True).mean
     return towards(component, mean)
+
+
+def first_component(scatter: Float[Tensor, "D D"]) -> Float[Tensor, " D"]:
+    """Return the unit eigenvector of the largest eigenvalue, of either sign, float64.
+
+    Subspace iteration with Rayleigh-Ritz steps from a fixed start (Golub and Van Loan, Matrix
+    Computations, section 8.2.4): for wide models far cheaper than all eigenvectors, which are
+    computed only where it does not converge.
+    """
+    scatter = scatter.double()
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(
+        len(scatter), min(BLOCK, len(scatter)), generator=generator, dtype=torch.float64
+    )
+    basis = torch.linalg.qr(start).Q
+    for _ in range(ROUNDS):
+        image = scatter @ basis
+        values, turn = torch.linalg.eigh(basis.T @ image)
+        first = basis @ turn[:, -1]
+        residual = image @ turn[:, -1] - values[-1] * first
+        if residual.norm() <= TOLERANCE * values[-1]:
+            return first
+        basis = torch.linalg.qr(image).Q
+    return torch.linalg.eigh(scatter).eigenvectors[:, -1]
+
+
+def towards(direction: Float[Tensor, " D"], goal: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    """Return the direction or its opposite, whichever has no negative product with the goal."""
+    return -direction if float(direction.double() @ goal.double()) < 0 else direction
+
+
+def published_sign(direction: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    """Return the direction with its largest entry positive, as scikit-learn leaves components."""
+    return -direction if direction[direction.abs().argmax()] < 0 else direction

@@ -9,14 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch
 from hypersteer.learning.concept_states import ConceptStates
 from hypersteer.learning.corpus import check_fields
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 from hypersteer.methods.random import unit_vectors
 
@@ -28,7 +26,7 @@ class LinearProbe:
     Source: AxBench (arXiv 2501.17148), section 4 and its published settings for Gemma-2-2B. The
     loss is the binary cross-entropy of `sigmoid(h . w)`, the mean over all tokens of a batch; every
     token of a positive text is positive. Each step brings `w` to unit length, makes the gradient
-    orthogonal to it, and goes on with AdamW at a linearly decaying rate.
+    orthogonal to it, and is one of AdamW with linearly decaying rate.
 
     Deviations from AxBench: the chat prefix is never trained on (a slip of its data module has it
     in); the start is a random direction of the seed and the concept's id, since a unit vector is
@@ -47,6 +45,8 @@ class LinearProbe:
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     batch_size: int = 12
     epochs: int = 24
@@ -74,23 +74,15 @@ class LinearProbe:
         Raises:
             DataError: if a concept has no positive or no negative rows.
         """
-        lesson = ConceptStates(
-            lm,
-            site,
-            concepts,
-            method="the linear probe",
-            negatives=True,
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
-        )
+        states = ConceptStates(lm, site, concepts, self, method="the linear probe", negatives=True)
 
         def find(number: int) -> Tensor:
-            rows = lesson.corpus.rows[number]
-            positives = len(lesson.corpus.positives[number])
+            rows = states.corpus.rows[number]
+            positives = len(states.corpus.positives[number])
             labels = [row < positives for row in range(len(rows))]
-            return self.train(lesson.tokens(rows), labels, lesson.id(number))
+            return self.train(states.tokens(rows), labels, states.id(number))
 
-        return lesson.learned(lesson.each(find, done))
+        return states.learned(states.each(find, done))
 
     def train(
         self, texts: Sequence[Float[Tensor, "_ D"]], labels: Sequence[bool], id_: int
@@ -125,18 +117,3 @@ class LinearProbe:
                 optimizer.step()
                 schedule.step()
         return weight / weight.norm()
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts)

@@ -48,12 +48,12 @@ class Prompting:
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
     ) -> Learned:
-        """Nothing to learn."""
+        """Learn nothing."""
         del lm, site, concepts, done
         return Learned()
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """The plain base LM on prompts that hold the steering prompts."""
+        """Return the plain base LM, and prompts that hold the steering prompts."""
         del site, learned
         return Steering(lm, [prompted(one.prompt, one.concept.text) for one in asked], [])
 
@@ -63,8 +63,9 @@ class RewrittenPrompting:
     """An LM first writes a steering instruction from each concept's text.
 
     Source: the prompting baseline of AxBench, where gpt-4o-mini writes it. Here any LM may; the
-    default is the base LM itself, greedily, in our own words without worked examples. The user turn
-    is the instruction, a blank line and the prompt (AxBench puts "Question: " before the prompt).
+    default is the base LM itself, greedily, in other words and without worked examples. The user
+    turn is the instruction, a blank line and the prompt (AxBench puts "Question: " before the
+    prompt).
     An empty answer or a refusal falls back to the steering prompt as it is.
 
     `Learned.notes` holds, by concept id as a string, the `instruction` (empty after a fall-back)
@@ -107,20 +108,20 @@ class RewrittenPrompting:
         texts = [entry.concept.text for entry in concepts]
         answers = self._answers(lm, texts)
         own = self.write is None and not self.model
-        count = max(1, len(concepts))
         return Learned(
             notes={
                 str(entry.concept.id): instruction_of(answer)
                 for entry, answer in zip(concepts, answers, strict=True)
             },
-            cost=Cost(
-                flops=_written_flops(lm, texts, answers) / count if own else 0.0,
-                seconds=(time.perf_counter() - started) / count,
+            cost=Cost.of_each(
+                len(concepts),
+                started=started,
+                flops=_written_flops(lm, texts, answers) if own else 0.0,
             ),
         )
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """The plain base LM on prompts that begin with the instruction.
+        """Return the plain base LM, and prompts that begin with the instruction.
 
         Raises:
             SteeringError: if `write` does not give one answer per request.
@@ -136,7 +137,7 @@ class RewrittenPrompting:
         return Steering(lm, [_instructed(notes, one) for one in asked], [])
 
     def _answers(self, lm: BaseLM, texts: Sequence[str]) -> list[str]:
-        """What the LM writes for each concept's text."""
+        """Return what the LM writes for each concept's text."""
         requests = [REQUEST.format(concept=text) for text in texts]
         if not requests:
             return []
@@ -162,7 +163,7 @@ class RewrittenPrompting:
         return answers
 
     def _asked(self, requests: Sequence[str]) -> list[str]:
-        """Replies of the endpoint; a failed one is empty, so that it falls back."""
+        """Return the endpoint's replies; a failed one is empty, so that it falls back."""
         settings = EndpointConfig(
             model=self.model, base_url=self.base_url, max_tokens=self.max_new_tokens
         )
@@ -179,7 +180,7 @@ def _instructed(notes: Mapping[str, Mapping[str, str]], asked: Asked) -> str:
 
 
 def instruction_of(answer: str) -> dict[str, str]:
-    """The first paragraph of an answer without quotes; a refusal is no instruction."""
+    """Return the first paragraph of an answer without quotes; a refusal is no instruction."""
     answer = without_thoughts(answer)
     paragraphs = [part.strip() for part in answer.split("\n\n") if part.strip()]
     text = " ".join(paragraphs[0].split()) if paragraphs else ""

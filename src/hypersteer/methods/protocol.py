@@ -1,8 +1,10 @@
-"""The interface of every method that can steer: learn concepts, then steer towards them.
+"""The interface of every method: learn concepts, then steer towards them or detect them.
 
 A method is a frozen dataclass whose fields are its hyperparameters. `fit` learns from examples and
 returns plain tensors and notes, which a run keeps on disk; `steer` turns them into what the base
-LM is given. Hypernetworks, prompting, vectors and adapters all fit in here.
+LM is given. Hypernetworks, prompting, vectors and adapters all fit in here. A method that learns
+what others learn too, such as a direction per concept, has `steer` and `detect` from
+`hypersteer.learning.dispatch`.
 """
 
 from collections.abc import Sequence
@@ -54,12 +56,12 @@ class Method(Learner, Protocol):
     scales: ClassVar[bool]
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """How to steer these pairs, which may be of different concepts."""
+        """Return what steers these pairs, which may be of different concepts."""
         ...
 
 
 def can_steer(learner: Learner) -> TypeGuard[Method]:
-    """Whether it is a method; what has no `steer` only detects."""
+    """Return whether it is a method; what has no `steer` only detects."""
     return hasattr(learner, "steer")
 
 
@@ -89,7 +91,7 @@ class Detector(Protocol):
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """A score per concept and text, higher where the concept shows.
+        """Return a score per concept and text, higher where the concept shows.
 
         A text is prompt and response together; its score is the maximum over its tokens. All
         concepts are scored in one pass over the texts.

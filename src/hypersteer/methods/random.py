@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch, vectors
 from hypersteer.learning.corpus import Corpus, CorpusText, States, check_fields, make_corpus
 from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.lm.base import BaseLM
@@ -39,6 +37,7 @@ class Random:
 
     learns: ClassVar[bool] = False
     scales: ClassVar[bool] = True
+    detect = staticmethod(dispatch.detect)
 
     seed: int = 0
     batch_tokens: int = 4096
@@ -71,11 +70,11 @@ class Random:
             directions,
             measured.norms if bare else measured.activations,
             flops=vectors.reading_flops(lm, site, states.tokens_run),
-            seconds=time.perf_counter() - started,
+            started=started,
         )
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`.
+        """Steer along the drawn vectors; that of a concept new to `fit` is drawn now.
 
         Raises:
             SteeringError: for a concept that `fit` has not seen, if it has seen none.
@@ -90,24 +89,12 @@ class Random:
                 "activations": typical,
                 "ids": torch.tensor(strange),
             }
-            learned = Learned(
-                tensors={name: torch.cat([tensors[name], fresh[name]]) for name in fresh}
-            )
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts)
+            both = {name: torch.cat([tensors[name], fresh[name]]) for name in fresh}
+            learned = replace(learned, tensors=both)
+        return dispatch.steer(lm, site, learned, asked)
 
 
 def unit_vectors(ids: Sequence[int], width: int, seed: int) -> Float[Tensor, "N D"]:
-    """One direction per id, uniform on the sphere, whatever other ids there are."""
+    """Draw one direction per id, uniform on the sphere, whatever other ids there are."""
     drawn = [np.random.default_rng([seed, id_]).standard_normal(width) for id_ in ids]
     return F.normalize(torch.from_numpy(np.reshape(drawn, (-1, width))).float(), dim=-1)

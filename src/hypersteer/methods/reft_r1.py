@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,20 +15,19 @@ from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, TrainingError
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch, vectors
+from hypersteer.learning.adapter_training import Responses, recipe_of
 from hypersteer.learning.corpus import (
     Corpus,
-    States,
     after_prefix,
     check_fields,
-    length_batches,
     make_corpus,
     need_rows,
 )
-from hypersteer.learning.latents import change
-from hypersteer.learning.upper_blocks import UpperLosses
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import length_batches
+from hypersteer.lm.writers import add_vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +69,7 @@ class ReftR1:
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
 
     batch_size: int = 6
     epochs: int = 3
@@ -93,8 +93,8 @@ class ReftR1:
             raise ConfigError("start 0 has no direction; give a number such as 0.01")
 
     def steps(self, rows: int) -> int:
-        """Steps of a concept with so many rows."""
-        return self.epochs * -(-rows // self.batch_size)
+        """Count the steps of a concept with so many rows."""
+        return recipe_of(self).steps(rows)
 
     def fit(
         self, lm: BaseLM, site: Site, concepts: Sequence[ConceptExamples], done: Done | None = None
@@ -108,7 +108,7 @@ class ReftR1:
         started = time.perf_counter()
         if not concepts:
             none = torch.zeros(0, lm.width)
-            return vectors.keep([], none, none.sum(1), flops=0.0, seconds=0.0)
+            return vectors.keep([], none, none.sum(1), flops=0.0, started=started)
         corpus = make_corpus(lm, concepts)
         need_rows(corpus, concepts, method="ReFT-r1", negatives=False)
         training = Training(self, lm, site, corpus, [entry.concept.id for entry in concepts])
@@ -130,12 +130,8 @@ class ReftR1:
             directions,
             activations,
             flops=training.flops(),
-            seconds=time.perf_counter() - started,
+            started=started,
         )
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
 
     def detect(
         self,
@@ -145,8 +141,8 @@ class ReftR1:
         concepts: Sequence[Concept],
         texts: Sequence[Example],
     ) -> Float[Tensor, "K N"]:
-        """The largest latent, `ReLU(h . w)`: see `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts).relu()
+        """Return the largest latent, `ReLU(h . w)`."""
+        return dispatch.detect(lm, site, learned, concepts, texts).relu()
 
 
 class Training:
@@ -166,21 +162,17 @@ class Training:
     def __init__(
         self, recipe: ReftR1, lm: BaseLM, site: Site, corpus: Corpus, ids: Sequence[int]
     ) -> None:
-        self._recipe, self._lm, self._site = recipe, lm, site
+        self._recipe, self._lm = recipe, lm
         self._texts, self._rows, self._ids = corpus.texts, corpus.rows, ids
-        uses = np.bincount(
-            [number for rows in self._rows for number in rows], minlength=len(self._texts)
-        )
-        self.states = States(
+        self._responses = Responses(
             lm,
             site,
-            corpus.texts,
-            (uses * recipe.epochs + 1).tolist(),
+            Corpus(corpus.texts, corpus.rows, [[] for _ in corpus.rows]),
+            epochs=recipe.epochs,
             batch_tokens=recipe.batch_tokens,
             cache_bytes=recipe.cache_bytes,
         )
-        self._above = UpperLosses(lm, site)
-        self._tokens = self._responses = 0
+        self.states = self._responses.states
         self._weights = self._started()
         self._optimizer = torch.optim.AdamW(
             [{"params": [w]} for w in self._weights], lr=recipe.learning_rate, weight_decay=0.0
@@ -195,9 +187,8 @@ class Training:
             for text in self._batch(number, step)
         ]
         counts = np.bincount([number for number, _ in rows], minlength=len(self._rows))
-        for part in length_batches(
-            [self._texts[text].size for _, text in rows], recipe.batch_tokens
-        ):
+        sizes = [self._texts[text].size for _, text in rows]
+        for part in length_batches(sizes, tokens=recipe.batch_tokens):
             chosen = [rows[position] for position in part]
             progress = torch.tensor(
                 [step / recipe.steps(len(self._rows[number])) for number, _ in chosen]
@@ -212,44 +203,29 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
 
     def directions(self) -> Float[Tensor, "N D"]:
-        """The directions so far, at unit length, on the CPU."""
+        """Return the directions so far, at unit length, on the CPU."""
         return F.normalize(torch.stack(self._weights).detach(), dim=-1).cpu()
 
     def flops(self) -> float:
-        """Operations so far on real tokens: 2 per weight forward, 2 per weight backward.
-
-        Backward is to activations only, since no weight of the base LM needs a gradient. The head
-        counts on response tokens; attention products are left out, as is usual.
-        """
-        lm, above = self._lm, self._site.layer + 1
-        upper = 4.0 * vectors.block_parameters(lm, above, lm.depth) * self._tokens
-        head = 4.0 * lm.vocab * lm.width * self._responses
-        below = self.states.tokens_run + (0 if self._above.skips else self._tokens)
-        return upper + head + vectors.reading_flops(lm, self._site, below)
+        """Count the operations so far: back to activations only, as no weight has a gradient."""
+        return self._responses.flops(per_weight=4)
 
     def _started(self) -> list[Tensor]:
-        """Untrained directions; reading all texts here fills the cache in well-packed batches."""
+        """Return untrained directions; reading all texts here fills the cache in full batches."""
         start = torch.full((len(self._rows), self._lm.width), self._recipe.start)
         alive = vectors.measure(self.states, self._rows, start).highest > 0
         turned = torch.where(alive[:, None], start, -start).to(self._lm.device)
         return [row.clone().requires_grad_() for row in turned]
 
     def _batch(self, number: int, step: int) -> list[int]:
-        """Texts of a concept in a step; none after its last one."""
-        rows, size = self._rows[number], self._recipe.batch_size
-        epoch, within = divmod(step, -(-len(rows) // size))
-        if epoch >= self._recipe.epochs:
-            return []
-        random = np.random.default_rng([self._recipe.seed, self._ids[number], epoch])
-        order = random.permutation(len(rows))
-        return [rows[index] for index in order[within * size : (within + 1) * size]]
+        """Return the texts of a concept in a step; none after its last one."""
+        return recipe_of(self._recipe).batch(self._ids[number], self._rows[number], step)
 
     def _losses(self, rows: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and penalty [B] of rows of (concept, text)."""
+        """Return mean cross-entropy and penalty [B] of rows of (concept, text)."""
         texts = [text for _, text in rows]
-        batch = self.states.batch(texts)
         directions = torch.stack([self._weights[number] for number, _ in rows])
-        marks = after_prefix(batch.spans)
+        marks = after_prefix(self.states.batch(texts).spans)
         penalties: list[Tensor] = []
 
         def act(hidden: Tensor) -> Tensor:
@@ -257,10 +233,7 @@ class Training:
             penalties.append(changed.penalty)
             return changed.hidden
 
-        states = self.states.read(texts) if self._above.skips else None
-        losses = self._above.losses(batch, states, act)
-        self._tokens += sum(self._texts[text].size for text in texts)
-        self._responses += sum(len(self._texts[text].response) for text in texts)
+        losses = self._responses.losses(texts, act)
         return losses, penalties[0]
 
     def _prepare(self, number: int, step: int) -> None:
@@ -273,3 +246,36 @@ class Training:
             weight.grad.sub_((weight.grad @ weight) * weight)
         remaining = 1 - step / recipe.steps(len(self._rows[number]))
         self._optimizer.param_groups[number]["lr"] = recipe.learning_rate * remaining
+
+
+class Changed(NamedTuple):
+    """Hidden states after the edit, and the penalty on latents outside the top k."""
+
+    hidden: Float[Tensor, "B T D"]
+    penalty: Float[Tensor, " B"]
+
+
+def change(
+    hidden: Float[Tensor, "B T D"],
+    directions: Float[Tensor, "B D"],
+    marks: Bool[Tensor, "B T"],
+    top_k: int,
+) -> Changed:
+    """Add `mean(TopK(ReLU(h . w))) w` to the marked tokens, each row with its own `w`.
+
+    Args:
+        hidden: states at the site.
+        directions: of the rows, float32.
+        marks: the tokens after the chat prefix; no other is pooled or changed.
+        top_k: latents in the mean; all of them in a row that has fewer.
+
+    Returns:
+        The changed states, and per row the mean over marked tokens of the latents outside the
+        top k, counted as 0 inside.
+    """
+    latents = torch.einsum("btd,bd->bt", hidden.float(), directions).relu() * marks
+    top = latents.topk(min(top_k, latents.shape[1]), dim=1).values.sum(1)
+    counts = marks.sum(1)
+    strengths = top / counts.clamp(max=top_k)
+    changed = add_vectors(hidden, strengths[:, None] * directions, marks)
+    return Changed(changed, (latents.sum(1) - top) / counts)

@@ -59,13 +59,13 @@ class Unsteered:
         return Learned()
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """The base prompts as they are."""
+        """Return the base prompts as they are."""
         del site, learned
         return Steering(lm, [one.prompt for one in asked], [])
 
 
 def make_methods(config: EvaluateConfig) -> dict[str, Learner]:
-    """The methods of an evaluation by the names that reports use, `unsteered` first.
+    """Make the methods of an evaluation by the names that reports use, `unsteered` first.
 
     Raises:
         ConfigError: for an unknown method or setting, two methods of one name, or a method that
@@ -104,7 +104,7 @@ def _check_detectors(config: EvaluateConfig, names: Sequence[str]) -> None:
 
 
 def recipe(method: Learner) -> dict[str, Any]:
-    """What makes a method what it is: answers of another recipe are answers of another method."""
+    """Return what makes a method what it is: with another recipe it is another method."""
     if isinstance(method, Hypersteer):
         return method.recipe()
     return {

@@ -14,21 +14,19 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.files import is_file, path_of
+from hypersteer.learning import dispatch, vectors
 from hypersteer.learning import sae_features as features
-from hypersteer.learning import vectors
 from hypersteer.learning.corpus import Corpus, States, check_fields, make_corpus, need_rows
 from hypersteer.learning.dictionaries import Dictionary, find_dictionary, read_dictionary
 from hypersteer.learning.sae_features import Mode, Picked
-from hypersteer.learning.sae_labels import Labels, likest, read_labels
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.sae_labels import Labels, nearest_labels, read_labels
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 
 BESIDE = "labels.jsonl"
@@ -37,12 +35,12 @@ BESIDE = "labels.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sae:
-    """The feature whose label is likest to the concept; no example is needed.
+    """The feature whose label is most similar to the concept; no example is needed.
 
     A concept whose `ref` is the Neuronpedia address of a feature of this very dictionary gets that
     feature, as all AxBench concepts do with their GemmaScope dictionary. For any other the labels
-    are compared with its text (`hypersteer.learning.sae_labels.likest`): no more than a likeness of
-    words, so it is as good as the labels are.
+    are compared with its text (`hypersteer.learning.sae_labels.nearest_labels`): no more than a
+    likeness of words, so it is as good as the labels are.
 
     Deviation from AxBench: the maximum activation is the label file's (`maxActApprox`), which is
     Neuronpedia's where labels are; without one it is measured on the concept's own rows, or on all
@@ -59,6 +57,8 @@ class Sae:
 
     learns: ClassVar[bool] = False
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     dictionary: str = ""
     labels: str = ""
@@ -95,26 +95,18 @@ class Sae:
             wanted = {number: picked[number].feature for number in unknown}
             activations[unknown], flops = self._measured(lm, site, dictionary, wanted, concepts)
         return features.keep(
-            concepts, dictionary, picked, activations, flops=flops, started=started
+            concepts,
+            dictionary,
+            picked,
+            activations,
+            path=self.dictionary,
+            mode=self.mode,
+            flops=flops,
+            started=started,
         )
 
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """Add to the states of prompt and response, or clamp the feature there."""
-        return features.steer(self.dictionary, self.mode, lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """The feature's largest activation over prompt and response."""
-        return features.detect(self.dictionary, lm, site, learned, concepts, texts)
-
     def _check_layer(self, site: Site, name: str) -> None:
-        """GemmaScope's files do not say where they read, but names such as `x/20-y` do."""
+        """Refuse a name such as `x/20-y` of another layer; GemmaScope's files do not say theirs."""
         match = re.search(r"(?:^|/)(\d+)-[^/]*$", name)
         if match and int(match[1]) != site.layer:
             raise ConfigError(
@@ -123,7 +115,7 @@ class Sae:
             )
 
     def _labels(self) -> Labels:
-        """The labels, of which there may be none."""
+        """Read the labels, of which there may be none."""
         path = self.labels or find_dictionary(self.dictionary).weights.with_name(BESIDE)
         if not self.labels and not is_file(Path(path)):
             return Labels([], {})
@@ -132,7 +124,7 @@ class Sae:
     def _pick(
         self, lm: BaseLM, dictionary: Dictionary, labels: Labels, concepts: Sequence[Concept]
     ) -> list[Picked]:
-        """A feature for each concept."""
+        """Choose a feature for each concept."""
         name = self.neuronpedia or dictionary.neuronpedia
         named = [feature_of(concept.ref, name) for concept in concepts]
         others = [c for c, feature in zip(concepts, named, strict=True) if feature is None]
@@ -143,7 +135,7 @@ class Sae:
                 "description), or `neuronpedia` to the dictionary's name in the concepts' ref"
             )
         texts = [concept.text for concept in others]
-        places, likeness = likest(lm, texts, labels) if others else ([], [])
+        places, likeness = nearest_labels(lm, texts, labels) if others else ([], [])
         found = iter(zip(places, likeness, strict=True))
         picked = []
         for feature in named:
@@ -169,7 +161,7 @@ class Sae:
         wanted: Mapping[int, int],
         concepts: Sequence[ConceptExamples],
     ) -> tuple[Tensor, float]:
-        """Maximum activations of features, by the concepts' places, and the operations it took."""
+        """Measure maximum activations of features by concepts' places, and count operations."""
         corpus, chosen = make_corpus(lm, concepts), list(wanted.values())
         if not corpus.texts:
             raise DataError(
@@ -204,6 +196,8 @@ class SaeA:
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     dictionary: str = ""
     mode: Mode = "add"
@@ -245,25 +239,19 @@ class SaeA:
         highest = features.or_norms(highest, states, corpus.rows, decoder)
         encoding = 2.0 * dictionary.decoder.numel() * sum(text.size for text in corpus.texts)
         flops = vectors.reading_flops(lm, site, states.tokens_run) + encoding
-        return features.keep(concepts, dictionary, picked, highest, flops=flops, started=started)
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """Add to the states of prompt and response, or clamp the feature there."""
-        return features.steer(self.dictionary, self.mode, lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """The feature's largest activation over prompt and response."""
-        return features.detect(self.dictionary, lm, site, learned, concepts, texts)
+        return features.keep(
+            concepts,
+            dictionary,
+            picked,
+            highest,
+            path=self.dictionary,
+            mode=self.mode,
+            flops=flops,
+            started=started,
+        )
 
     def _states(self, lm: BaseLM, site: Site, corpus: Corpus) -> States:
-        """States of the corpus; a text is read once for each concept, and once for each pool."""
+        """Return states of the corpus; a text is read once for each concept and each pool."""
         pools = {tuple(numbers) for numbers in corpus.negatives}
         uses = np.bincount(
             [number for numbers in [*corpus.positives, *pools] for number in numbers],
@@ -280,6 +268,6 @@ class SaeA:
 
 
 def feature_of(ref: str, neuronpedia: str) -> int | None:
-    """The feature that a Neuronpedia address names, if it is one of this very dictionary."""
+    """Return the feature that a Neuronpedia address names, if it is one of this very dictionary."""
     match = re.search(rf"(?:^|/){re.escape(neuronpedia)}/(\d+)/?$", ref) if neuronpedia else None
     return int(match[1]) if match else None

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
 from hypersteer.edits.sites import Site
-from hypersteer.learning import vectors
+from hypersteer.learning import dispatch, vectors
 from hypersteer.learning.adapter_training import ConceptText, Responses, recipe_of, train
 from hypersteer.learning.corpus import after_prefix, check_fields, make_corpus, need_rows
-from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
+from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.writers import add_vectors
 
@@ -51,6 +48,8 @@ class Ssv:
 
     learns: ClassVar[bool] = True
     scales: ClassVar[bool] = True
+    steer = staticmethod(dispatch.steer)
+    detect = staticmethod(dispatch.detect)
 
     batch_size: int = 6
     epochs: int = 3
@@ -115,20 +114,5 @@ class Ssv:
             trained,
             strengths,
             flops=responses.flops(per_weight=4),
-            seconds=time.perf_counter() - started,
+            started=started,
         )
-
-    def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
-        """See `hypersteer.learning.vectors.steer`."""
-        return vectors.steer(lm, site, learned, asked)
-
-    def detect(
-        self,
-        lm: BaseLM,
-        site: Site,
-        learned: Learned,
-        concepts: Sequence[Concept],
-        texts: Sequence[Example],
-    ) -> Float[Tensor, "K N"]:
-        """See `hypersteer.learning.vectors.detect`."""
-        return vectors.detect(lm, site, learned, concepts, texts)
