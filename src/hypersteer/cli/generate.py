@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from hypersteer.cli.conditions_rules import describe, read_rules
 from hypersteer.cli.inputs import read_prompts
 from hypersteer.cli.options import (
     BUNDLED,
@@ -20,6 +19,7 @@ from hypersteer.cli.options import (
     open_steerer,
     parse,
 )
+from hypersteer.cli.rules import describe, read_rules
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.files import output_file
