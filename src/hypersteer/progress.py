@@ -1,5 +1,6 @@
 """Progress bars: one look for every task that takes long."""
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -14,6 +15,7 @@ class ProgressBar:
         total: units of work; None until `update` tells it.
         console: where to show it; by default stderr.
         completed: units that were finished before.
+        note: gives the text behind the bar.
         transient: whether the bar disappears at the end.
         active: whether to show anything at all.
         quarters: whether to print a line at every quarter where there is no terminal.
@@ -26,11 +28,12 @@ class ProgressBar:
         *,
         console: Console | None = None,
         completed: float = 0,
+        note: Callable[[], str] = str,
         transient: bool = False,
         active: bool = True,
         quarters: bool = False,
     ) -> None:
-        self._text = text
+        self._text, self._note = text, note
         self._console = console or Console(stderr=True)
         self._quarters = quarters and active and not self._console.is_terminal
         self._quarter = 0
@@ -45,7 +48,7 @@ class ProgressBar:
             transient=transient,
             disable=not active or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(text, total=total, completed=int(completed), note="")
+        self._task = self._bar.add_task(text, total=total, completed=int(completed), note=note())
 
     def __enter__(self) -> "ProgressBar":
         self._bar.start()
@@ -69,16 +72,9 @@ class ProgressBar:
         """Units of work in all; 0 as long as that is not known."""
         return self._bar.tasks[self._task].total or 0
 
-    def update(self, completed: float, total: float | None = None, note: str | None = None) -> None:
-        """Show how many units are finished.
-
-        Args:
-            completed: units that are finished.
-            total: units in all; by default as many as before.
-            note: text behind the bar; by default the one before.
-        """
-        fields = {} if note is None else {"note": note}
-        self._bar.update(self._task, completed=completed, total=total, **fields)
+    def update(self, completed: float, total: float | None = None) -> None:
+        """Show how many units are finished, and of how many, where that has changed."""
+        self._bar.update(self._task, completed=completed, total=total, note=self._note())
         if self._quarters and self.total:
             quarter = int(4 * completed / self.total + 1e-9)
             if quarter > self._quarter:
@@ -86,9 +82,9 @@ class ProgressBar:
                 self._console.print(line, markup=False, highlight=False)
             self._quarter = quarter
 
-    def advance(self, units: float, note: str | None = None) -> None:
+    def advance(self, units: float) -> None:
         """Show that more units are finished."""
-        self.update(self.completed + units, note=note)
+        self.update(self.completed + units)
 
     def grow(self, units: float) -> None:
         """Show that more units are to do."""

@@ -19,7 +19,7 @@ from hypersteer.files import path_of
 
 if TYPE_CHECKING:
     from hypersteer.synthesis.build import Confirm
-    from hypersteer.synthesis.estimate import Estimate
+    from hypersteer.synthesis.report import Estimate
 
 C = TypeVar("C", SynthesisConfig, DistillationConfig)
 

@@ -12,16 +12,12 @@ from hypersteer.endpoint.replies import Usage
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
-from hypersteer.synthesis.estimate import Estimate, estimate
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.hard import write_hard_negatives
-from hypersteer.synthesis.invention import STAGE as INVENTED
-from hypersteer.synthesis.invention import invent
 from hypersteer.synthesis.pools import GENRES, Pool, check_pool, load_pool
-from hypersteer.synthesis.progress import Bars
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
-from hypersteer.synthesis.report import make_report
-from hypersteer.synthesis.sources import Wanted, read_concepts
+from hypersteer.synthesis.report import Estimate, estimate, make_report
+from hypersteer.synthesis.sources import INVENTED, Wanted, invent, read_concepts
 from hypersteer.synthesis.stages import (
     Means,
     answer_pool,
@@ -30,8 +26,8 @@ from hypersteer.synthesis.stages import (
     positive_tasks,
     write_stage,
 )
-from hypersteer.synthesis.teacher import endpoint_config, open_teacher
-from hypersteer.synthesis.texts import cutter
+from hypersteer.synthesis.teacher import Bars, endpoint_config, open_teacher
+from hypersteer.synthesis.writing import cutter
 
 Confirm = Callable[[Estimate], bool]
 

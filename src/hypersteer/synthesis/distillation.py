@@ -24,13 +24,20 @@ from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
-from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS, why_dropped
+from hypersteer.synthesis.filters import (
+    NO_CONCEPT,
+    NOT_FLUENT,
+    OFF_TASK,
+    SURPLUS,
+    Shingles,
+    shingles,
+    why_dropped,
+)
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Instruction, Pool, load_pool
-from hypersteer.synthesis.progress import Bars
 from hypersteer.synthesis.sources import read_concepts
 from hypersteer.synthesis.stages import TRAIN_PROMPTS
-from hypersteer.synthesis.texts import Shingles, shingles
+from hypersteer.synthesis.teacher import Bars
 from hypersteer.synthesis.writing import SHOWN_CHARS, Dropped, Written
 
 STAGE = "positives"

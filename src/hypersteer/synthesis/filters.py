@@ -1,10 +1,25 @@
-"""Which responses are dropped, and why."""
+"""Which responses are dropped, and why: texts compared as words and shingles."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from hypersteer.config.synthesis import FilterConfig
-from hypersteer.synthesis.texts import Shingles, jaccard, shingles, stems, words
+
+WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+SHINGLE = 3
+"""Words of a shingle."""
+STEM = 5
+"""Letters after which forms of a word are taken to differ by their endings only."""
+ENDING = re.compile(r"(?<=\w{3})(?:ings?|ed|e?s)$")
+_STOP_WORDS = (
+    "a about all also an and any are as at be been but by can do does for from had has have how i "
+    "if in into is it its like may more most no not of on or other our over so some such than that "
+    "the their them then there these they this to up use used uses using was we were what when "
+    "which who will with would you your related references reference terms"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+Shingles = Set[tuple[str, ...]]
 
 NO_REPLY = "no reply"
 EMPTY = "empty"
@@ -151,3 +166,27 @@ def _has(found: list[str], word: str) -> bool:
         return all(part in found for part in wanted)
     stem = wanted[0][: max(3, len(wanted[0]) - 2)]
     return any(one.startswith(stem) for one in found)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case."""
+    return [word.casefold() for word in WORD.findall(text)]
+
+
+def stems(text: str) -> list[str]:
+    """The beginnings of the words that carry meaning, for a comparison across endings."""
+    return [ENDING.sub("", word)[:STEM] for word in words(text) if word not in STOP_WORDS]
+
+
+def shingles(text: str) -> Shingles:
+    """All runs of three words; a shorter text is one run."""
+    found = words(text)
+    if len(found) < SHINGLE:
+        return frozenset([tuple(found)] if found else [])
+    return frozenset(zip(*(found[i:] for i in range(SHINGLE)), strict=False))
+
+
+def jaccard(one: Set[object], other: Set[object]) -> float:
+    """Size of the intersection over size of the union; 0 for two empty sets."""
+    union = len(one | other)
+    return len(one & other) / union if union else 0.0

@@ -11,13 +11,16 @@ from hypersteer.engine.generate import generate_ids
 from hypersteer.lm.base import BaseLM
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import GENRES, Instruction, Pool, Split, negative_shares
-from hypersteer.synthesis.progress import Bars
-from hypersteer.synthesis.prompts import ask_genre, ask_negative, ask_positive, word_limit
-from hypersteer.synthesis.replies import read_genre
+from hypersteer.synthesis.prompts import (
+    ask_genre,
+    ask_negative,
+    ask_positive,
+    read_genre,
+    word_limit,
+)
 from hypersteer.synthesis.sources import Wanted
-from hypersteer.synthesis.teacher import Ask, Reply, Teacher
-from hypersteer.synthesis.texts import Cut
-from hypersteer.synthesis.writing import Group, Task, Writer, Written
+from hypersteer.synthesis.teacher import Ask, Bars, Reply, Teacher
+from hypersteer.synthesis.writing import Cut, Group, Task, Writer, Written
 
 SENTINEL = "EEEEE"
 """What AxBench has for the concept of a shared negative."""
