@@ -51,7 +51,7 @@ class ProgressBar:
         self._task = self._bar.add_task(text, total=total, completed=int(completed), note=note())
 
     def __enter__(self) -> "ProgressBar":
-        self._bar.start()
+        self.start()
         return self
 
     def __exit__(
@@ -60,6 +60,14 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Show the bar."""
+        self._bar.start()
+
+    def stop(self) -> None:
+        """Leave the bar as it is, or remove it where it is transient."""
         self._bar.stop()
 
     @property
