@@ -11,9 +11,8 @@ from tyro.conf import DisallowNone, Positional, arg
 
 from hypersteer.cli.options import Flag, parse
 from hypersteer.config import load_toml
-from hypersteer.config.distillation import DistillationConfig
 from hypersteer.config.folders import holds_checkpoint
-from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 from hypersteer.errors import ConfigError
 from hypersteer.files import path_of
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypersteer.data.schema import METADATA, STEMS
 from hypersteer.errors import DataError, nearest, one_line
 from hypersteer.files import is_file, is_folder, package_data, path_of, reason
 
@@ -15,8 +16,8 @@ FORMS = (
 )
 # Per split, where its files may lie: (folder, stem) in AxBench's git, bare, and Hub layouts.
 LAYOUTS = {
-    "train": (("generate", "train_data"), ("", "train_data"), ("train", "data")),
-    "test": (("inference", "latent_eval_data"), ("", "latent_eval_data"), ("test", "data")),
+    "train": (("generate", STEMS["train"]), ("", STEMS["train"]), ("train", "data")),
+    "test": (("inference", STEMS["test"]), ("", STEMS["test"]), ("test", "data")),
 }
 BUNDLED = {"bundled": "bundled", "bundled:wide": "wide"}
 """Sources that ship with the package, and their folders."""
@@ -52,7 +53,7 @@ def locate(source: str, split: str) -> Location:
     for sub, stem in LAYOUTS[split]:
         files = _rotated(folder / sub, stem)
         if files:
-            named = (folder / name / "metadata.jsonl" for name in METADATA_FOLDERS)
+            named = (folder / name / METADATA for name in METADATA_FOLDERS)
             return Location(files=files, metadata=next(filter(is_file, named), None))
     expected = ", ".join(str(Path(sub, f"{stem}*.parquet")) for sub, stem in LAYOUTS[split])
     raise DataError(f"{source} has no {split} split: none of {expected} (or .jsonl) is in {folder}")

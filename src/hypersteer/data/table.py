@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,38 +19,36 @@ import pyarrow.parquet as pq
 
 from hypersteer.concepts import LARGEST_ID
 from hypersteer.config.folders import CACHE_VARIABLE, cache_folder
-from hypersteer.data.examples import Category
+from hypersteer.data import schema
 from hypersteer.errors import DataError, one_line
 from hypersteer.files import each_line, replacing
 from hypersteer.values import json_of
 
-CATEGORIES: tuple[str, ...] = get_args(Category)
 BATCH_ROWS = 8192
 
 # Part of every cache key: raise it whenever SCHEMA, the meaning of a column or a check changes.
 FORMAT_VERSION = 2
+LENGTH = "n_chars"
 SCHEMA = pa.schema(
     [
-        ("input", pa.large_string()),
-        ("output", pa.large_string()),
-        ("output_concept", pa.string()),
-        ("category", pa.dictionary(pa.int8(), pa.string())),
-        ("concept_genre", pa.string()),
-        ("concept_id", pa.int64()),
-        ("complete", pa.bool_()),
-        ("n_chars", pa.int32()),
+        (schema.INPUT, pa.large_string()),
+        (schema.OUTPUT, pa.large_string()),
+        (schema.OUTPUT_CONCEPT, pa.string()),
+        (schema.CATEGORY, pa.dictionary(pa.int8(), pa.string())),
+        (schema.CONCEPT_GENRE, pa.string()),
+        (schema.CONCEPT_ID, pa.int64()),
+        (schema.COMPLETE, pa.bool_()),
+        (LENGTH, pa.int32()),
     ]
 )
-TEXT_COLUMNS = ("input", "output", "output_concept", "category", "concept_genre")
-REQUIRED = (*TEXT_COLUMNS, "concept_id")
 BLANK = "input is blank, and a prompt needs some text; drop the row or fill it in"
-EXPECTED = f"expected columns {', '.join(REQUIRED)}"
+EXPECTED = f"expected columns {', '.join(schema.REQUIRED)}"
 
 # What `str.strip` takes off. Arrow's own idea of white space is another.
 WHITE_SPACE = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 
 # An Arrow file allows one dictionary per column, so every batch shares this one.
-_DICTIONARY = pa.array(CATEGORIES, pa.string())
+_DICTIONARY = pa.array(schema.CATEGORIES, pa.string())
 
 
 def open_table(files: Sequence[Path]) -> pa.Table:
@@ -156,7 +154,7 @@ def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
             twice = next((name for name in SCHEMA.names if names.count(name) > 1), None)
             if twice is not None:
                 raise DataError(f"{file} has the column {twice} twice; leave one of them out")
-            wanted = [name for name in SCHEMA.names if name in names and name != "n_chars"]
+            wanted = [name for name in SCHEMA.names if name in names and name != LENGTH]
             yield from parquet.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
@@ -190,20 +188,23 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where} is not a JSON object; {EXPECTED}")
     _require(row, where)
-    kinds = dict.fromkeys(TEXT_COLUMNS, str) | {"concept_id": int, "complete": bool}
-    row = {"complete": True} | row
+    kinds = dict.fromkeys(schema.TEXT_COLUMNS, str) | {
+        schema.CONCEPT_ID: int,
+        schema.COMPLETE: bool,
+    }
+    row = {schema.COMPLETE: True} | row
     for name, kind in kinds.items():
         # type(), since True is an int to isinstance.
         if type(row[name]) is not kind:
             raise DataError(f"{where}: {name} is {row[name]!r}; expected {kind.__name__}")
-    if not str(row["input"]).strip():
+    if not str(row[schema.INPUT]).strip():
         raise DataError(f"{where}: {BLANK}")
     return {name: row[name] for name in kinds}
 
 
 def _require(names: Sequence[str] | dict[str, Any], where: str) -> None:
     """Raises where a required column is missing."""
-    missing = [name for name in REQUIRED if name not in names]
+    missing = [name for name in schema.REQUIRED if name not in names]
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)}; {EXPECTED}")
 
@@ -212,30 +213,30 @@ def _to_schema(
     batch: pa.RecordBatch, file: Path, first_row: int, *, complete: bool
 ) -> pa.RecordBatch:
     """Casts a batch to `SCHEMA`, filling what the file does not hold."""
-    columns = {name: _checked(batch, name, file, first_row) for name in REQUIRED}
-    _refuse_blank(columns["input"], file, first_row)
-    columns["category"] = _categories(columns["category"], file, first_row)
-    _check_ids(columns["concept_id"], file, first_row)
-    if "complete" in batch.schema.names:
-        columns["complete"] = _checked(batch, "complete", file, first_row)
+    columns = {name: _checked(batch, name, file, first_row) for name in schema.REQUIRED}
+    _refuse_blank(columns[schema.INPUT], file, first_row)
+    columns[schema.CATEGORY] = _categories(columns[schema.CATEGORY], file, first_row)
+    _check_ids(columns[schema.CONCEPT_ID], file, first_row)
+    if schema.COMPLETE in batch.schema.names:
+        columns[schema.COMPLETE] = _checked(batch, schema.COMPLETE, file, first_row)
     else:
-        columns["complete"] = pa.repeat(pa.scalar(complete), batch.num_rows)
-    texts = (columns["input"], columns["output"])
+        columns[schema.COMPLETE] = pa.repeat(pa.scalar(complete), batch.num_rows)
+    texts = (columns[schema.INPUT], columns[schema.OUTPUT])
     lengths = pc.call_function("add", [pc.call_function("utf8_length", [text]) for text in texts])
-    columns["n_chars"] = lengths.cast(pa.int32())
+    columns[LENGTH] = lengths.cast(pa.int32())
     return pa.record_batch([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
 def _checked(batch: pa.RecordBatch, name: str, file: Path, first_row: int) -> pa.Array:
     """One column in its stored type, without nulls; categories still as words."""
     column = batch.column(name)
-    wanted = pa.string() if name == "category" else SCHEMA.field(name).type
+    wanted = pa.string() if name == schema.CATEGORY else SCHEMA.field(name).type
     if column.null_count:
         row = first_row + pc.index(column.is_null(), True).as_py()
         raise DataError(f"{file}, row {row}: {name} is empty; expected {wanted}")
     found = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     # Arrow would turn numbers into text and text into numbers without a word.
-    if _is_text(found) != (name in TEXT_COLUMNS):
+    if _is_text(found) != (name in schema.TEXT_COLUMNS):
         raise DataError(f"{file}: column {name} holds {found}; expected {wanted}")
     try:
         column.validate(full=True)  # texts that are not UTF-8 pass any other check
@@ -276,13 +277,13 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _categories(words: pa.Array, file: Path, first_row: int) -> pa.DictionaryArray:
-    """Category words as codes into `CATEGORIES`."""
+    """Category words as codes into `schema.CATEGORIES`."""
     codes = pc.call_function("index_in", [words], pc.SetLookupOptions(_DICTIONARY))
     if codes.null_count:
         row = pc.index(codes.is_null(), True).as_py()
         raise DataError(
             f"{file}, row {first_row + row}: category is {words[row].as_py()!r}; "
-            f"expected one of {', '.join(CATEGORIES)}"
+            f"expected one of {', '.join(schema.CATEGORIES)}"
         )
     return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), _DICTIONARY)
 

@@ -12,7 +12,8 @@ from huggingface_hub import hf_hub_download
 
 from hypersteer.concepts import Concept, rank_ids
 from hypersteer.config import EvaluateConfig
-from hypersteer.data.sources import NEGATIVE_POOL, ConceptData, load_concepts
+from hypersteer.data.schema import NEGATIVE_POOL
+from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.evaluation.records import Held

@@ -8,13 +8,14 @@ from rich.console import Console
 
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import NO_LM, SynthesisConfig
+from hypersteer.data.schema import GENRES
 from hypersteer.endpoint.replies import Usage
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.hard import write_hard_negatives
-from hypersteer.synthesis.pools import GENRES, Pool, check_pool, load_pool
+from hypersteer.synthesis.pools import Pool, check_pool, load_pool
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
 from hypersteer.synthesis.report import Estimate, estimate, make_report
 from hypersteer.synthesis.sources import INVENTED, Wanted, invent, read_concepts

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from hypersteer.concepts import Concept
-from hypersteer.config.distillation import DistillationConfig, JudgedConfig
+from hypersteer.config.synthesis import DistillationConfig, JudgedConfig
 from hypersteer.data.batches import prompted
 from hypersteer.data.locate import BUNDLED, locate
 from hypersteer.engine.decoding import Decoding

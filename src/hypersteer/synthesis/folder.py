@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hypersteer.config import differing, to_dict
-from hypersteer.config.distillation import DistillationConfig
-from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.files import is_file, path_of, read_json, reason, to_json, write_text

@@ -10,12 +10,11 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from hypersteer.config.synthesis import CountsConfig
+from hypersteer.data.schema import GENRES
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
 from hypersteer.files import each_line, package_data, path_of, read_text
 from hypersteer.values import json_of, lines_of
 
-GENRES = ("text", "code", "math")
-"""AxBench's."""
 MAX_CHARS = 500
 """Longer instructions are left out, as AxBench does it."""
 PER_GENRE = 2000

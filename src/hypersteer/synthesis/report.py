@@ -10,11 +10,12 @@ from rich.table import Table
 
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.data.schema import GENRES
 from hypersteer.endpoint.replies import Usage
 from hypersteer.synthesis import prompts
 from hypersteer.synthesis.filters import REASONS
 from hypersteer.synthesis.folder import BuildFolder
-from hypersteer.synthesis.pools import GENRES, Pool
+from hypersteer.synthesis.pools import Pool
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION, Message, word_limit
 from hypersteer.synthesis.sources import BATCH, Wanted
 from hypersteer.synthesis.stages import ROW_STAGES

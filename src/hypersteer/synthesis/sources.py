@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hypersteer.data.schema import GENRES
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
 from hypersteer.files import path_of, read_text
 from hypersteer.synthesis.folder import BuildFolder
-from hypersteer.synthesis.pools import GENRES
 from hypersteer.synthesis.prompts import ask_concepts, is_known, read_phrases
 from hypersteer.synthesis.teacher import Ask, Bars, Reply, Teacher
 from hypersteer.values import json_of, lines_of

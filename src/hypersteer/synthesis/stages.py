@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.data.schema import GENRES
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.lm.base import BaseLM
 from hypersteer.synthesis.folder import BuildFolder
-from hypersteer.synthesis.pools import GENRES, Instruction, Pool, Split, negative_shares
+from hypersteer.synthesis.pools import Instruction, Pool, Split, negative_shares
 from hypersteer.synthesis.prompts import (
     ask_genre,
     ask_negative,
