@@ -12,7 +12,7 @@ from hypersteer.files import read_lines
 from hypersteer.values import json_of
 
 Category = Literal["positive", "negative", "hard negative"]
-CATEGORIES: tuple[Category, ...] = get_args(Category)
+CATEGORIES: tuple[str, ...] = get_args(Category)
 POSITIVE, NEGATIVE, HARD_NEGATIVE = CATEGORIES
 GENRES = ("text", "code", "math")
 """Genres of base prompts."""

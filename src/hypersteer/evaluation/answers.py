@@ -175,6 +175,23 @@ def batches(
         yield batch
 
 
+def by_concept(
+    rows: Sequence[Answered], batch: Sequence[list[Question]], answers_each: int
+) -> Iterator[Sequence[Answered]]:
+    """Yield the rows of each concept of a batch.
+
+    Args:
+        rows: answers to all questions of the batch, in their order.
+        batch: the questions of each concept.
+        answers_each: answers per question.
+    """
+    start = 0
+    for part in batch:
+        end = start + answers_each * len(part)
+        yield rows[start:end]
+        start = end
+
+
 def _row(prepared: Prepared, question: Question, given: object, ids: Sequence[int]) -> dict:
     rewritten = isinstance(given, str) and given != question.instruction
     return {

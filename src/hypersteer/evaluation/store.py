@@ -132,13 +132,13 @@ class ResultsFolder:
         with writing(path), replacing(path) as temporary:
             save_tensors(learned.tensors, temporary, {"learned": to_json(described)})
 
-    def figures_file(self, kind: str, method: str) -> Path:
+    def metrics_file(self, kind: str, method: str) -> Path:
         """Where small results of a method are kept."""
         return self.path / kind / f"{slug(method)}.json"
 
-    def figures(self, kind: str, method: str) -> dict[str, Any]:
+    def metrics(self, kind: str, method: str) -> dict[str, Any]:
         """Small finished results of a method (gaps, detection), by key; empty if none."""
-        path = self.figures_file(kind, method)
+        path = self.metrics_file(kind, method)
         try:
             found = read_json(path)
         except FileNotFoundError:
@@ -151,17 +151,17 @@ class ResultsFolder:
 
     def gaps(self, method: str) -> dict[str, float | None]:
         """Mean concept gaps of a method by key; None where there was nothing to measure."""
-        found = self.figures("gaps", method)
+        found = self.metrics("gaps", method)
         for key, value in found.items():
             if value is not None and as_real(value) is None:
-                raise _damaged(self.figures_file("gaps", method), f"'{key}' is {value!r}")
+                raise _damaged(self.metrics_file("gaps", method), f"'{key}' is {value!r}")
         return found
 
-    def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
+    def keep_metrics(self, kind: str, method: str, metrics: dict[str, Any]) -> None:
         """Keep small results of a method."""
-        path = self.figures_file(kind, method)
+        path = self.metrics_file(kind, method)
         with writing(path):
-            write_text(path, to_json(figures, indent=1) + "\n")
+            write_text(path, to_json(metrics, indent=1) + "\n")
 
     def keep_rows(self, rows: Sequence[Judged]) -> Path:
         """Write all judged rows as one parquet file."""

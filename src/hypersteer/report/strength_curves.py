@@ -5,7 +5,7 @@ from html import escape
 from typing import NamedTuple
 
 from hypersteer.evaluation.metrics import Point
-from hypersteer.report.formatting import held_name, number
+from hypersteer.report.layout import held_name, number
 from hypersteer.report.summary import Summary
 
 WIDTH, HEIGHT = 320, 216

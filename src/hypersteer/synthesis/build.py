@@ -18,7 +18,7 @@ from hypersteer.synthesis.hard import write_hard_negatives
 from hypersteer.synthesis.pools import Pool, check_pool, load_pool
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
 from hypersteer.synthesis.report import Estimate, estimate, make_report
-from hypersteer.synthesis.sources import INVENTED, Wanted, invent, read_concepts
+from hypersteer.synthesis.sources import INVENTED, ListedConcept, invent, read_concepts
 from hypersteer.synthesis.stages import (
     Means,
     answer_pool,
@@ -84,7 +84,7 @@ def build(
 
 def _build(
     config: SynthesisConfig,
-    wanted: list[Wanted] | None,
+    wanted: list[ListedConcept] | None,
     pool: Pool,
     folder: BuildFolder,
     *,
@@ -111,23 +111,23 @@ def _build(
     return BuildResult(folder.path, report, teacher.usage)
 
 
-def _inputs(config: SynthesisConfig) -> tuple[list[Wanted] | None, Pool, BuildFolder]:
+def _inputs(config: SynthesisConfig) -> tuple[list[ListedConcept] | None, Pool, BuildFolder]:
     """All that can be wrong is found here, before anything is asked."""
     config.check_source()
     if config.teacher.kind == "endpoint":
         endpoint_config(config)
-    wanted: list[Wanted] | None = None
+    wanted: list[ListedConcept] | None = None
     if config.concepts is not None:
         wanted = read_concepts(config.concepts, seed=config.seed, limit=config.limit)
     pool = load_pool(config.instructions, config.seed)
     folder = BuildFolder(config, _content(wanted, pool))
     if wanted is None and (invented := folder.part(INVENTED, "invented")):
-        wanted = [Wanted(text) for text in invented]
+        wanted = [ListedConcept(text) for text in invented]
     check_pool(pool, config.counts, _possible_genres(wanted))
     return wanted, pool, folder
 
 
-def _content(wanted: Sequence[Wanted] | None, pool: Pool) -> dict[str, Any]:
+def _content(wanted: Sequence[ListedConcept] | None, pool: Pool) -> dict[str, Any]:
     """What the run reads, so that a folder begun with something else is told apart."""
     listed = None if wanted is None else [list(one) for one in wanted]
     return {
@@ -137,13 +137,15 @@ def _content(wanted: Sequence[Wanted] | None, pool: Pool) -> dict[str, Any]:
     }
 
 
-def _possible_genres(wanted: Sequence[Wanted] | None) -> set[str]:
+def _possible_genres(wanted: Sequence[ListedConcept] | None) -> set[str]:
     """The genres that concepts have, or all where one has yet to be asked for."""
-    known = {one.genre for one in wanted or [Wanted("")]}
+    known = {one.genre for one in wanted or [ListedConcept("")]}
     return set(GENRES) if None in known else {genre for genre in known if genre is not None}
 
 
-def _write(means: Means, wanted: Sequence[Wanted] | None, lm: BaseLM | None) -> list[Concept]:
+def _write(
+    means: Means, wanted: Sequence[ListedConcept] | None, lm: BaseLM | None
+) -> list[Concept]:
     """All stages in order; the concepts with their genres."""
     config, counts = means.config, means.config.counts
     if wanted is None:

@@ -17,7 +17,7 @@ from hypersteer.synthesis.filters import REASONS
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Pool
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION, Message, word_limit
-from hypersteer.synthesis.sources import BATCH, Wanted
+from hypersteer.synthesis.sources import BATCH, ListedConcept
 from hypersteer.synthesis.stages import ROW_STAGES
 
 EXAMPLES = 3
@@ -179,7 +179,7 @@ class Estimate:
 
 
 def estimate(
-    config: SynthesisConfig, folder: BuildFolder, wanted: Sequence[Wanted] | None, pool: Pool
+    config: SynthesisConfig, folder: BuildFolder, wanted: Sequence[ListedConcept] | None, pool: Pool
 ) -> Estimate:
     """Count what is left to ask, from the real requests of some concepts and instructions.
 
@@ -226,7 +226,7 @@ class _Concepts:
     """How many concepts are left in each stage."""
 
     def __init__(
-        self, config: SynthesisConfig, folder: BuildFolder, wanted: Sequence[Wanted] | None
+        self, config: SynthesisConfig, folder: BuildFolder, wanted: Sequence[ListedConcept] | None
     ) -> None:
         self._folder = folder
         self._count = config.invent if wanted is None else len(wanted)
@@ -240,7 +240,7 @@ class _Concepts:
         return sum(not self._folder.has(stage, i) for i in range(self._count))
 
 
-def _without_genre(wanted: Sequence[Wanted]) -> list[int]:
+def _without_genre(wanted: Sequence[ListedConcept]) -> list[int]:
     return [i for i, one in enumerate(wanted) if one.genre is None]
 
 

@@ -17,7 +17,7 @@ SUFFIXES = (".txt", ".jsonl", ".json")
 FEATURE = "https://www.neuronpedia.org/{model}/{layer}/{index}"
 
 
-class Wanted(NamedTuple):
+class ListedConcept(NamedTuple):
     """A concept as a list gives it; the genre may have to be asked for."""
 
     text: str
@@ -26,7 +26,7 @@ class Wanted(NamedTuple):
     ref: str = ""
 
 
-def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> list[Wanted]:
+def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> list[ListedConcept]:
     """Reads a list of concepts.
 
     Args:
@@ -55,7 +55,7 @@ def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> lis
         raise DataError(f"cannot read the concepts '{path}': {one_line(error)}") from error
     if file.suffix == ".txt":
         lines = (line.strip() for line in lines_of(text))
-        found = [Wanted(line) for line in lines if line and not line.startswith("#")]
+        found = [ListedConcept(line) for line in lines if line and not line.startswith("#")]
     elif file.suffix == ".jsonl":
         numbered = enumerate(lines_of(text), start=1)
         found = [_from_line(line, f"{path}, line {n}") for n, line in numbered if line.strip()]
@@ -69,15 +69,15 @@ def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> lis
     return distinct
 
 
-def _distinct(found: Iterable[Wanted]) -> list[Wanted]:
+def _distinct(found: Iterable[ListedConcept]) -> list[ListedConcept]:
     """The first of all that read the same."""
-    first: dict[str, Wanted] = {}
+    first: dict[str, ListedConcept] = {}
     for wanted in found:
         first.setdefault(" ".join(wanted.text.casefold().split()), wanted)
     return list(first.values())
 
 
-def _from_line(line: str, where: str) -> Wanted:
+def _from_line(line: str, where: str) -> ListedConcept:
     """One line of JSON."""
     try:
         entry = json_of(line)
@@ -93,10 +93,10 @@ def _from_line(line: str, where: str) -> Wanted:
         raise DataError(f"{where}: concept is {entry.get('concept')!r}; expected text")
     if genre is not None and genre not in GENRES:
         raise DataError(f"{where}: unknown genre {genre!r}{nearest(str(genre), GENRES)}")
-    return Wanted(text, genre, entry.get("kind") or "", entry.get("ref") or "")
+    return ListedConcept(text, genre, entry.get("kind") or "", entry.get("ref") or "")
 
 
-def _features(text: str, path: str) -> list[Wanted]:
+def _features(text: str, path: str) -> list[ListedConcept]:
     """The first description of every feature of an export, in its order."""
     try:
         entries = json_of(text)
@@ -104,12 +104,12 @@ def _features(text: str, path: str) -> list[Wanted]:
         raise DataError(f"'{path}' is not JSON: {one_line(error)}") from error
     if not isinstance(entries, list):
         raise DataError(f"'{path}' is not a list of features; export one, or give .jsonl or .txt")
-    features: dict[tuple[str, ...], Wanted] = {}
+    features: dict[tuple[str, ...], ListedConcept] = {}
     for number, entry in enumerate(entries):
         key, description = _feature(entry, f"'{path}', feature {number}")
         if description:
             ref = FEATURE.format(model=key[0], layer=key[1], index=key[2])
-            features.setdefault(key, Wanted(description, None, "feature", ref))
+            features.setdefault(key, ListedConcept(description, None, "feature", ref))
     return list(features.values())
 
 
@@ -139,7 +139,7 @@ INVENTED = "concepts"
 
 def invent(
     teacher: Teacher, folder: BuildFolder, bars: Bars, theme: str, count: int
-) -> list[Wanted]:
+) -> list[ListedConcept]:
     """Ask for concepts until there are enough, or no new ones come.
 
     Args:
@@ -158,7 +158,7 @@ def invent(
     """
     known: list[str] = folder.part(INVENTED, "invented") or []
     if known:
-        return [Wanted(text) for text in known]
+        return [ListedConcept(text) for text in known]
     idle = sample = 0
     with bars.stage("inventing concepts", count) as bar:
         while len(known) < count and idle < PATIENCE:
@@ -180,7 +180,7 @@ def invent(
         bars.say(f"the teacher ran out of ideas after {len(known)} of {count} concepts")
     folder.keep(INVENTED, "invented", known)
     folder.keep_usage(teacher.usage)
-    return [Wanted(text) for text in known]
+    return [ListedConcept(text) for text in known]
 
 
 def _fresh(text: str, known: list[str], limit: int) -> list[str]:

@@ -19,7 +19,7 @@ from hypersteer.synthesis.prompts import (
     read_genre,
     word_limit,
 )
-from hypersteer.synthesis.sources import Wanted
+from hypersteer.synthesis.sources import ListedConcept
 from hypersteer.synthesis.teacher import Ask, Bars, Reply, Teacher
 from hypersteer.synthesis.writing import Cut, Group, Task, Writer, Written
 
@@ -73,7 +73,7 @@ class Found(NamedTuple):
     read: bool
 
 
-def find_genres(means: Means, wanted: Sequence[Wanted]) -> list[Concept]:
+def find_genres(means: Means, wanted: Sequence[ListedConcept]) -> list[Concept]:
     """Number the concepts, and ask for the genre of those that have none.
 
     A reply that names no genre, or several, means text, as in AxBench.

@@ -1,11 +1,13 @@
-"""The report as Markdown."""
+"""The report as Markdown, and as one HTML file that needs nothing else and runs no script."""
 
 import re
 
-from hypersteer.report.document import Document
-from hypersteer.report.examples import Sample, Samples, ratings
-from hypersteer.report.formatting import NONE, held_name, number
-from hypersteer.report.layout import Cell, Table
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hypersteer.report.document import Document, Sample, Samples, ratings
+from hypersteer.report.layout import NONE, Cell, Table, held_name, number
+from hypersteer.report.strength_curves import SERIES, legend_mark
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])")
 _BLOCK = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))", re.MULTILINE)
@@ -28,6 +30,27 @@ def to_markdown(document: Document) -> str:
     rows = [f"| {plain(name)} | {plain(value)} |" for name, value in document.config]
     parts.append("\n".join(["| Setting | Value |", "| --- | --- |", *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+def to_html(document: Document) -> str:
+    """The whole report; whatever is not our own SVG or style sheet is escaped."""
+    environment = Environment(
+        loader=PackageLoader("hypersteer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = _score
+    legend = [(name, Markup(legend_mark(name))) for name in reversed(SERIES)]
+    return environment.get_template("report.html").render(
+        document=document,
+        legend=legend,
+        none_mark=NONE,
+        held_name=held_name,
+        ratings=ratings,
+        svg=Markup,
+    )
 
 
 def plain(text: str) -> str:
