@@ -31,7 +31,7 @@ class _Part:
     kept: np.ndarray
 
     def ids(self) -> np.ndarray:
-        """The kept rows' concept ids, as the source numbers them."""
+        """Return the kept rows' concept ids, as the source numbers them."""
         return self.columns[schema.CONCEPT_ID].to_numpy()[self.kept]
 
 
@@ -65,7 +65,7 @@ class ConceptData:
         return len(self._ids)
 
     def example(self, row: int | np.integer) -> Example:
-        """The example at a row."""
+        """Return the example at a row."""
         part, local = self._locate(row)
         return Example(
             prompt=part.columns[schema.INPUT][local].as_py(),
@@ -77,16 +77,16 @@ class ConceptData:
         )
 
     def examples(self, rows: Iterable[int | np.integer]) -> list[Example]:
-        """The examples at rows, in their order."""
+        """Return the examples at rows, in their order."""
         return [self.example(row) for row in rows]
 
     def prompts(self, rows: Iterable[int | np.integer]) -> list[str]:
-        """Only the base prompts at rows, for work that goes over all of them."""
+        """Return only the base prompts at rows, for work that goes over all of them."""
         located = (self._locate(row) for row in rows)
         return [part.columns[schema.INPUT][local].as_py() for part, local in located]
 
     def rows(self, concept_id: int, category: str = schema.POSITIVE) -> np.ndarray:
-        """Row numbers of a concept, ascending; id -1 stands for the shared negative pool."""
+        """Return row numbers of a concept, ascending; id -1 stands for the shared negative pool."""
         if category not in schema.CATEGORIES:
             raise DataError(f"unknown category {category!r}{nearest(category, schema.CATEGORIES)}")
         if concept_id != schema.NEGATIVE_POOL:
@@ -96,7 +96,7 @@ class ConceptData:
         return self._order[first:last].copy()
 
     def concept(self, id: int) -> Concept:
-        """The concept with an id, or with one that was joined with it."""
+        """Return the concept with an id, or with one that was joined with it."""
         id = self.known_as(id)
         if id not in self._by_id:
             ids = sorted(self._by_id)
@@ -106,19 +106,19 @@ class ConceptData:
         return self._by_id[id]
 
     def known_as(self, id: int) -> int:
-        """The id itself, or that of the concept that it was joined with."""
+        """Return the id itself, or that of the concept that it was joined with."""
         return self._joined.get(id, id)
 
     def concept_id(self, row: int | np.integer) -> int:
-        """The concept of a row, -1 for the negative pool, without reading its texts."""
+        """Return the concept of a row, -1 for the negative pool, without reading its texts."""
         return int(self._ids[row])
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Characters of prompt and response together, to batch rows of like length."""
+        """Return characters of prompt and response together, to batch rows of like length."""
         return self._n_chars[rows]
 
     def summary(self) -> str:
-        """One line: what there is of each category, and how many concepts were joined."""
+        """Say in one line what there is of each category, and how many concepts were joined."""
         codes = self._sorted_keys % len(schema.CATEGORIES)
         counts = np.bincount(codes, minlength=len(schema.CATEGORIES))
         shares = ", ".join(
@@ -130,12 +130,12 @@ class ConceptData:
         return f"{self.name}: {concepts}, {len(self):,} rows ({shares})"
 
     def where(self, row: int | np.integer) -> str:
-        """How a message names a row: its source, and its number there."""
+        """Return how a message names a row: its source, and its number there."""
         part, local = self._locate(row)
         return f"{part.name}, row {local}"
 
     def _locate(self, row: int | np.integer) -> tuple[_Part, int]:
-        """The source that a row comes from, and its row number there."""
+        """Return the source that a row comes from, and its row number there."""
         if not 0 <= row < len(self):
             raise DataError(f"{self.name} has no row {row}; rows are 0..{len(self) - 1}")
         index = bisect_right(self._offsets, row) - 1
@@ -144,7 +144,7 @@ class ConceptData:
 
 
 def load_concepts(source: str | Sequence[str], *, split: str = "train") -> ConceptData:
-    """Opens concept data, in memory that hardly grows with the number of rows.
+    """Open concept data, in memory that hardly grows with the number of rows.
 
     Several sources are joined in order: their concepts are renumbered 0..N-1, and of the shared
     negative pools only the first is kept.
@@ -177,7 +177,7 @@ def load_concepts(source: str | Sequence[str], *, split: str = "train") -> Conce
 
 
 def _join(parts: list[_Part]) -> ConceptData:
-    """Renumbers the concepts of several sources and indexes all rows."""
+    """Renumber the concepts of several sources and indexes all rows."""
     concepts, ids = list(parts[0].concepts), [parts[0].ids()]
     if len(parts) > 1:
         concepts, ids = _renumbered(parts)
@@ -204,7 +204,7 @@ def _join(parts: list[_Part]) -> ConceptData:
 
 
 def _join_texts(concepts: list[Concept]) -> tuple[list[Concept], dict[int, int]]:
-    """The concepts, each text once, and for every id that is no more the one that it is now."""
+    """Return the concepts, each text once, and for every joined id the one that it is now."""
     firsts: dict[str, Concept] = {}
     joined: dict[int, int] = {}
     for concept in concepts:
@@ -217,7 +217,7 @@ def _join_texts(concepts: list[Concept]) -> tuple[list[Concept], dict[int, int]]
 
 
 def _replaced(ids: np.ndarray, joined: dict[int, int]) -> np.ndarray:
-    """Row ids with those of joined concepts replaced."""
+    """Return row ids with those of joined concepts replaced."""
     if not joined:
         return ids
     old = np.array(sorted(joined))
@@ -227,7 +227,7 @@ def _replaced(ids: np.ndarray, joined: dict[int, int]) -> np.ndarray:
 
 
 def _renumbered(parts: list[_Part]) -> tuple[list[Concept], list[np.ndarray]]:
-    """All concepts with ids 0..N-1, and every part's row ids under them."""
+    """Return all concepts with ids 0..N-1, and every part's row ids under them."""
     concepts: list[Concept] = []
     ids: list[np.ndarray] = []
     for part in parts:
@@ -242,7 +242,7 @@ def _renumbered(parts: list[_Part]) -> tuple[list[Concept], list[np.ndarray]]:
 
 
 def _load_part(source: str, split: str, *, drop_pool: bool) -> _Part:
-    """Opens one source and checks that its rows and its concepts agree."""
+    """Open one source and checks that its rows and its concepts agree."""
     location = locate(source, split)
     table = open_table(location.files)
     ids = table[schema.CONCEPT_ID].to_numpy()
@@ -270,10 +270,10 @@ def _load_part(source: str, split: str, *, drop_pool: bool) -> _Part:
 
 
 def _category_codes(categories: pa.ChunkedArray) -> np.ndarray:
-    """Every row's category as an index into `schema.CATEGORIES`."""
+    """Return every row's category as an index into `schema.CATEGORIES`."""
     return np.concatenate([chunk.indices.to_numpy() for chunk in categories.chunks])
 
 
 def _key(ids: np.ndarray, codes: np.ndarray | int) -> np.ndarray:
-    """One number per (concept, category), so that one sort finds the rows of each."""
+    """Return one number per (concept, category), so that one sort finds the rows of each."""
     return (ids + 1) * len(schema.CATEGORIES) + codes

@@ -52,7 +52,7 @@ _DICTIONARY = pa.array(schema.CATEGORIES, pa.string())
 
 
 def open_table(files: Sequence[Path]) -> pa.Table:
-    """Opens AxBench parquet or JSON-lines files as one memory-mapped table.
+    """Open AxBench parquet or JSON-lines files as one memory-mapped table.
 
     The first call streams the files into an Arrow file in the cache folder; later calls only map
     it. A file that changes in size or time is converted anew. A `complete` column (bool) is kept;
@@ -85,7 +85,7 @@ def open_table(files: Sequence[Path]) -> pa.Table:
 
 
 def _key(files: Sequence[Path]) -> str:
-    """Names a conversion by what went into it, without reading the files."""
+    """Return a name for a conversion by what goes into it, without reading the files."""
     facts: list[Any] = [FORMAT_VERSION]
     for file in files:
         try:
@@ -97,7 +97,7 @@ def _key(files: Sequence[Path]) -> str:
 
 
 def _map(stored: Path) -> pa.Table | None:
-    """Maps a stored table; None where it does not exist or was damaged, so that it is rebuilt."""
+    """Map a stored table; None where it does not exist or is damaged, so that it is rebuilt."""
     try:
         return pa.ipc.open_file(pa.memory_map(str(stored))).read_all()
     except (OSError, pa.ArrowInvalid):
@@ -105,7 +105,7 @@ def _map(stored: Path) -> pa.Table | None:
 
 
 def _store(files: Sequence[Path], stored: Path) -> None:
-    """Converts the files; a reader sees either no stored table or the whole of it."""
+    """Convert the files; a reader sees either no stored table or the whole of it."""
     try:
         with (
             replacing(stored) as temporary,
@@ -120,7 +120,7 @@ def _store(files: Sequence[Path], stored: Path) -> None:
 
 
 def _cannot_write(folder: Path, error: OSError) -> DataError:
-    """The error for a cache folder that takes no more, or none at all."""
+    """Return the error for a cache folder that takes no more, or none at all."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(
             f"the disk is full: no room for the row store in {folder}; "
@@ -133,7 +133,7 @@ def _cannot_write(folder: Path, error: OSError) -> DataError:
 
 
 def _batches(file: Path) -> Iterator[pa.RecordBatch]:
-    """Streams one file as record batches of `SCHEMA`."""
+    """Stream one file as record batches of `SCHEMA`."""
     readers = {".parquet": (_parquet_batches, False), ".jsonl": (_json_batches, True)}
     if file.suffix not in readers:
         raise DataError(f"cannot read {file}: expected a name ending in .parquet or .jsonl")
@@ -145,7 +145,7 @@ def _batches(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    """Reads the wanted columns of a parquet file, a few thousand rows at a time."""
+    """Read the wanted columns of a parquet file, a few thousand rows at a time."""
     try:
         # Mapped, since a plain read holds a row group's whole compressed columns in memory.
         with pq.ParquetFile(file, memory_map=True) as parquet:
@@ -163,7 +163,7 @@ def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _json_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    """Reads a JSON-lines file, a few thousand rows at a time."""
+    """Read a JSON-lines file, a few thousand rows at a time."""
     rows: list[dict[str, Any]] = []
     try:
         for number, line in enumerate(each_line(file), start=1):
@@ -180,7 +180,7 @@ def _json_batches(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _json_row(line: str, where: str) -> dict[str, Any]:
-    """Checks one JSON line, and keeps what the row store wants of it."""
+    """Check one JSON line, and keeps what the row store wants of it."""
     try:
         row = json_of(line)
     except ValueError as error:
@@ -203,7 +203,7 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
 
 
 def _require(names: Sequence[str] | dict[str, Any], where: str) -> None:
-    """Raises where a required column is missing."""
+    """Refuse a file in which a required column is missing."""
     missing = [name for name in schema.REQUIRED if name not in names]
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)}; {EXPECTED}")
@@ -212,7 +212,7 @@ def _require(names: Sequence[str] | dict[str, Any], where: str) -> None:
 def _to_schema(
     batch: pa.RecordBatch, file: Path, first_row: int, *, complete: bool
 ) -> pa.RecordBatch:
-    """Casts a batch to `SCHEMA`, filling what the file does not hold."""
+    """Cast a batch to `SCHEMA`, filling what the file does not hold."""
     columns = {name: _checked(batch, name, file, first_row) for name in schema.REQUIRED}
     _refuse_blank(columns[schema.INPUT], file, first_row)
     columns[schema.CATEGORY] = _categories(columns[schema.CATEGORY], file, first_row)
@@ -228,7 +228,7 @@ def _to_schema(
 
 
 def _checked(batch: pa.RecordBatch, name: str, file: Path, first_row: int) -> pa.Array:
-    """One column in its stored type, without nulls; categories still as words."""
+    """Return one column in its stored type, without nulls; categories still as words."""
     column = batch.column(name)
     wanted = pa.string() if name == schema.CATEGORY else SCHEMA.field(name).type
     if column.null_count:
@@ -246,7 +246,7 @@ def _checked(batch: pa.RecordBatch, name: str, file: Path, first_row: int) -> pa
 
 
 def _check_ids(ids: pa.Array, file: Path, first_row: int) -> None:
-    """Raises where an id is neither that of a concept nor -1, the shared negatives'."""
+    """Refuse an id that is neither that of a concept nor -1, the shared negatives'."""
     numbers = ids.to_numpy()
     wrong = np.flatnonzero((numbers < -1) | (numbers > LARGEST_ID))
     if len(wrong):
@@ -258,7 +258,7 @@ def _check_ids(ids: pa.Array, file: Path, first_row: int) -> None:
 
 
 def _refuse_blank(prompts: pa.Array, file: Path, first_row: int) -> None:
-    """Raises for a prompt of white space alone, which no chat template is given.
+    """Refuse a prompt of white space alone, which no chat template is given.
 
     A blank response is let through: no training row is made of it, and to detect it is no harm.
     """
@@ -270,14 +270,14 @@ def _refuse_blank(prompts: pa.Array, file: Path, first_row: int) -> None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Whether a column type is one of Arrow's string types."""
+    """Return whether a column type is one of Arrow's string types."""
     return (
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 def _categories(words: pa.Array, file: Path, first_row: int) -> pa.DictionaryArray:
-    """Category words as codes into `schema.CATEGORIES`."""
+    """Return category words as codes into `schema.CATEGORIES`."""
     codes = pc.call_function("index_in", [words], pc.SetLookupOptions(_DICTIONARY))
     if codes.null_count:
         row = pc.index(codes.is_null(), True).as_py()
@@ -289,6 +289,6 @@ def _categories(words: pa.Array, file: Path, first_row: int) -> pa.DictionaryArr
 
 
 def _names(files: Sequence[Path]) -> str:
-    """The files in a message: the first, and how many more."""
+    """Return the files in a message: the first, and how many more."""
     rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return f"{files[0]}{rest}"

@@ -50,7 +50,7 @@ class RowsToScore(NamedTuple):
         return np.concatenate([*self.own.values(), self.others])
 
     def named(self, scores: np.ndarray) -> dict[str, Any]:
-        """Scores of `rows` as they are kept."""
+        """Return scores of `rows` as they are stored."""
         ends = np.cumsum([len(rows) for rows in self.own.values()])
         parts = np.split(scores, ends)
         kept = dict(zip((*self.own, OTHERS), (part.tolist() for part in parts), strict=True))
@@ -95,7 +95,7 @@ def measure_detection(
 
 
 def wanted_rows(data: ConceptData, concepts: Sequence[int], seed: int) -> dict[int, RowsToScore]:
-    """Rows to score by the detector of each concept; the same for all methods.
+    """Return rows to score by the detector of each concept; the same for all methods.
 
     Args:
         data: with negatives of every concept.
@@ -120,7 +120,7 @@ def score_rows(
     concepts: Sequence[Concept],
     wanted: Mapping[int, RowsToScore],
 ) -> dict[str, dict[str, Any]]:
-    """The wanted scores by every concept's detector, as they are kept; each text is read once.
+    """Score the wanted rows by every concept's detector; each text is read once.
 
     Raises:
         DataError: if a score is not finite.
@@ -154,7 +154,7 @@ def score_rows(
 def read_scores(
     scores: Mapping[str, Any], wanted: Mapping[int, RowsToScore], where: Path
 ) -> Iterator[TextScores]:
-    """Scores that were kept, concept by concept.
+    """Yield stored scores, concept by concept.
 
     Folders of earlier versions hold the score of every row, by its number.
 

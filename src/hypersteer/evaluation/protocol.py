@@ -68,11 +68,11 @@ class Plan:
     questions: dict[tuple[Held, int], list[Question]]
 
     def concepts(self, held: Held) -> list[Concept]:
-        """The concepts of a held set, by id."""
+        """Return the concepts of a held set, by id."""
         return [asked[0].concept for (which, _), asked in self.questions.items() if which == held]
 
     def examples(self, held: Held) -> list[ConceptExamples]:
-        """Training examples of every concept of a held set; a held-out one has no positives."""
+        """Return a held set's training examples by concept; held-out ones have no positives."""
         return [self._examples(concept) for concept in self.concepts(held)]
 
     def gap_examples(self, held: Held, concept: Concept, count: int) -> list[Example]:
@@ -166,7 +166,7 @@ def check_fits(
 
 
 def pick_instructions(pool: Sequence[str], concept_id: int, count: int) -> list[str]:
-    """The instructions of a concept: fixed by its id, and more of them begin with the fewer.
+    """Return a concept's instructions: fixed by its id, and more of them begin with the fewer.
 
     On AlpacaEval's whole list this is AxBench's own choice, which pandas draws from numpy's
     legacy generator seeded with the id.
@@ -176,7 +176,7 @@ def pick_instructions(pool: Sequence[str], concept_id: int, count: int) -> list[
 
 
 def load_instructions(source: str) -> list[Instruction]:
-    """A pool of instructions, in file order.
+    """Read a pool of instructions, in file order.
 
     Args:
         source: `bundled`, of which those marked `test` count, so that none was seen in training by
@@ -240,11 +240,11 @@ def _questions(
 
 
 def _some(ids: Sequence[int], limit: int, seed: int) -> list[int]:
-    """At most `limit` ids, ascending; fewer are a subset of more."""
+    """Return at most `limit` ids, ascending; fewer are a subset of more."""
     return sorted(rank_ids(ids, seed)[:limit])
 
 
 def _seed(seed: int, concept_id: int, prompt_id: int) -> int:
-    """The seed of a row, whatever batch it is in."""
+    """Return the seed of a row, whatever batch it is in."""
     digest = hashlib.sha256(f"{seed}:{concept_id}:{prompt_id}".encode()).digest()
     return int.from_bytes(digest[:4])

@@ -125,7 +125,7 @@ class _Evaluation:
         self.console = Console(stderr=True)
 
     def go(self) -> tuple[Findings, Path]:
-        """Method by method through all stages, each of which skips what is finished."""
+        """Take method by method through all stages, each of which skips what is finished."""
         prepared: dict[str, Prepared] = {}
         rows: list[Judged] = []
         for name in self.methods:
@@ -148,7 +148,7 @@ class _Evaluation:
         return findings, self.folder.keep_rows(rows)
 
     def _prepare(self, name: str) -> Prepared:
-        """Let a method learn, or read what it learnt before."""
+        """Fit a method, or read what it learnt before."""
         method, made_of = self.methods[name], recipe(self.methods[name])
         known = self.plan.examples("held_in")
         if not method.learns:
@@ -164,13 +164,13 @@ class _Evaluation:
         return Prepared(name, method, learned, self.lm, self.site)
 
     def _parts(self, name: str) -> list[list[Question]]:
-        """The questions that a method is asked, concept by concept."""
+        """Return the questions that a method is asked, concept by concept."""
         learns = self.methods[name].learns
         asked = self.plan.questions.items()
         return [questions for (held, _), questions in asked if held == "held_in" or not learns]
 
     def _answer(self, prepared: Prepared) -> None:
-        """All answers of a method that are not there yet."""
+        """Make all answers of a method that are not there yet."""
         protocol, name = self.config.protocol, prepared.name
         parts = [
             part
@@ -188,7 +188,7 @@ class _Evaluation:
                 bar.advance(len(rows))
 
     def _judge(self, name: str) -> list[Judged]:
-        """All answers of a method, judged."""
+        """Return all answers of a method, judged."""
         kept: list[list[Judged]] = []
         left: list[tuple[int, list[Answered]]] = []
         for part in self._parts(name):
@@ -205,7 +205,7 @@ class _Evaluation:
         return [row for rows in kept for row in rows]
 
     def _gaps(self, prepared: dict[str, Prepared], rows: Sequence[Judged]) -> dict[Place, float]:
-        """Mean concept gap of every method on each held set, at the chosen strengths."""
+        """Measure mean concept gaps of all methods on each held set, at the chosen strengths."""
         count = self.config.protocol.gap_rows
         chosen = {choice.key: choice.strength for choice in select(rows).choices}
         gaps: dict[Place, float] = {}
@@ -229,7 +229,7 @@ class _Evaluation:
     def _gap(
         self, prepared: Prepared, held: Held, concept_id: int, strength: float | None
     ) -> float | None:
-        """The gap of one concept; None where there are no rows or no other concept."""
+        """Measure the gap of one concept; None where there are no rows or no other concept."""
         concept = self.plan.data.concept(concept_id)
         examples = self.plan.gap_examples(held, concept, self.config.protocol.gap_rows)
         wrong = self.plan.wrong_concept(held, concept)

@@ -32,7 +32,7 @@ class LLMJudge:
 
     @classmethod
     def from_config(cls, config: JudgeConfig) -> "LLMJudge":
-        """The judge that an evaluation's settings describe."""
+        """Make the judge that an evaluation's settings describe."""
         settings = EndpointConfig(
             model=config.model,
             base_url=config.base_url,
@@ -71,7 +71,7 @@ class LLMJudge:
 
 
 def _judgement(replies: Sequence[Reply | Failed]) -> Judgement | Failure:
-    """Ratings from one answer's replies, or a failure that names every dimension without one."""
+    """Read ratings from an answer's replies, or a failure that names what has none."""
     ratings: dict[str, Rating] = {}
     errors: list[str] = []
     for name, reply in zip(DIMENSIONS, replies, strict=True):

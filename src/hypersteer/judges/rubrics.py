@@ -75,7 +75,7 @@ _MARKER = re.compile(r"final[ _]score\W*?:", re.IGNORECASE)
 
 
 def question(dimension: str, answer: Answer) -> list[dict[str, str]]:
-    """The request for one dimension: one user message, since some models take no system message.
+    """Return the request for one dimension: a user message, as some models take no system one.
 
     Args:
         dimension: `concept`, `instruction` or `fluency`; the last is shown the response only.
@@ -95,7 +95,7 @@ def question(dimension: str, answer: Answer) -> list[dict[str, str]]:
 
 
 def read_rating(text: str) -> Rating:
-    """The score after the last marker of a judge's reply, and the reason before it.
+    """Read the score after the last marker of a judge's reply, and the reason before it.
 
     A number between the three scores counts as it is. `1/2` and `1 out of 2` are 1.
 
@@ -117,7 +117,7 @@ def read_rating(text: str) -> Rating:
 
 
 def _tag(texts: Iterable[str]) -> str:
-    """Hash of the texts: the same texts make the same request, and none can contain it."""
+    """Hash the texts: the same texts make the same request, and none can contain it."""
     return hashlib.sha256(repr(list(texts)).encode("utf-8", "replace")).hexdigest()[:12]
 
 

@@ -17,7 +17,7 @@ _UNITS = ("", "k", "M", "G", "T", "P", "E")
 
 
 def number(value: float, digits: int = 3) -> str:
-    """With fixed digits, fewer for large values."""
+    """Write a number with fixed digits, fewer for large values."""
     if math.isinf(value):
         return "\u221e"
     if abs(value) >= 10_000:
@@ -28,17 +28,17 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def plus(value: float) -> str:
-    """Three digits and a sign."""
+    """Write a number with three digits and a sign."""
     return f"{value:+.3f}".replace("-", _MINUS)
 
 
 def share(value: float) -> str:
-    """Per cent."""
+    """Write a share in per cent."""
     return f"{100 * value:.0f} %"
 
 
 def bounds(interval: Interval, text: Callable[[float], str]) -> str:
-    """The interval in brackets; empty where it has no width to tell of."""
+    """Return the interval in brackets; empty where it has no width to tell of."""
     if math.isnan(interval.low):
         return ""
     return f"[{text(interval.low)}, {text(interval.high)}]"
@@ -52,7 +52,7 @@ def published_value(value: Published) -> str:
 
 
 def big_number(value: float) -> str:
-    """Three digits and a unit: 2304, 92.0 M, 666 T."""
+    """Write a number with three digits and a unit: 2304, 92.0 M, 666 T."""
     if abs(value) < 10_000:
         return f"{value:.4g}".replace("-", _MINUS)
     value, power = float(f"{value:.3g}"), 0
@@ -63,7 +63,7 @@ def big_number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 ms, 3.4 s, 2 min 5 s, 1 h 12 min."""
+    """Write a duration: 12 ms, 3.4 s, 2 min 5 s, 1 h 12 min."""
     if seconds <= 0:
         return "0 s"
     if seconds < 1:
@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
 
 
 def held_name(held: Held) -> str:
-    """A held set as a heading."""
+    """Return a held set as a heading."""
     return {"held_out": "Held out", "held_in": "Held in"}[held]
 
 
@@ -123,7 +123,7 @@ class Table:
 
 
 def measured(interval: Interval | None, *, digits: int = 3, mark: str = "") -> Cell:
-    """A mean over its interval; empty for None."""
+    """Return a mean over its interval; empty for None."""
     if interval is None:
         return EMPTY
 
@@ -134,7 +134,7 @@ def measured(interval: Interval | None, *, digits: int = 3, mark: str = "") -> C
 
 
 def times(interval: Interval | None) -> Cell:
-    """A ratio over its interval; empty for None."""
+    """Return a ratio over its interval; empty for None."""
     if interval is None:
         return EMPTY
 

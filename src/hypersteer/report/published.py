@@ -139,7 +139,7 @@ _VARIANTS = {
 
 
 def published_name(method: str) -> str | None:
-    """The published name of a method of ours; None if nothing is published under it.
+    """Return the published name of a method of ours; None if nothing is published under it.
 
     Spelling, case and a leading `hypersteer` do not matter; a hypernetwork is known by the variant
     that its name begins with.

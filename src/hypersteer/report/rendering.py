@@ -14,7 +14,7 @@ _BLOCK = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))", re.MULTILINE)
 
 
 def to_markdown(document: Document) -> str:
-    """The whole report; all texts of models and people are escaped."""
+    """Write the whole report; all texts of models and people are escaped."""
     parts = [f"# {plain(document.title)}"]
     parts.append("\n".join(f"- **{plain(name)}:** {plain(text)}" for name, text in document.facts))
     parts += [f"> **Note:** {plain(notice)}" for notice in document.notices]
@@ -33,7 +33,7 @@ def to_markdown(document: Document) -> str:
 
 
 def to_html(document: Document) -> str:
-    """The whole report; whatever is not our own SVG or style sheet is escaped."""
+    """Write the whole report; whatever is not our own SVG or style sheet is escaped."""
     environment = Environment(
         loader=PackageLoader("hypersteer.report"),
         autoescape=True,
@@ -54,12 +54,12 @@ def to_html(document: Document) -> str:
 
 
 def plain(text: str) -> str:
-    """Text on one line that Markdown, its tables and HTML in it leave as it is."""
+    """Escape text, on one line, so that Markdown, its tables and HTML in it leave it as it is."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def quote(text: str) -> str:
-    """Text as a quotation, line by line, that Markdown leaves as it is."""
+    """Quote text, line by line, so that Markdown leaves it as it is."""
     escaped = [_BLOCK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", line.strip())) for line in _lines(text)]
     return "\n".join(f"> {line}  ".rstrip() if not line else f"> {line}  " for line in escaped)
 

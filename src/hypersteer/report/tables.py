@@ -33,7 +33,7 @@ from hypersteer.report.summary import Scores, Summary
 
 
 def table_1(summary: Summary) -> Table:
-    """The paper's Table 1: methods against held-out and held-in scores."""
+    """Lay out the paper's Table 1: methods against held-out and held-in scores."""
     best = {
         held: max((s.overall.mean for (_, h), s in summary.scores.items() if h == held), default=0)
         for held in summary.held
@@ -69,7 +69,7 @@ def table_1(summary: Summary) -> Table:
 
 
 def score_table(summary: Summary) -> Table:
-    """The scores behind the overall score, strengths, perplexity and concept gap."""
+    """Lay out the scores behind the overall score, strengths, perplexity and concept gap."""
     return Table(
         name="scores",
         caption="Scores, chosen strengths, perplexity and concept gap",
@@ -86,7 +86,7 @@ def score_table(summary: Summary) -> Table:
 
 
 def comparison_table(summary: Summary) -> Table:
-    """Against the chosen method, and against the unsteered base LM."""
+    """Compare with the chosen method, and with the unsteered base LM."""
     rival = summary.findings.compare_to
     return Table(
         name="comparison",
@@ -107,7 +107,7 @@ def comparison_table(summary: Summary) -> Table:
 
 
 def cost_table(summary: Summary) -> Table | None:
-    """What one more concept costs; None if no cost is known."""
+    """Lay out what one more concept costs; None if no cost is known."""
     costs = summary.findings.costs
     if not costs:
         return None
@@ -134,7 +134,7 @@ def cost_table(summary: Summary) -> Table | None:
 
 
 def detection_table(summary: Summary) -> Table | None:
-    """Concept detection; None if it was not measured."""
+    """Lay out concept detection; None if it was not measured."""
     found = summary.findings.detection
     if not found:
         return None
@@ -180,7 +180,7 @@ def detection_table(summary: Summary) -> Table | None:
 
 
 def curve_table(summary: Summary) -> Table | None:
-    """The values behind the strength curves; None if no method has strengths."""
+    """Lay out the values behind the strength curves; None if no method has strengths."""
     sections = []
     for method in summary.methods:
         for held in summary.held:

@@ -54,10 +54,10 @@ def build(
     lm: BaseLM | None = None,
     console: Console | None = None,
 ) -> BuildResult | None:
-    """Make a dataset in AxBench's format, or go on with one.
+    """Make a dataset in AxBench's format, or resume one.
 
     Every finished part stays in the folder, and every reply of an endpoint in the cache, so the
-    same call goes on where an earlier one was cut off, and nothing is asked twice.
+    same call resumes one that was cut off, and nothing is asked twice.
 
     Args:
         config: the settings.
@@ -112,7 +112,7 @@ def _build(
 
 
 def _inputs(config: SynthesisConfig) -> tuple[list[ListedConcept] | None, Pool, BuildFolder]:
-    """All that can be wrong is found here, before anything is asked."""
+    """Read and check all inputs, before anything is asked."""
     config.check_source()
     if config.teacher.kind == "endpoint":
         endpoint_config(config)
@@ -128,7 +128,7 @@ def _inputs(config: SynthesisConfig) -> tuple[list[ListedConcept] | None, Pool, 
 
 
 def _content(wanted: Sequence[ListedConcept] | None, pool: Pool) -> dict[str, Any]:
-    """What the run reads, so that a folder begun with something else is told apart."""
+    """Return what the run reads, so that a folder begun with something else is told apart."""
     listed = None if wanted is None else [list(one) for one in wanted]
     return {
         "list of concepts": listed,
@@ -138,7 +138,7 @@ def _content(wanted: Sequence[ListedConcept] | None, pool: Pool) -> dict[str, An
 
 
 def _possible_genres(wanted: Sequence[ListedConcept] | None) -> set[str]:
-    """The genres that concepts have, or all where one has yet to be asked for."""
+    """Return the genres that concepts have, or all where one has yet to be asked for."""
     known = {one.genre for one in wanted or [ListedConcept("")]}
     return set(GENRES) if None in known else {genre for genre in known if genre is not None}
 
@@ -146,7 +146,7 @@ def _possible_genres(wanted: Sequence[ListedConcept] | None) -> set[str]:
 def _write(
     means: Means, wanted: Sequence[ListedConcept] | None, lm: BaseLM | None
 ) -> list[Concept]:
-    """All stages in order; the concepts with their genres."""
+    """Run all stages in order; return the concepts with their genres."""
     config, counts = means.config, means.config.counts
     if wanted is None:
         theme = config.theme or ""

@@ -95,7 +95,7 @@ def write_report(folder: BuildFolder, report: dict[str, Any]) -> None:
 def _write_splits(
     folder: BuildFolder, concepts: Sequence[Concept], authors: Authors, splits: Sequence[Split]
 ) -> None:
-    """All data files and their provenance, under temporary names until all are there."""
+    """Write all data files and their provenance, under temporary names until all are there."""
     finished: list[tuple[Path, Path]] = []
     provenance = folder.path / "provenance.parquet"
     with pq.ParquetWriter(_temporary(provenance), PROVENANCE) as sources:
@@ -127,7 +127,7 @@ def _write_splits(
 def _rows(
     folder: BuildFolder, concepts: Sequence[Concept], split: Split, *, first: bool
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a file; the shared negatives come first, in the first file of the training split."""
+    """Yield the rows of a file; shared negatives come first, in the first training file."""
     if first and split == "train":
         for genre in schema.GENRES:
             for row in (folder.part("pool", genre) or {"rows": []})["rows"]:
@@ -140,7 +140,7 @@ def _rows(
 
 
 def _row(row: dict[str, Any], category: str, concept_id: int, ref: str) -> dict[str, Any]:
-    """A row in AxBench's columns, with what its provenance needs."""
+    """Return a row in AxBench's columns, with what its provenance needs."""
     number = ref.rstrip("/").rpartition("/")[2]
     return {
         schema.INPUT: row["instruction"],
@@ -159,7 +159,7 @@ def _row(row: dict[str, Any], category: str, concept_id: int, ref: str) -> dict[
 
 
 def _origin(row: dict[str, Any], split: Split, position: int, authors: Authors) -> dict[str, Any]:
-    """Where a row comes from."""
+    """Return where a row comes from."""
     shared = row[schema.CONCEPT_ID] == schema.NEGATIVE_POOL
     return {
         "split": split,

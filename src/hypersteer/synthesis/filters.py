@@ -90,7 +90,7 @@ def why_dropped(
     earlier: Iterable[Shingles],
     config: FilterConfig,
 ) -> str | None:
-    """The first reason to drop a response, or None.
+    """Return the first reason to drop a response, or None.
 
     Args:
         text: the response, cleaned and cut.
@@ -121,7 +121,7 @@ def why_dropped(
 
 
 def loops(found: list[str]) -> bool:
-    """Whether words repeat one passage in a row, or the same few runs over and over."""
+    """Return whether words repeat one passage in a row, or the same few runs over and over."""
     for unit in range(1, LONGEST_UNIT + 1):
         enough = max(REPEATS * unit, LOOP_WORDS) - unit
         run = 0
@@ -134,7 +134,7 @@ def loops(found: list[str]) -> bool:
 
 
 def _repeats(found: list[str], text: str, instruction: str) -> bool:
-    """Whether a response begins with the whole instruction, or is mostly made of it."""
+    """Return whether a response begins with the whole instruction, or is mostly made of it."""
     asked = words(instruction)
     if len(asked) < PROMPT_WORDS:
         return False
@@ -144,7 +144,7 @@ def _repeats(found: list[str], text: str, instruction: str) -> bool:
 
 
 def _echoes(text: str, concept: str, limit: float) -> bool:
-    """Whether a response is little more than the concept's own words."""
+    """Return whether a response is little more than the concept's own words."""
     named, mine = set(stems(concept)), stems(text)
     if not named & set(mine):
         return False
@@ -153,14 +153,14 @@ def _echoes(text: str, concept: str, limit: float) -> bool:
 
 
 def _names(found: list[str], concept: str) -> bool:
-    """Whether the concept stands in the text word by word."""
+    """Return whether the concept stands in the text word by word."""
     named = words(concept)
     starts = range(len(found) - len(named) + 1)
     return len(named) >= NAMING_WORDS and any(found[i : i + len(named)] == named for i in starts)
 
 
 def _has(found: list[str], word: str) -> bool:
-    """Whether a word is there, in any form that begins like it."""
+    """Return whether a word is there, in any form that begins like it."""
     wanted = words(word)
     if len(wanted) != 1:
         return all(part in found for part in wanted)
@@ -169,17 +169,17 @@ def _has(found: list[str], word: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in lower case."""
+    """Return the words of a text, in lower case."""
     return [word.casefold() for word in WORD.findall(text)]
 
 
 def stems(text: str) -> list[str]:
-    """The beginnings of the words that carry meaning, for a comparison across endings."""
+    """Return the beginnings of the words that carry meaning, for a comparison across endings."""
     return [ENDING.sub("", word)[:STEM] for word in words(text) if word not in STOP_WORDS]
 
 
 def shingles(text: str) -> Shingles:
-    """All runs of three words; a shorter text is one run."""
+    """Return all runs of three words; a shorter text is one run."""
     found = words(text)
     if len(found) < SHINGLE:
         return frozenset([tuple(found)] if found else [])
@@ -187,6 +187,6 @@ def shingles(text: str) -> Shingles:
 
 
 def jaccard(one: Set[object], other: Set[object]) -> float:
-    """Size of the intersection over size of the union; 0 for two empty sets."""
+    """Return size of the intersection over size of the union; 0 for two empty sets."""
     union = len(one | other)
     return len(one & other) / union if union else 0.0

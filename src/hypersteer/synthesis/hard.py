@@ -57,7 +57,7 @@ def write_hard_negatives(means: Means, concepts: Sequence[Concept]) -> None:
 
 
 def _words(means: Means, concepts: Sequence[Concept], bar: ProgressBar) -> list[Sense]:
-    """First step: words that are typical of the concept."""
+    """Ask for words that are typical of the concept (first step)."""
     most = means.config.counts.hard_negatives
     texts = _decide(means, [ask_related_words(concept.text, most) for concept in concepts], bar)
     return [
@@ -68,7 +68,7 @@ def _words(means: Means, concepts: Sequence[Concept], bar: ProgressBar) -> list[
 
 
 def _meanings(means: Means, senses: Sequence[Sense], bar: ProgressBar) -> list[Sense]:
-    """Second step: those that have another meaning."""
+    """Ask which of them have another meaning (second step)."""
     bar.grow(len(senses))
     texts = _decide(means, [ask_other_meaning(s.word, s.concept.text) for s in senses], bar)
     meanings = map(read_meaning, texts)
@@ -76,7 +76,7 @@ def _meanings(means: Means, senses: Sequence[Sense], bar: ProgressBar) -> list[S
 
 
 def _distinct(means: Means, senses: Sequence[Sense], bar: ProgressBar) -> list[Sense]:
-    """Third step: those whose other meaning lies outside the concept."""
+    """Keep those whose other meaning lies outside the concept (third step)."""
     bar.grow(len(senses))
     asks = [ask_distinct(s.word, s.meaning, s.concept.text) for s in senses]
     texts = _decide(means, asks, bar)
@@ -84,7 +84,7 @@ def _distinct(means: Means, senses: Sequence[Sense], bar: ProgressBar) -> list[S
 
 
 def _group(means: Means, concept: Concept, senses: Sequence[Sense]) -> Group:
-    """Fourth step, to be written: one response per sense, on test instructions not used yet."""
+    """Lay out the fourth step: one response per sense, on test instructions not used yet."""
     mine = [sense for sense in senses if sense.concept.id == concept.id]
     instructions = _unused(means, concept, len(mine))
     return Group.of(
@@ -112,6 +112,6 @@ def _unused(means: Means, concept: Concept, count: int) -> list[Instruction]:
 
 
 def _decide(means: Means, messages: Sequence[Message], bar: ProgressBar) -> list[str]:
-    """Short answers; an empty one where there is none."""
+    """Ask for short answers; an empty one where there is none."""
     replies = means.teacher.complete([Ask(one, decide=True) for one in messages], bar.advance)
     return [reply.text if isinstance(reply, Reply) else "" for reply in replies]

@@ -47,18 +47,18 @@ class Pool:
     halves: Mapping[tuple[Split, str], Sequence[Instruction]]
 
     def texts(self) -> list[list[object]]:
-        """What is in it, by split and genre, as plain JSON types."""
+        """Return what is in it, by split and genre, as plain JSON types."""
         return [[*key, [one.text for one in half]] for key, half in self.halves.items()]
 
     def draw(self, split: Split, genre: str, count: int, *seeds: int) -> list[Instruction]:
-        """Distinct instructions in an order that the seeds fix; a larger count draws a superset."""
+        """Draw distinct instructions in a seeded order; more are a superset of fewer."""
         half = self.halves[split, genre]
         order = np.random.default_rng([*seeds, GENRES.index(genre)]).permutation(len(half))
         return [half[i] for i in order[:count]]
 
 
 def load_pool(name: str, seed: int) -> Pool:
-    """Reads a pool of instructions and cuts each genre in half at random, where it is not marked.
+    """Read a pool of instructions and cuts each genre in half at random, where it is not marked.
 
     Args:
         name: `bundled`; `hub` for the data sets that AxBench draws from; or a `.json` (list) or
@@ -100,7 +100,7 @@ def load_pool(name: str, seed: int) -> Pool:
 
 
 def negative_shares(count: int) -> dict[str, int]:
-    """How many test negatives have each genre: 26, 5 and 5 of 36."""
+    """Return how many test negatives have each genre: 26, 5 and 5 of 36."""
     part = int(count * OFF_GENRE)
     return {"text": count - 2 * part, "code": part, "math": part}
 
@@ -139,7 +139,7 @@ def check_pool(pool: Pool, counts: CountsConfig, genres: Collection[str]) -> Non
 
 
 def _from_file(path: Path, source: str) -> list[Instruction]:
-    """The instructions of a file."""
+    """Read the instructions of a file."""
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
@@ -211,7 +211,7 @@ SOURCES = (
 
 
 def hub_instructions() -> list[tuple[str, str, str]]:
-    """The instructions of Dolly (open questions without context), GSM8K and a Python set.
+    """Fetch the instructions of Dolly (open questions without context), GSM8K and a Python set.
 
     Returns:
         (text, genre, name of the data set), in the order of the data sets.
@@ -254,7 +254,7 @@ def _download(source: _Source) -> Path:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON-lines or parquet file."""
+    """Yield the rows of a JSON-lines or parquet file."""
     if file.suffix == ".parquet":
         yield from pq.read_table(file).to_pylist()
         return

@@ -27,7 +27,7 @@ EXAMPLES = 3
 def make_report(
     folder: BuildFolder, concepts: Sequence[Concept], *, teacher: str, seed: int, pool: str
 ) -> dict[str, Any]:
-    """Counts of everything in a folder, as plain JSON types.
+    """Count everything in a folder, as plain JSON types.
 
     Args:
         folder: of the build.
@@ -75,7 +75,7 @@ def make_report(
 
 
 def _shared(folder: BuildFolder) -> dict[str, Any]:
-    """The shared negatives, of which only empty answers are dropped."""
+    """Count the shared negatives, of which only empty answers are dropped."""
     parts = [part for genre in GENRES if (part := folder.part("pool", genre)) is not None]
     dropped = sum(len(part["dropped"]) for part in parts)
     return {
@@ -86,7 +86,7 @@ def _shared(folder: BuildFolder) -> dict[str, Any]:
 
 
 def _steps(folder: BuildFolder, concepts: Sequence[Concept]) -> dict[str, int]:
-    """How many words passed each step of the hard negatives."""
+    """Return how many words passed each step of the hard negatives."""
     steps: Counter[str] = Counter()
     for concept in concepts:
         steps.update((folder.part("hard negatives", concept.id) or {}).get("steps", {}))
@@ -94,12 +94,12 @@ def _steps(folder: BuildFolder, concepts: Sequence[Concept]) -> dict[str, int]:
 
 
 def _unread(folder: BuildFolder, concept: Concept) -> bool:
-    """Whether a concept counts as text since the teacher named no genre."""
+    """Return whether a concept counts as text since the teacher named no genre."""
     return not (folder.part("genre", concept.id) or {"read": True})["read"]
 
 
 def report_table(report: dict[str, Any]) -> Table:
-    """The counts by stage, and a line for every reason that dropped something."""
+    """Lay out the counts by stage, and a line for every reason that dropped something."""
     table = Table(title="rows", title_justify="left", title_style="bold")
     table.add_column("")
     shown = [name for name, stage in report["stages"].items() if stage["wanted"]]
@@ -116,7 +116,7 @@ def report_table(report: dict[str, Any]) -> Table:
 
 
 def usage_line(usage: Usage) -> str:
-    """What was asked, in one line."""
+    """Return what was asked, in one line."""
     cost = "" if usage.cost is None else f", ${usage.cost:,.4f}"
     return (
         f"{usage.calls:,} calls ({usage.retries:,} retries, {usage.failures:,} failed), "
@@ -165,7 +165,7 @@ class Estimate:
         return sum(stage.calls for stage in self.stages)
 
     def table(self, teacher: str) -> Table:
-        """The estimate as a table."""
+        """Lay out the estimate as a table."""
         price = "" if self.dollars is None else f", about ${self.dollars:,.2f}"
         title = f"to ask of {teacher}: {self.calls:,} calls{price}"
         table = Table(title=title, title_justify="left", title_style="bold")
@@ -236,7 +236,7 @@ class _Concepts:
         self.without_genre = sum(not folder.has("genre", i) for i in ids)
 
     def left(self, stage: str) -> int:
-        """Concepts that a stage has not done."""
+        """Return concepts that a stage has not done."""
         return sum(not self._folder.has(stage, i) for i in range(self._count))
 
 
@@ -245,7 +245,7 @@ def _without_genre(wanted: Sequence[ListedConcept]) -> list[int]:
 
 
 def _typical(texts: Sequence[str]) -> str:
-    """A stand-in of the mean length of some texts, evenly taken."""
+    """Return a stand-in of the mean length of some texts, evenly taken."""
     some = texts[:: max(1, len(texts) // SAMPLE)]
     return "x" * round(sum(map(len, some)) / len(some))
 

@@ -27,7 +27,7 @@ class ListedConcept(NamedTuple):
 
 
 def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> list[ListedConcept]:
-    """Reads a list of concepts.
+    """Read a list of concepts.
 
     Args:
         path: `.txt`: one concept a line, blank lines and those that start with `#` skipped.
@@ -70,7 +70,7 @@ def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> lis
 
 
 def _distinct(found: Iterable[ListedConcept]) -> list[ListedConcept]:
-    """The first of all that read the same."""
+    """Return the first of all that read the same."""
     first: dict[str, ListedConcept] = {}
     for wanted in found:
         first.setdefault(" ".join(wanted.text.casefold().split()), wanted)
@@ -78,7 +78,7 @@ def _distinct(found: Iterable[ListedConcept]) -> list[ListedConcept]:
 
 
 def _from_line(line: str, where: str) -> ListedConcept:
-    """One line of JSON."""
+    """Read one line of JSON."""
     try:
         entry = json_of(line)
     except ValueError as error:
@@ -97,7 +97,7 @@ def _from_line(line: str, where: str) -> ListedConcept:
 
 
 def _features(text: str, path: str) -> list[ListedConcept]:
-    """The first description of every feature of an export, in its order."""
+    """Return the first description of every feature of an export, in its order."""
     try:
         entries = json_of(text)
     except ValueError as error:
@@ -114,7 +114,7 @@ def _features(text: str, path: str) -> list[ListedConcept]:
 
 
 def _feature(entry: Any, where: str) -> tuple[tuple[str, ...], str]:
-    """Model, layer and index of a feature, and its description."""
+    """Return model, layer and index of a feature, and its description."""
     names = ("modelId", "layer", "index")
     if not isinstance(entry, dict) or not {*names, "description"} <= entry.keys():
         raise DataError(f"{where} lacks one of description, {', '.join(names)}")
@@ -184,7 +184,7 @@ def invent(
 
 
 def _fresh(text: str, known: list[str], limit: int) -> list[str]:
-    """The first concepts of a reply that are new, among themselves too."""
+    """Return the first concepts of a reply that are new, among themselves too."""
     fresh: list[str] = []
     for concept in read_phrases(text):
         if not is_known(concept, [*known, *fresh]):

@@ -186,7 +186,7 @@ class LocalTeacher:
 
 
 def open_teacher(config: SynthesisConfig, lm: BaseLM | None) -> Teacher:
-    """The teacher that the settings name; nothing is asked yet.
+    """Open the teacher that the settings name; nothing is asked yet.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -205,7 +205,7 @@ def open_teacher(config: SynthesisConfig, lm: BaseLM | None) -> Teacher:
 
 
 def endpoint_config(config: SynthesisConfig) -> EndpointConfig:
-    """How the endpoint is reached and asked.
+    """Return how the endpoint is reached and asked.
 
     Raises:
         ConfigError: if a setting is out of range.

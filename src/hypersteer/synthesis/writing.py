@@ -24,7 +24,7 @@ class Cut(NamedTuple):
 
 
 def cutter(lm: BaseLM | None, limit: int) -> Callable[[str], Cut]:
-    """Cuts texts to their first `limit` tokens of a base LM or, without one, words."""
+    """Return what cuts texts to their first `limit` tokens of a base LM or, without one, words."""
 
     def by_words(text: str) -> Cut:
         found = list(WORD.finditer(text))
@@ -110,7 +110,7 @@ class Group:
 
     @classmethod
     def of(cls, tasks: Sequence[Task]) -> "Group":
-        """Nothing is written yet."""
+        """Return a group of which nothing is written yet."""
         return cls(tasks, [None] * len(tasks), [], [])
 
     @property

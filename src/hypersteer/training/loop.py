@@ -62,7 +62,7 @@ def train(config: TrainConfig, lm: BaseLM | None = None, *, extend: bool = False
         CheckpointError: if a checkpoint is damaged, or not all processes find the same ones.
         DataError: if the data cannot be read.
         TrainingError: for a NaN loss, a full disk, or too little memory, or if another process of
-            the run cannot go on.
+            the run cannot continue.
     """
     accelerator = new_accelerator(config.base_lm.device, config.optim.mixed_precision)
     with ExitStack() as held:

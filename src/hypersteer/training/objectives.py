@@ -80,7 +80,7 @@ def _reconstructed(setup: Steered, rows: Sequence[TrainingRow], targets: Params)
 def contrastive(
     right: Float[Tensor, " B"], wrong: Float[Tensor, " B"], beta: float
 ) -> Float[Tensor, ""]:
-    """`mean softplus(-beta (CE_wrong - CE_right)) / beta`: the right steering prompt must win.
+    """Return `mean softplus(-beta (CE_wrong - CE_right)) / beta`: the right prompt must win.
 
     Args:
         right: each row's mean cross-entropy under its own steering prompt, in nats.
@@ -93,7 +93,7 @@ def contrastive(
 def reconstruction(
     written: Float[Tensor, "B P"], targets: Float[Tensor, "B P"]
 ) -> Float[Tensor, ""]:
-    """`mean (1 - cos(v, t) + |v - t|^2)` (paper, section 3, no-context variant).
+    """Return `mean (1 - cos(v, t) + |v - t|^2)` (paper, section 3, no-context variant).
 
     Args:
         written: the P numbers of each edit.

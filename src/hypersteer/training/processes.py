@@ -35,7 +35,7 @@ class Diverged(Exception):
 def agree(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Do something in every process, and wait until all have done it.
 
-    Without this, a process that cannot go on leaves the others waiting for it.
+    Without this, a process that cannot continue leaves the others waiting for it.
 
     Args:
         accelerator: knows the processes.
@@ -66,12 +66,12 @@ def agree(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def share_of(accelerator: Accelerator) -> tuple[int, int]:
-    """This process's number and the number of processes."""
+    """Return this process's number and the number of processes."""
     return accelerator.process_index, accelerator.num_processes
 
 
 def added(accelerator: Accelerator, tensor: Tensor) -> Tensor:
-    """A tensor added over all processes, where it was; one process leaves it as it is."""
+    """Add up a tensor over all processes; one process leaves it as it is."""
     if accelerator.num_processes == 1:
         return tensor
     return accelerator.reduce(tensor.to(accelerator.device)).to(tensor.device)
@@ -147,7 +147,7 @@ def describe_failure(error: BaseException, step: int, path: Path) -> SteeringErr
 
 
 def cannot_write(error: OSError, path: Path, step: int) -> TrainingError:
-    """The error for a run's folder that takes no more, or nothing at all, at a step."""
+    """Return the error for a run's folder that takes no more, or nothing at all, at a step."""
     return TrainingError(
         f"cannot write to '{path}' at step {step}: {reason(error)}; {_kept(path)}; "
         "mend that and run the same command again"
@@ -160,6 +160,6 @@ def _kept(path: Path, otherwise: str = "no checkpoint was due yet") -> str:
 
 
 def reason(error: OSError) -> str:
-    """Why something could not be written."""
+    """Return why something could not be written."""
     full = error.errno in DISK_FULL or "No space left" in str(error)
     return "the disk is full" if full else one_line(error)

@@ -78,7 +78,7 @@ class RunFolder:
 
     Args:
         config: the run's settings.
-        extend: whether the run that is there goes on with another number of steps.
+        extend: whether the run that is there resumes with another number of steps.
 
     Raises:
         ConfigError: if the folder holds a run with other settings, or is a file, or holds no run
