@@ -66,7 +66,7 @@ class Connection:
             return Trouble(f"the request cannot be sent: {self._hidden(one_line(error))}")
 
     def _unreached(self, error: Exception) -> Trouble:
-        """Say that no HTTP answer came; a refused or unknown host stays so, a dropped line may not."""
+        """Say that no answer came; refused and unknown hosts stay so, dropped lines may not."""
         cause = error.__cause__ or error
         hopeless = "Connect" in type(cause).__name__
         return Trouble(
