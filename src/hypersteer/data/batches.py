@@ -214,7 +214,7 @@ class TrainingBatches:
 
 
 def tokens_of(rows: Sequence[TrainingRow]) -> int:
-    """Return tokens of prompts and responses together."""
+    """Count the tokens of prompts and responses together."""
     return sum(len(row.prompt.ids) + len(row.response) for row in rows)
 
 

@@ -92,7 +92,7 @@ def _folder(source: str) -> Path:
 
 
 def _bundled_folder(name: str) -> Path:
-    """Return data that ship with the package."""
+    """Return the folder of data that ship with the package."""
     folder = package_data("data", name)
     if not folder.is_dir():
         raise DataError(f"the bundled concept data are not in {folder}; reinstall hypersteer")

@@ -114,7 +114,7 @@ class ConceptData:
         return int(self._ids[row])
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Return characters of prompt and response together, to batch rows of like length."""
+        """Count the characters of prompt and response together, to batch rows of like length."""
         return self._n_chars[rows]
 
     def summary(self) -> str:

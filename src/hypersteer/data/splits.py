@@ -172,7 +172,7 @@ def _some(rows: np.ndarray, limit: int | None, seed: int, concept_id: int) -> np
 
 
 def _generator(seed: int, concept_id: int, purpose: str) -> np.random.Generator:
-    """Return random numbers that belong to one concept and one purpose."""
+    """Return a generator of random numbers that belong to one concept and one purpose."""
     digest = hashlib.sha256(f"{seed}:{concept_id}:{purpose}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16]))
 

@@ -65,7 +65,7 @@ def is_judged(row: Judged) -> bool:
 
 
 def mean(values: Iterable[float]) -> float:
-    """Return arithmetic mean, correctly rounded.
+    """Return the arithmetic mean, correctly rounded.
 
     Raises:
         DataError: of nothing.

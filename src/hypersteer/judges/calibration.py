@@ -49,7 +49,7 @@ class Scale:
         return {name: w * (values[name] - m) / s for name, m, s, w in rows}
 
     def score(self, values: Mapping[str, float]) -> float:
-        """Return expected label times 2: a score in (0, 2)."""
+        """Return the expected label times 2: a score in (0, 2)."""
         logit = self.bias + sum(self.parts(values).values())
         return float(1 + np.tanh(logit / 2))
 

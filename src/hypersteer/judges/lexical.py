@@ -38,7 +38,7 @@ def carries(piece: str) -> bool:
 
 
 def repetition(ids: Sequence[int]) -> float:
-    """Return share of the sequences of three tokens that were there before, from 0 to almost 1."""
+    """Return the share of three-token sequences that were there before, from 0 to almost 1."""
     grams = [tuple(ids[i : i + GRAM]) for i in range(len(ids) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

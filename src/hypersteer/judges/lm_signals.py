@@ -204,7 +204,7 @@ class SignalReader:
         return _Target(ids, (shapes[0], shapes[1]), raw.mean(0), std, alone)
 
     def _alone(self, concepts: list[list[int]]) -> list[float]:
-        """Return mean loss of the concepts' tokens after no response."""
+        """Return the mean loss of the concepts' tokens after no response."""
         before = [*self._lm.chat.text(NOTHING), *self._question]
 
         def run(part: list[int]) -> list[Tensor]:
@@ -241,7 +241,7 @@ class SignalReader:
         return PromptIds(ids, len(self._start))
 
     def _fixed(self) -> int:
-        """Return tokens of what is read around the texts, where it is longest."""
+        """Count the tokens read around the texts, where it is longest."""
         return max(len(self._opening) + len(self._question), len(self._task([]).ids))
 
     def _ids(self, text: str, kind: str) -> list[int]:

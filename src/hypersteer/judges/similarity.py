@@ -55,16 +55,16 @@ class Space:
 
 
 def mean_direction(states: Float[Tensor, "C D"]) -> Float[Tensor, " D"]:
-    """Return unit vector of the mean of centred states."""
+    """Return the unit vector of the mean of centred states."""
     return normalize(states.mean(0), dim=0)
 
 
 def best_tokens(direction: Float[Tensor, " D"], text: Float[Tensor, "T D"]) -> Float[Tensor, ""]:
-    """Return mean cosine of the `TOP` tokens of a text that are nearest to a direction."""
+    """Return the mean cosine of the `TOP` tokens of a text that are nearest to a direction."""
     cosines = text @ direction
     return cosines.topk(min(TOP, len(cosines))).values.mean()
 
 
 def best_words(sought: Float[Tensor, "C D"], text: Float[Tensor, "T D"]) -> Float[Tensor, ""]:
-    """Return mean over the sought tokens of the cosine with the nearest token of the text."""
+    """Return the mean over the sought tokens of the cosine with the nearest token of the text."""
     return (sought @ text.T).max(dim=1).values.mean()

@@ -187,6 +187,6 @@ def shingles(text: str) -> Shingles:
 
 
 def jaccard(one: Set[object], other: Set[object]) -> float:
-    """Return size of the intersection over size of the union; 0 for two empty sets."""
+    """Return the size of the intersection over size of the union; 0 for two empty sets."""
     union = len(one | other)
     return len(one & other) / union if union else 0.0

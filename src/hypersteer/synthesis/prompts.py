@@ -179,7 +179,7 @@ def is_known(concept: str, known: Iterable[str]) -> bool:
 
 
 def read_words(text: str, limit: int) -> list[str]:
-    """Return distinct single words of a list; none where the reply says so."""
+    """Read distinct single words of a list; none where the reply says so."""
     found: dict[str, None] = {}
     for line in lines_of(clean(text).replace(",", "\n")):
         word = _BULLET.sub("", line, count=1).strip(_QUOTES + "* .;").casefold()
