@@ -211,7 +211,7 @@ def _row(prepared: Prepared, question: Question, given: object, ids: Sequence[in
 def _nll(
     lm: BaseLM, instructions: Sequence[str], responses: Sequence[list[int]], batch_size: int
 ) -> list[float]:
-    """Return the mean loss per token of each response after its instruction; NaN for an empty one."""
+    """Return each response's mean loss per token after its instruction; NaN for an empty one."""
     prompts = [lm.chat.prompt(text) for text in instructions]
 
     def run(part: list[int]) -> list[Tensor]:

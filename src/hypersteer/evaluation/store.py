@@ -150,7 +150,7 @@ class ResultsFolder:
         return found
 
     def gaps(self, method: str) -> dict[str, float | None]:
-        """Return the mean concept gaps of a method by key; None where there was nothing to measure."""
+        """Return the mean concept gaps of a method by key; None where nothing was to measure."""
         found = self.metrics("gaps", method)
         for key, value in found.items():
             if value is not None and as_real(value) is None:
