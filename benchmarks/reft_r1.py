@@ -24,7 +24,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from hypersteer.data.sources import NEGATIVE_POOL, ConceptData, load_concepts
+from hypersteer.data.schema import NEGATIVE_POOL
+from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.edits.sites import Site
 from hypersteer.learning.corpus import Corpus, States, after_prefix, make_corpus
 from hypersteer.learning.values import ConceptExamples

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from bundled_rules import RULES
 
-from hypersteer.concepts import Concept, read_metadata
-from hypersteer.synthesis.texts import Shingles, jaccard, shingles, stems, words
+from hypersteer.concepts import Concept
+from hypersteer.data.schema import read_metadata
+from hypersteer.synthesis.filters import Shingles, jaccard, shingles, stems, words
 
 CONCEPTS, HELD_OUT = 240, 40
 ROWS = {"train": 6, "test": 2}

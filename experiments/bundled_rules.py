@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from hypersteer.synthesis.texts import words
+from hypersteer.synthesis.filters import words
 
 Rule = Callable[[str], bool]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hypersteer.checkpoint import BUNDLED, export, find_checkpoint
 from hypersteer.config import TrainConfig, load_toml
-from hypersteer.config.distillation import DistillationConfig
+from hypersteer.config.synthesis import DistillationConfig
 from hypersteer.synthesis.distillation import distil
 from hypersteer.training.loop import train
 

@@ -28,7 +28,7 @@ CHECKED = (
     "methods",
     "hypernet",
     "training.forward",
-    "training.losses",
+    "training.objectives",
 )
 install_import_hook([f"hypersteer.{name}" for name in CHECKED], CHECKER)
 

@@ -30,8 +30,7 @@ from hypersteer.config import (
     to_dict,
 )
 from hypersteer.config.conditions import ConditionConfig
-from hypersteer.config.distillation import DistillationConfig
-from hypersteer.config.synthesis import SynthesisConfig, TeacherConfig
+from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig, TeacherConfig
 from hypersteer.errors import ConfigError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -3,7 +3,7 @@
 import pytest
 
 from endpoint.server import said, serving
-from hypersteer.judges.rubrics import MARKER
+from hypersteer.judges.llm import MARKER
 
 SETTINGS = """\
 methods = ["prompting", "diffmean"]

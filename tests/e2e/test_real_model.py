@@ -77,7 +77,7 @@ def answers(steerer):
 
 def test_training_brings_the_loss_down(trained):
     assert trained.step == 6
-    figures = trained.figures
+    figures = trained.metrics
     assert figures["held_in_loss"] < figures["unsteered_held_in_loss"]
     # A pretrained base LM follows a prompt: the right one lowers the loss, a wrong one less so.
     assert figures["prompted_held_out_loss"] < figures["unsteered_held_out_loss"]

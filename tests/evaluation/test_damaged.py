@@ -26,7 +26,7 @@ READERS = {
     "judged/judge/runs-my-method/held_out-3.parquet": lambda f, _: f.judged("judge", *KEY),
     "learned/caa.safetensors": lambda folder, _: folder.learned("caa", {"a": 1}, [1, 2]),
     "gaps/caa.json": lambda folder, _: folder.gaps("caa"),
-    "detection/caa.json": lambda folder, _: folder.figures("detection", "caa"),
+    "detection/caa.json": lambda folder, _: folder.metrics("detection", "caa"),
 }
 
 
@@ -42,8 +42,8 @@ def folder(config):
     made.keep_answers([ROW])
     made.keep_judged("judge", [Judged(**dataclasses.asdict(ROW), overall=1.5)])
     made.keep_learned("caa", {"a": 1}, [1, 2], LEARNED)
-    made.keep_figures("gaps", "caa", {"held_in-0-1.0-6": 0.5, "held_in-1-1.0-6": None})
-    made.keep_figures("detection", "caa", {"0": {"pool": 1}})
+    made.keep_metrics("gaps", "caa", {"held_in-0-1.0-6": 0.5, "held_in-1-1.0-6": None})
+    made.keep_metrics("detection", "caa", {"0": {"pool": 1}})
     return made
 
 

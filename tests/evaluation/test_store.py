@@ -140,8 +140,8 @@ def test_a_folder_in_use_is_told_and_what_a_killed_one_left_is_no_hindrance(conf
 
 
 def test_figures_that_are_no_numbers_are_valid_json(folder):
-    folder.keep_figures("gaps", "x", {"a": float("nan"), "b": 0.5})
-    assert folder.figures("gaps", "x") == {"a": None, "b": 0.5}
+    folder.keep_metrics("gaps", "x", {"a": float("nan"), "b": 0.5})
+    assert folder.metrics("gaps", "x") == {"a": None, "b": 0.5}
     assert "NaN" not in (folder.path / "gaps/x.json").read_text()
 
 
@@ -155,14 +155,14 @@ def test_a_damaged_part_is_told_with_its_name(folder, name):
 
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path, monkeypatch):
     folder = ResultsFolder(EvaluateConfig(out=str(tmp_path / "out")))
-    folder.keep_figures("gaps", "random", {"0": 1.0})
+    folder.keep_metrics("gaps", "random", {"0": 1.0})
 
     def full(path, text, **options):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(SteeringError, match=r"random\.json': No space left on device; what is"):
-        folder.keep_figures("gaps", "random", {"0": 2.0})
+        folder.keep_metrics("gaps", "random", {"0": 2.0})
     monkeypatch.undo()
-    assert folder.figures("gaps", "random") == {"0": 1.0}
+    assert folder.metrics("gaps", "random") == {"0": 1.0}
     assert [path.name for path in (tmp_path / "out" / "gaps").iterdir()] == ["random.json"]

@@ -6,7 +6,7 @@ import pytest
 
 from endpoint.server import said, serving
 from fuzz import world as worlds
-from hypersteer.judges.rubrics import MARKER
+from hypersteer.judges.llm import MARKER
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ from fuzz.hostile import any_text, json_value, mutated, no_path, python_number, 
 from fuzz.world import check_call, workplace
 from hypersteer.config import from_dict, to_dict
 from hypersteer.config.conditions import ConditionConfig
-from hypersteer.config.distillation import DistillationConfig
-from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 
 CONFIGS = (
     hs.TrainConfig,

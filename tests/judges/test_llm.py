@@ -10,8 +10,7 @@ from hypersteer.endpoint.endpoint import Endpoint
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import EndpointError
 from hypersteer.judges.judge import DIMENSIONS, Answer, Failure, Judgement, Rating
-from hypersteer.judges.llm import LLMJudge
-from hypersteer.judges.rubrics import MARKER, VERSION, question, read_rating
+from hypersteer.judges.llm import MARKER, VERSION, LLMJudge, question, read_rating
 
 ANSWER = Answer("talk like a pirate", "How do I boil an egg?", "Arr, boil it nine minutes, matey!")
 OTHER = Answer("rental equipment", "Who wrote Faust?", "Goethe did, near a rented crane.")

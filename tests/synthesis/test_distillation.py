@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from hypersteer.config.distillation import DistillationConfig, JudgedConfig
-from hypersteer.config.synthesis import FilterConfig
+from hypersteer.config.synthesis import DistillationConfig, FilterConfig, JudgedConfig
 from hypersteer.data.sources import load_concepts
 from hypersteer.errors import ConfigError, DataError, SteeringError
 from hypersteer.judges.judge import Judgement, Rating

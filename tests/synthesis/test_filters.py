@@ -3,17 +3,17 @@
 import pytest
 
 from hypersteer.config.synthesis import FilterConfig
-from hypersteer.synthesis.filters import loops, why_dropped
-from hypersteer.synthesis.replies import (
+from hypersteer.synthesis.filters import jaccard, loops, shingles, why_dropped, words
+from hypersteer.synthesis.prompts import (
     clean,
     is_known,
-    read_concepts,
     read_genre,
     read_meaning,
+    read_phrases,
     read_words,
     read_yes,
 )
-from hypersteer.synthesis.texts import cutter, jaccard, shingles, words
+from hypersteer.synthesis.writing import cutter
 
 GOOD = "Aye, boil the egg nine minutes in the galley pot, then cool it in sea water, matey."
 POEM = "Row the boat, row the boat, gently down the stream we go, merrily and merrily we go on."
@@ -135,7 +135,7 @@ def test_read_genre(text, genre):
 
 
 def test_read_lists():
-    assert read_concepts("Sure:\n1. **calm seas**\n2) fog, and gulls.\n\n- 'x y'\n***") == [
+    assert read_phrases("Sure:\n1. **calm seas**\n2) fog, and gulls.\n\n- 'x y'\n***") == [
         "calm seas",
         "fog, and gulls",
         "x y",

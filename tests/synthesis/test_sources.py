@@ -11,7 +11,7 @@ import pytest
 from hypersteer.config.synthesis import CountsConfig
 from hypersteer.errors import DataError
 from hypersteer.synthesis.pools import check_pool, load_pool, negative_shares
-from hypersteer.synthesis.sources import Wanted, read_concepts
+from hypersteer.synthesis.sources import ListedConcept, read_concepts
 
 
 def feature(index, description, layer="20-res", model="gemma"):
@@ -22,7 +22,11 @@ def test_a_text_file_has_a_concept_on_each_line(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("\ufefftalk like a pirate\n\n# a remark\n  bees \nTalk  like a Pirate\nowls\n")
     found = read_concepts(str(path))
-    assert found == [Wanted("talk like a pirate"), Wanted("bees"), Wanted("owls")]
+    assert found == [
+        ListedConcept("talk like a pirate"),
+        ListedConcept("bees"),
+        ListedConcept("owls"),
+    ]
     assert read_concepts(str(path), limit=2) == found[:2]
 
 
@@ -31,7 +35,7 @@ def test_json_lines_may_say_more(tmp_path):
     path.write_text(
         '{"concept": "bees", "genre": "math", "kind": "k", "ref": "r"}\n{"concept": "x"}'
     )
-    assert read_concepts(str(path)) == [Wanted("bees", "math", "k", "r"), Wanted("x")]
+    assert read_concepts(str(path)) == [ListedConcept("bees", "math", "k", "r"), ListedConcept("x")]
 
 
 def test_an_export_gives_the_first_description_of_every_feature(tmp_path):
@@ -230,4 +234,7 @@ def test_an_unknown_split_is_told(tmp_path):
 def test_lines_of_a_list_end_at_line_feeds_only(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffbees\u2028and owls\x0c, too\r\nseas\r\n".encode())
-    assert read_concepts(str(path)) == [Wanted("bees\u2028and owls\x0c, too"), Wanted("seas")]
+    assert read_concepts(str(path)) == [
+        ListedConcept("bees\u2028and owls\x0c, too"),
+        ListedConcept("seas"),
+    ]

@@ -23,8 +23,8 @@ from hypersteer.methods.registry import check_split
 from hypersteer.training import validate
 from hypersteer.training.forward import plain_losses
 from hypersteer.training.loop import train
-from hypersteer.training.schedule import learning_rate, peak_rate
 from hypersteer.training.state import RunFolder
+from hypersteer.training.step import learning_rate, peak_rate
 from training.worlds import (
     CONCEPTS,
     OPTIONS,
@@ -41,6 +41,10 @@ BASELINES = {
     "unsteered_held_in_loss",
     "unsteered_held_out_loss",
 }
+
+
+def rate_at(config, step):
+    return learning_rate(config.optim, config.hypernet.blocks, step)
 
 
 def checkpoints(out):
@@ -68,7 +72,7 @@ def test_the_loss_falls(finished):
     out, _, result = finished
     losses = [line["loss"] for line in step_lines(out)]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.3
-    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"] - 0.3
+    assert result.metrics["held_in_loss"] < result.metrics["unsteered_held_in_loss"] - 0.3
 
 
 def test_metrics_file_has_one_line_a_step_and_a_validation(finished):
@@ -81,7 +85,9 @@ def test_metrics_file_has_one_line_a_step_and_a_validation(finished):
         assert set(line) == {"step", "loss", "gradient_norm", "learning_rate", "tokens_per_s"}
         assert all(math.isfinite(value) for value in line.values())
         assert line["gradient_norm"] > 0
-        assert line["learning_rate"] == learning_rate(config, line["step"] - 1)
+        assert line["learning_rate"] == learning_rate(
+            config.optim, config.hypernet.blocks, line["step"] - 1
+        )
     for line in validation_lines(out):
         assert set(line) == {"step", *FIGURES}
 
@@ -89,9 +95,9 @@ def test_metrics_file_has_one_line_a_step_and_a_validation(finished):
 def test_result_holds_the_figures_of_all_three(finished):
     out, _, result = finished
     assert (result.folder, result.step) == (out, 40)
-    assert set(result.figures) == FIGURES | BASELINES
+    assert set(result.metrics) == FIGURES | BASELINES
     newest = {k: v for k, v in validation_lines(out)[-1].items() if k != "step"}
-    assert {name: result.figures[name] for name in newest} == newest
+    assert {name: result.metrics[name] for name in newest} == newest
 
 
 def test_unsteered_figure_against_plain_losses(finished, lm, world):
@@ -108,7 +114,7 @@ def test_unsteered_figure_against_plain_losses(finished, lm, world):
         for r in rows
     ]
     mean = torch.cat(losses).double().mean().item()
-    assert result.figures["unsteered_held_out_loss"] == pytest.approx(mean, abs=1e-5)
+    assert result.metrics["unsteered_held_out_loss"] == pytest.approx(mean, abs=1e-5)
     prompted = [
         plain_losses(
             lm,
@@ -118,7 +124,7 @@ def test_unsteered_figure_against_plain_losses(finished, lm, world):
         for r in rows
     ]
     mean = torch.cat(prompted).double().mean().item()
-    assert result.figures["prompted_held_out_loss"] == pytest.approx(mean, abs=1e-5)
+    assert result.metrics["prompted_held_out_loss"] == pytest.approx(mean, abs=1e-5)
 
 
 def _prompted(concept, prompt):
@@ -222,7 +228,7 @@ def test_a_finished_run_goes_on_elsewhere(finished, world, tmp_path):
     shutil.copytree(out, moved)
     plain = {"optim": {"steps": 40}, "validate_every": 10}
     again = train(settings(world, moved, **plain, checkpoint_every=7, keep=1))
-    assert (again.step, again.best_step, again.figures) == (40, first.best_step, first.figures)
+    assert (again.step, again.best_step, again.metrics) == (40, first.best_step, first.metrics)
 
 
 # --- schedule -----------------------------------------------------------------------------------
@@ -233,11 +239,11 @@ def test_a_finished_run_goes_on_elsewhere(finished, world, tmp_path):
 )
 def test_peak_rate_follows_depth(blocks, rate):
     config = TrainConfig(hypernet=TrainConfig().hypernet.__class__(blocks=blocks))
-    assert peak_rate(config) == pytest.approx(rate, rel=1e-6)
+    assert peak_rate(config.optim, config.hypernet.blocks) == pytest.approx(rate, rel=1e-6)
 
 
 def test_a_given_rate_wins():
-    assert peak_rate(TrainConfig(optim=OptimConfig(learning_rate=0.5))) == 0.5
+    assert peak_rate(OptimConfig(learning_rate=0.5), 4) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -251,7 +257,7 @@ def test_a_given_rate_wins():
 def test_learning_rate_by_hand(warmup, expected):
     optim = OptimConfig(steps=10, learning_rate=1.0, warmup_steps=warmup)
     config = TrainConfig(optim=optim)
-    assert [learning_rate(config, step) for step in range(10)] == pytest.approx(expected)
+    assert [rate_at(config, step) for step in range(10)] == pytest.approx(expected)
 
 
 def test_the_optimizer_takes_the_scheduled_rate(world, tmp_path):
@@ -277,21 +283,21 @@ def _untrained(world, tmp_path, **optim):
 # --- checkpoints, best, patience ----------------------------------------------------------------
 
 
-def scripted_figures(monkeypatch, gaps):
+def scripted_metrics(monkeypatch, gaps):
     """Let validations find given held-out gaps, one after the other."""
     script = iter(gaps)
 
-    def figures(name, means, prefix=""):
+    def metrics_of(name, means, prefix=""):
         if prefix:
             return {f"{prefix}{name}_loss": means[0]}
         gap = next(script) if name == "held_out" else 0.0
         return {f"{name}_loss": -gap, f"{name}_gap": gap}
 
-    monkeypatch.setattr("hypersteer.training.validate.figures", figures)
+    monkeypatch.setattr("hypersteer.training.validate.metrics", metrics_of)
 
 
 def test_newest_k_and_best_are_kept(world, tmp_path, monkeypatch):
-    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.3, 0.4, 0.1])
+    scripted_metrics(monkeypatch, [0.1, 0.5, 0.2, 0.3, 0.4, 0.1])
     out = tmp_path / "run"
     config = settings(world, out, validate_every=2, checkpoint_every=2, keep=2)
     result = train(config)
@@ -301,14 +307,14 @@ def test_newest_k_and_best_are_kept(world, tmp_path, monkeypatch):
 
 
 def test_keep_one_where_the_newest_is_the_best(world, tmp_path, monkeypatch):
-    scripted_figures(monkeypatch, [0.1, 0.2, 0.3])
+    scripted_metrics(monkeypatch, [0.1, 0.2, 0.3])
     out = tmp_path / "run"
     result = train(settings(world, out, validate_every=4, checkpoint_every=1, keep=1))
     assert (result.best_step, checkpoints(out), read_card(out).step) == (12, [12], 12)
 
 
 def test_a_better_figure_makes_a_checkpoint_though_none_is_due(world, tmp_path, monkeypatch):
-    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.3])
+    scripted_metrics(monkeypatch, [0.1, 0.5, 0.2, 0.3])
     out = tmp_path / "run"
     train(settings(world, out, validate_every=3, checkpoint_every=100, keep=3))
     assert checkpoints(out) == [3, 6, 12]
@@ -317,7 +323,7 @@ def test_a_better_figure_makes_a_checkpoint_though_none_is_due(world, tmp_path, 
 
 @pytest.mark.parametrize(("best", "step"), [("held_out_gap", 6), ("held_out_loss", 6)])
 def test_best_by_gap_is_highest_and_by_loss_lowest(world, tmp_path, monkeypatch, best, step):
-    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.3])  # losses are the gaps' negatives
+    scripted_metrics(monkeypatch, [0.1, 0.5, 0.2, 0.3])  # losses are the gaps' negatives
     result = train(settings(world, tmp_path / "run", validate_every=3, best=best))
     assert result.best_step == step
 
@@ -332,7 +338,7 @@ def test_best_by_gap_is_highest_and_by_loss_lowest(world, tmp_path, monkeypatch,
     ],
 )
 def test_what_is_no_number_never_is_the_best(world, lm, tmp_path, monkeypatch, bad, best):
-    scripted_figures(monkeypatch, [bad, 0.1, bad, 0.05])
+    scripted_metrics(monkeypatch, [bad, 0.1, bad, 0.05])
     out = tmp_path / "run"
     config = settings(world, out, validate_every=2, best=best, optim={"steps": 8})
     result = train(config, lm)
@@ -347,7 +353,7 @@ def test_what_is_no_number_never_is_the_best(world, lm, tmp_path, monkeypatch, b
 
 def test_until_a_validation_gives_numbers_the_newest_is_the_best(world, lm, tmp_path, monkeypatch):
     nan = float("nan")
-    scripted_figures(monkeypatch, [nan, nan, nan, nan])
+    scripted_metrics(monkeypatch, [nan, nan, nan, nan])
     out = tmp_path / "run"
     result = train(settings(world, out, validate_every=3, patience=4), lm)
     assert (result.best_step, read_card(out).step) == (12, 12)
@@ -356,7 +362,7 @@ def test_until_a_validation_gives_numbers_the_newest_is_the_best(world, lm, tmp_
 
 def test_no_number_in_an_earlier_versions_files_is_forgotten(world, lm, tmp_path, monkeypatch):
     """Such a run had taken NaN for the best figure, and then nothing was better."""
-    scripted_figures(monkeypatch, [0.3, 0.2, 0.1, 0.1])
+    scripted_metrics(monkeypatch, [0.3, 0.2, 0.1, 0.1])
     out = tmp_path / "run"
     train(settings(world, out, validate_every=3, optim={"steps": 9}), lm)
     (out / "checkpoints/step-0000009").rename(tmp_path / "later")
@@ -378,7 +384,7 @@ def test_no_number_in_an_earlier_versions_files_is_forgotten(world, lm, tmp_path
 
 def test_a_finished_run_is_extended(world, lm, tmp_path, monkeypatch):
     """The rate of the steps that are left is that of the longer run; the figures go on."""
-    scripted_figures(monkeypatch, [0.5, 0.1, 0.2, 0.3, 0.4, 0.6])
+    scripted_metrics(monkeypatch, [0.5, 0.1, 0.2, 0.3, 0.4, 0.6])
     out = tmp_path / "run"
     short = settings(world, out, validate_every=3, optim={"steps": 6, "learning_rate": 1e-3})
     longer = settings(world, out, validate_every=3, optim={"steps": 18, "learning_rate": 1e-3})
@@ -388,10 +394,8 @@ def test_a_finished_run_is_extended(world, lm, tmp_path, monkeypatch):
     assert (result.step, result.best_step) == (18, 18)
     lines = step_lines(out)
     assert [line["step"] for line in lines] == list(range(1, 19))
-    assert [line["learning_rate"] for line in lines[:6]] == [
-        learning_rate(short, n) for n in range(6)
-    ]
-    expected = [learning_rate(longer, number) for number in range(6, 18)]
+    assert [line["learning_rate"] for line in lines[:6]] == [rate_at(short, n) for n in range(6)]
+    expected = [rate_at(longer, number) for number in range(6, 18)]
     assert [line["learning_rate"] for line in lines[6:]] == expected
     assert [line["step"] for line in validation_lines(out)] == [3, 6, 9, 12, 15, 18]
     after = weights(out)
@@ -420,7 +424,7 @@ def test_an_extended_run_resumes_exactly(world, lm, tmp_path):
 
 
 def test_patience_starts_anew_in_an_extended_run(world, lm, tmp_path, monkeypatch):
-    scripted_figures(monkeypatch, [0.5, 0.1, 0.2, 0.3, 0.4, 0.6])
+    scripted_metrics(monkeypatch, [0.5, 0.1, 0.2, 0.3, 0.4, 0.6])
     out = tmp_path / "run"
     changes = {"validate_every": 2, "patience": 2}
     assert train(settings(world, out, **changes, optim={"steps": 8}), lm).step == 6
@@ -452,7 +456,7 @@ def test_settings_that_are_infinite_are_the_same_run(world, lm, tmp_path):
 
 
 def test_early_stopping_by_patience(world, tmp_path, monkeypatch):
-    scripted_figures(monkeypatch, [0.1, 0.5, 0.2, 0.5, 0.9, 0.9])
+    scripted_metrics(monkeypatch, [0.1, 0.5, 0.2, 0.5, 0.9, 0.9])
     out = tmp_path / "run"
     config = settings(world, out, validate_every=2, checkpoint_every=100, patience=2)
     result = train(config)
@@ -463,7 +467,7 @@ def test_early_stopping_by_patience(world, tmp_path, monkeypatch):
 
 
 def test_patience_starts_anew_with_a_better_figure(world, tmp_path, monkeypatch):
-    scripted_figures(monkeypatch, [0.5, 0.4, 0.6, 0.5, 0.7, 0.1])
+    scripted_metrics(monkeypatch, [0.5, 0.4, 0.6, 0.5, 0.7, 0.1])
     config = settings(world, tmp_path / "run", validate_every=2, patience=2)
     assert train(config).step == 12
 
@@ -472,14 +476,14 @@ def test_one_held_out_concept_still_has_a_gap(world, tmp_path):
     """With no second held-out concept to be wrong with, a training concept serves."""
     data = {"held_out_concepts": 1}
     result = train(settings(world, tmp_path / "run", data=data, optim={"steps": 3}))
-    assert result.figures["prompted_held_out_gap"] != 0
-    assert result.figures["held_out_gap"] != 0
+    assert result.metrics["prompted_held_out_gap"] != 0
+    assert result.metrics["held_out_gap"] != 0
 
 
 def test_without_held_out_concepts_the_last_step_is_the_best(world, tmp_path):
     out = tmp_path / "run"
     result = train(settings(world, out, data={"held_out_concepts": 0}))
-    assert not any("held_out" in name for name in result.figures)
+    assert not any("held_out" in name for name in result.metrics)
     assert (result.best_step, read_card(out).step) == (12, 12)
 
 
@@ -494,8 +498,8 @@ def test_validation_rows_that_are_all_too_long_are_no_validation(world, tmp_path
     (data / "train_data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     limited = {"source": [str(data)], "held_out_concepts": [5], "max_prompt_tokens": 60}
     result = train(settings(world, tmp_path / "run", data=limited, optim={"steps": 2}))
-    assert "held_in_loss" in result.figures
-    assert "held_out_loss" not in result.figures
+    assert "held_in_loss" in result.metrics
+    assert "held_out_loss" not in result.metrics
 
 
 # --- what may be trained ------------------------------------------------------------------------
@@ -510,7 +514,7 @@ def test_all_variants_train(world, lm, tmp_path, variant, contrast):
     result = train(settings(world, out, optim={"steps": 30}, **changes), lm)
     lines = step_lines(out)
     assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5])
-    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"]
+    assert result.metrics["held_in_loss"] < result.metrics["unsteered_held_in_loss"]
     assert ("contrastive" in lines[0]) == bool(contrast)
     assert read_card(out).hypernet.variant == variant
     for name, value in lm.model.state_dict().items():
@@ -565,7 +569,7 @@ def test_sub_layer_sites_and_scopes_train(world, lm, tmp_path, kind):
     changes = {"site": {"layer": 2, "kind": kind, "scope": "response"}}
     out = tmp_path / "run"
     result = train(settings(world, out, optim={"steps": 30}, **changes), lm)
-    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"]
+    assert result.metrics["held_in_loss"] < result.metrics["unsteered_held_in_loss"]
     card = read_card(out)
     assert (card.site.layer, card.site.kind, card.scope) == (2, kind, "response")
 
@@ -595,7 +599,7 @@ def test_contrast_raises_the_gap(world, lm, tmp_path):
         out = tmp_path / f"contrast-{contrast}"
         changes = {"optim": {"steps": 120, "learning_rate": 5e-3}, "validate_every": 120}
         result = train(settings(world, out, loss={"contrast": contrast}, **changes), lm)
-        gaps[contrast] = result.figures["held_in_gap"]
+        gaps[contrast] = result.metrics["held_in_gap"]
         if contrast:
             lines = step_lines(out)
             first, last = ([x["contrastive"] for x in part] for part in (lines[:5], lines[-5:]))
@@ -703,7 +707,7 @@ def test_bf16_arithmetic_keeps_float32_weights(world, lm, tmp_path):
     out = tmp_path / "run"
     optim = {"steps": 20, "mixed_precision": "bf16"}
     result = train(settings(world, out, optim=optim), lm)
-    assert result.figures["held_in_loss"] < result.figures["unsteered_held_in_loss"]
+    assert result.metrics["held_in_loss"] < result.metrics["unsteered_held_in_loss"]
     assert {value.dtype for value in weights(out).values()} == {torch.float32}
     moments = load_file(out / "checkpoints/step-0000020/trainer/optimizer.safetensors")
     assert {value.dtype for value in moments.values()} == {torch.float32}
@@ -788,7 +792,7 @@ def test_prompts_that_do_not_fit_with_a_steering_prompt_are_no_validation(
     lm, changes = long_texts(lambda n: "z" * (175 if n % 3 else 20) + str(n))
     assert 200 < len(lm.chat.prompt("z" * 175).ids) <= 256 - 16  # it fits by itself
     result = train(settings(world, tmp_path / "run", **changes), lm)
-    assert {"held_out_loss", "prompted_held_out_loss"} <= result.figures.keys()
+    assert {"held_out_loss", "prompted_held_out_loss"} <= result.metrics.keys()
     told = re.search(r"on (\d+) held-in and (\d+) held-out .*; (\d+) more", capsys.readouterr().err)
     assert sum(map(int, told.groups())) == 24
     assert int(told[3]) > 8

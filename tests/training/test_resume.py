@@ -242,18 +242,18 @@ class Executioner:
 GAPS = [0.1, 0.3, 0.2, 0.4]  # best, better, worse, better: every path through save and prune
 
 
-def scripted_figures(monkeypatch):
+def scripted_metrics(monkeypatch):
     """Make the held-out gap after each pair of steps what GAPS says."""
     measure = loop._Run.measure
 
     def scripted(self):
         gap = GAPS[self.progress.step // 2 - 1]
 
-        def figures(name, means, prefix=""):
+        def metrics_of(name, means, prefix=""):
             return {f"{name}_loss": means[0], f"{name}_gap": gap}
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hypersteer.training.validate.figures", figures)
+            patch.setattr("hypersteer.training.validate.metrics", metrics_of)
             measure(self)
 
     monkeypatch.setattr(loop._Run, "measure", scripted)
@@ -282,7 +282,7 @@ def test_a_run_killed_at_any_file_operation_goes_on_exactly(configure, lm, tmp_p
     }
     straight = tmp_path / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        scripted_figures(patch)
+        scripted_metrics(patch)
         counter = Executioner(patch, straight)
         train(configure(straight, **changes), lm)
     kinds = {what.split()[0] for what in counter.done}
@@ -291,12 +291,12 @@ def test_a_run_killed_at_any_file_operation_goes_on_exactly(configure, lm, tmp_p
         out = tmp_path / "killed" / str(at)
         config = configure(out, **changes)
         with pytest.MonkeyPatch.context() as patch:
-            scripted_figures(patch)
+            scripted_metrics(patch)
             Executioner(patch, out, at)
             with pytest.raises(Killed):
                 train(config, lm)
         with pytest.MonkeyPatch.context() as patch:
-            scripted_figures(patch)
+            scripted_metrics(patch)
             try:
                 train(config, lm)
                 assert_same_run(out, straight, steps=8)
@@ -339,16 +339,16 @@ def test_early_stopping_survives_a_resume(configure, lm, tmp_path):
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"{__name__}.GAPS", [0.5, 0.4, 0.3, 0.9, 0.9])
-            scripted_figures(patch)
+            scripted_metrics(patch)
             if killed:
                 patch.setattr(loop._Run, "step", _killed_at(5))
                 with pytest.raises(Killed):
                     train(config, lm)
                 patch.undo()
                 patch.setattr(f"{__name__}.GAPS", [0.5, 0.4, 0.3, 0.9, 0.9])
-                scripted_figures(patch)
+                scripted_metrics(patch)
             result = train(config, lm)
-            found.append((result.step, result.best_step, result.figures))
+            found.append((result.step, result.best_step, result.metrics))
     assert found[0] == found[1]
     assert found[0][:2] == (6, 2)
 

@@ -107,7 +107,7 @@ class Conversation:
         return [{"role": "system", "content": self._system}] if self._system else []
 
     def _last(self) -> Messages:
-        """The conversation up to the last question.
+        """Return the conversation up to the last question.
 
         Raises:
             SteeringError: before the first question.
@@ -117,7 +117,7 @@ class Conversation:
         return [*self._before(), *self._turns[:-1]]
 
     def _needed(self) -> str | Edit:
-        """What steers.
+        """Return what steers.
 
         Raises:
             SteeringError: if nothing does.
@@ -130,7 +130,7 @@ class Conversation:
         """Refuse what outgrows the context window.
 
         Raises:
-            SteeringError: saying how to go on.
+            SteeringError: saying how to continue.
         """
         lm, answer = self._steerer.lm, self._decoding["max_new_tokens"]
         taken = len(lm.chat.prompt(prompt).ids)
@@ -198,7 +198,7 @@ class Conversation:
 
 
 def _file(path: str, command: str) -> str:
-    """A file's name.
+    """Return a file's name.
 
     Raises:
         SteeringError: if none was given.

@@ -75,7 +75,7 @@ def demo_config(
     lm: str = LMConfig().name,
     device: str | None = None,
 ) -> TrainConfig:
-    """The demo's recipe: cross-attention, small enough for a laptop CPU.
+    """Return the demo's recipe: cross-attention, small enough for a laptop CPU.
 
     Args:
         out: folder for checkpoints and metrics.
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _finished(config: TrainConfig) -> bool:
-    """Whether the folder holds the last checkpoint of just this run.
+    """Return whether the folder holds the last checkpoint of just this run.
 
     Raises:
         ConfigError: if it holds a run with other settings.
@@ -156,7 +156,7 @@ def _show(steerer: "Steerer") -> None:
 
 
 def _shipped(steerer: "Steerer") -> "Steerer | None":
-    """The package's own checkpoint on the same base LM, if it is for that one."""
+    """Return the package's own checkpoint on the same base LM, if it is for that one."""
     from hypersteer.checkpoint import BUNDLED as SHIPPED
     from hypersteer.checkpoint import find_checkpoint
     from hypersteer.hypernet.card import read_card

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from hypersteer.cli.conditions_rules import describe, read_rules
 from hypersteer.cli.inputs import read_prompts
 from hypersteer.cli.options import (
     BUNDLED,
@@ -20,6 +19,7 @@ from hypersteer.cli.options import (
     open_steerer,
     parse,
 )
+from hypersteer.cli.rules import describe, read_rules
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.files import output_file
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _checkpoint(args: Generate) -> tuple[str, Generate]:
-    """Which checkpoint answers, and the arguments with nothing but prompts among the prompts."""
+    """Return which checkpoint answers, and the arguments with only prompts among the prompts."""
     if args.checkpoint is not None:
         return args.checkpoint, args
     if not args.prompts:
@@ -118,7 +118,7 @@ def _checkpoint(args: Generate) -> tuple[str, Generate]:
 
 
 def _questions(args: Generate) -> list["ShownPrompt"]:
-    """What is asked, one per prompt, all that can be checked without a model checked.
+    """Return what is asked, one per prompt, all that can be checked without a model checked.
 
     Raises:
         SteeringError: for options that do not go together, lists of different lengths, or values
@@ -184,7 +184,7 @@ def _from_file(name: str | None) -> list[str]:
 
 
 def _each(values: list[Any], count: int, option: str) -> list[Any]:
-    """One value for each of `count` prompts."""
+    """Return one value for each of `count` prompts."""
     if len(values) not in (1, count):
         raise SteeringError(
             f"{option} has {len(values)} values for {count} prompts; give one, or one per prompt"
@@ -251,14 +251,14 @@ def _compare(
 
 
 def _decided(checks: Sequence["Check"]) -> dict[str, Any]:
-    """What was decided on a row, where there are rules, for a line of JSON."""
+    """Return what was decided on a row, where there are rules, for a line of JSON."""
     return {"decisions": [check.as_dict() for check in checks]} if checks else {}
 
 
 def _batches(
     questions: Sequence["ShownPrompt"], decoding: dict[str, Any], size: int
 ) -> Iterator[tuple[Sequence["ShownPrompt"], dict[str, Any]]]:
-    """Questions of each batch, and decoding settings with its first seed."""
+    """Yield the questions of each batch, and decoding settings with its first seed."""
     for start in range(0, len(questions), size):
         options = {**decoding, "seed": decoding["seed"] + start}
         yield questions[start : start + size], options

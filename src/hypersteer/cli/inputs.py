@@ -10,11 +10,11 @@ from hypersteer.values import check_text, lines_of
 
 STDIN = "-"
 STRAY = "surrogateescape"
-"""Keeps bytes that are not UTF-8, so that `check_text` can name them and a chat can go on."""
+"""Keeps bytes that are not UTF-8, so that `check_text` can name them and a chat can continue."""
 
 
 def read_prompts(name: str) -> list[str]:
-    """The lines of a file that hold text.
+    """Return the lines of a file that hold text.
 
     Args:
         name: the file; `-` is the standard input.
@@ -30,7 +30,7 @@ def read_prompts(name: str) -> list[str]:
 
 
 def typed_or_piped(prompt: str) -> Iterator[str]:
-    """What a user types, line by line, or pipes in; without empty lines.
+    """Yield what a user types, line by line, or pipes in; without empty lines.
 
     Args:
         prompt: shown before a line is typed.
@@ -41,7 +41,7 @@ def typed_or_piped(prompt: str) -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
-    """The lines of the standard input, as they come: UTF-8, and ended by line feeds only.
+    """Yield the lines of the standard input, as they come: UTF-8, ended by line feeds only.
 
     Python's own reading follows the locale, keeps a byte-order mark, and ends lines elsewhere too.
     """
@@ -56,7 +56,7 @@ def _piped() -> Iterator[str]:
 
 
 def _typed(prompt: str) -> Iterator[str]:
-    """What is typed at a terminal."""
+    """Yield what is typed at a terminal."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives `input` line editing and history)
     with contextlib.suppress(AttributeError):

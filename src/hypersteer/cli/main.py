@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    """The command named first, or what can be said without one."""
+    """Run the command named first, or say what can be said without one."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -91,7 +91,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _spare_output() -> None:
-    """Where the terminal or a pipe has few characters, print a `?` for others, and go on."""
+    """Print a `?` for characters that the terminal or a pipe does not have."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", "") == "strict":
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -130,7 +130,7 @@ def _tell(error: SteeringError, *, trace: bool) -> None:
 
 
 def _overview() -> str:
-    """The text of `hypersteer --help`."""
+    """Return the text of `hypersteer --help`."""
     listed = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     return f"""\
 usage: hypersteer [-h] [--version] COMMAND ...

@@ -75,7 +75,7 @@ class Sampling:
     """Seed of the first prompt; the next one has the next seed."""
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `Steerer.generate`, checked before any model is loaded.
+        """Return keyword arguments of `Steerer.generate`, checked before any model is loaded.
 
         Raises:
             ConfigError: if a value is out of range.
@@ -88,7 +88,7 @@ class Sampling:
 
 
 def names_checkpoint(word: str, more: bool) -> bool:
-    """Whether the first word of `generate` is a checkpoint, and not the first prompt.
+    """Return whether the first word of `generate` is a checkpoint, and not the first prompt.
 
     It is one if it is the folder of one, or a path by its beginning. Where more prompts follow,
     `bundled` and whatever has a slash and no space are taken for one too, as `owner/name`; so
@@ -170,7 +170,7 @@ def _tyro(
 
 
 def _unboxed(text: str) -> str:
-    """What a complaint of tyro says, as one line, without the box and the help around it."""
+    """Return what a complaint of tyro says, as one line, without the box and the help around it."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
     lines = [line.strip("│ ") for line in plain.splitlines()]
     # The box is drawn in Unicode or in ASCII, as the terminal has it; its title ends in a rule.
@@ -180,7 +180,7 @@ def _unboxed(text: str) -> str:
 
 
 def _unknown_option(into: type, option: str, command: str) -> str:
-    """Says which option was meant, or where all of them are listed."""
+    """Say which option was meant, or where all of them are listed."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         _tyro(into, ["--help"], command)

@@ -59,7 +59,7 @@ class Answers(NamedTuple):
 
 
 def with_words(prompt: Prompt, words: str) -> Prompt:
-    """The prompt with a steering prompt in the user turn, as the prompting baseline has it."""
+    """Put a steering prompt into the user turn, as the prompting baseline does."""
     if isinstance(prompt, str):
         return prompted(prompt, words)
     *before, last = prompt

@@ -11,7 +11,7 @@ CACHE_VARIABLE = "HYPERSTEER_CACHE"
 
 
 def cache_folder() -> Path:
-    """Where converted models and data are kept: the user's cache folder, or `HYPERSTEER_CACHE`.
+    """Return the folder of converted models and data: the user's cache, or `HYPERSTEER_CACHE`.
 
     Raises:
         ConfigError: if that variable holds no path.
@@ -21,5 +21,5 @@ def cache_folder() -> Path:
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds what a checkpoint is made of."""
+    """Return whether a folder holds what a checkpoint is made of."""
     return is_file(folder / "config.json") and is_file(folder / "model.safetensors")

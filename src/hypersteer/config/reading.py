@@ -100,7 +100,7 @@ def check_choice(name: str, value: Any, hint: Any) -> None:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint` wants it."""
+    """Return `value` as the type `hint` wants it."""
     if hint is Any:
         return value
     origin = get_origin(hint)
@@ -126,7 +126,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 
 
 def _several(hint: Any, value: Any, where: str) -> Any:
-    """A list, for which one text will do, or a table with free keys."""
+    """Return a list, for which one text will do, or a table with free keys."""
     if get_origin(hint) is dict and isinstance(value, dict):
         inner = get_args(hint)[1]
         return {
@@ -149,7 +149,7 @@ def _one_of(hint: Any, value: Any, where: str) -> Any:
 
 
 def _plain(hint: Any, value: Any, where: str) -> Any:
-    """A value of a plain type, or None if it has another; an int does for a float.
+    """Return a value of a plain type, or None if it has another; an int does for a float.
 
     Raises:
         ConfigError: for a text that is not valid Unicode.
@@ -180,7 +180,7 @@ def _name(hint: Any) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The settings as nested dictionaries of JSON types; `from_dict` reads them back.
+    """Return the settings as nested dictionaries of JSON types; `from_dict` reads them back.
 
     Raises:
         ConfigError: for a free setting that JSON has no form for.
@@ -189,7 +189,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> int | float:
-    """A number of numpy or torch as Python's."""
+    """Return a number of numpy or torch as Python's."""
     found = as_real(value) if as_whole(value) is None else as_whole(value)
     if found is None:
         raise ConfigError(f"the setting {shown(value)} is neither a text, a number nor a list")
@@ -210,7 +210,7 @@ def differing(
     free: Mapping[str, Collection[str]],
     table: str = "",
 ) -> list[str]:
-    """The settings, by dotted name, in which two resolved configurations differ and may not.
+    """Return the settings, by dotted name, in which two configurations differ and may not.
 
     Args:
         kept: what a folder was begun with, from `to_dict`.

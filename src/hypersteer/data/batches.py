@@ -70,7 +70,7 @@ class Tokenised:
         self._steering = lru_cache(maxsize=None)(lambda id_: chat.text(self.text(id_)))
 
     def row(self, index: int, wrong_concept: int) -> TrainingRow | None:
-        """The row, with the steering prompt of another concept beside its own; None if unusable.
+        """Return the row with another concept's steering prompt beside its own; None if unusable.
 
         Unusable is what is too long, and what has no response.
 
@@ -94,7 +94,7 @@ class Tokenised:
         return TrainingRow(prompt, response, steering, wrong, example.concept_id, given)
 
     def prompted(self, index: int, concept_id: int) -> PromptIds:
-        """The row's prompt with a steering prompt put into the user turn.
+        """Return the row's prompt with a steering prompt put into the user turn.
 
         Raises:
             DataError: if the chat template refuses it, naming the row.
@@ -103,7 +103,7 @@ class Tokenised:
         return self._prompt(index, text)
 
     def fits(self, prompt: PromptIds, response: Sequence[int]) -> bool:
-        """Whether a prompt and a response together fit the context window."""
+        """Return whether a prompt and a response together fit the context window."""
         return len(prompt.ids) + len(response) <= self._window
 
     def _prompt(self, index: int, text: str) -> PromptIds:
@@ -113,20 +113,20 @@ class Tokenised:
             raise DataError(f"{self.data.where(index)}: {error}") from error
 
     def steering(self, concept_id: int) -> list[int]:
-        """Token ids of a concept's text."""
+        """Return token ids of a concept's text."""
         return self._steering(concept_id)
 
     def read_alone(self, concept_id: int) -> int:
-        """Tokens that are read of a concept's text: its own, and one that begins a text."""
+        """Count the tokens read of a concept's text: its own, and one that begins a text."""
         return self._lead + len(self.steering(concept_id))
 
     def text(self, concept_id: int) -> str:
-        """A concept's text, which is the steering prompt."""
+        """Return a concept's text, which is the steering prompt."""
         return self.data.concept(concept_id).text
 
 
 def prompted(prompt: str, steering: str) -> str:
-    """The prompting baseline: the steering prompt as it is, put into the user turn."""
+    """Put the steering prompt, as it is, into the user turn: the prompting baseline."""
     return f"Follow this steering prompt in your answer: {steering}\n\n{prompt}"
 
 
@@ -163,7 +163,7 @@ class TrainingBatches:
         return max(1, len(self._rows) // self._size)
 
     def batch(self, step: int, share: tuple[int, int] = (0, 1)) -> list[TrainingRow]:
-        """The global batch of a step, counted from 0, or the part of one process.
+        """Return the global batch of a step, counted from 0, or the part of one process.
 
         Args:
             step: which step.
@@ -182,7 +182,7 @@ class TrainingBatches:
         ]
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
-        """Positions [batches, size] into the rows, batches of like length in random order."""
+        """Return positions [batches, size] into the rows: batches of like length, shuffled."""
         random = np.random.default_rng([self._seed, epoch, 0])
         wanted = self.per_epoch * self._size
         order = random.permutation(len(self._rows))
@@ -193,13 +193,13 @@ class TrainingBatches:
         return random.permutation(order.reshape(self.per_epoch, self._size))
 
     def _wrong(self, position: int, random: np.random.Generator) -> int:
-        """The id of another concept than that of the row at a position, if there is another."""
+        """Draw the id of another concept than that of the row at a position, if there is one."""
         own = self._tokens.data.concept_id(int(self._rows[position % len(self._rows)]))
         others = self._concepts[self._concepts != own]
         return int(random.choice(others)) if len(others) else own
 
     def _usable(self, step: int, place: int, position: int, wrong: int) -> TrainingRow:
-        """The row at a position, or the next one that fits."""
+        """Return the row at a position, or the next one that fits."""
         random = np.random.default_rng([self._seed, step, 1, place])
         for offset in range(len(self._rows)):
             if offset:
@@ -214,7 +214,7 @@ class TrainingBatches:
 
 
 def tokens_of(rows: Sequence[TrainingRow]) -> int:
-    """Tokens of prompts and responses together."""
+    """Count the tokens of prompts and responses together."""
     return sum(len(row.prompt.ids) + len(row.response) for row in rows)
 
 
@@ -229,7 +229,7 @@ class ValidationRow(NamedTuple):
 def validation_rows(
     tokens: Tokenised, rows: np.ndarray, concepts: Sequence[int], seed: int
 ) -> list[ValidationRow]:
-    """Validation rows with fixed wrong steering prompts, sorted by length.
+    """Tokenise validation rows with fixed wrong steering prompts, sorted by length.
 
     Left out are rows that are unusable, or that do not fit the context window with a steering
     prompt in the user turn.

@@ -1,9 +1,6 @@
 """One row of concept data as a value."""
 
 from dataclasses import dataclass
-from typing import Literal
-
-Category = Literal["positive", "negative", "hard negative"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +11,7 @@ class Example:
         prompt: What the user asks the base LM, without a chat template.
         response: The wanted answer.
         concept_id: The concept's id, -1 for a row of the shared negative pool.
-        category: A `Category`; the row store admits no other.
+        category: One of `hypersteer.data.schema.CATEGORIES`; the row store admits no other.
         genre: Genre of the base prompt.
         complete: Whether the response is whole, so that the end of turn may be taught after it.
             AxBench cuts responses at 128 tokens, so its rows are not.

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypersteer.data.schema import METADATA, STEMS
 from hypersteer.errors import DataError, nearest, one_line
 from hypersteer.files import is_file, is_folder, package_data, path_of, reason
 
@@ -15,8 +16,8 @@ FORMS = (
 )
 # Per split, where its files may lie: (folder, stem) in AxBench's git, bare, and Hub layouts.
 LAYOUTS = {
-    "train": (("generate", "train_data"), ("", "train_data"), ("train", "data")),
-    "test": (("inference", "latent_eval_data"), ("", "latent_eval_data"), ("test", "data")),
+    "train": (("generate", STEMS["train"]), ("", STEMS["train"]), ("train", "data")),
+    "test": (("inference", STEMS["test"]), ("", STEMS["test"]), ("test", "data")),
 }
 BUNDLED = {"bundled": "bundled", "bundled:wide": "wide"}
 """Sources that ship with the package, and their folders."""
@@ -37,7 +38,7 @@ class Location:
 
 
 def locate(source: str, split: str) -> Location:
-    """Finds the files of a source, downloading them where the source is on the Hub.
+    """Find the files of a source, downloading them where the source is on the Hub.
 
     Args:
         source: One of the forms that `load_concepts` takes.
@@ -52,14 +53,14 @@ def locate(source: str, split: str) -> Location:
     for sub, stem in LAYOUTS[split]:
         files = _rotated(folder / sub, stem)
         if files:
-            named = (folder / name / "metadata.jsonl" for name in METADATA_FOLDERS)
+            named = (folder / name / METADATA for name in METADATA_FOLDERS)
             return Location(files=files, metadata=next(filter(is_file, named), None))
     expected = ", ".join(str(Path(sub, f"{stem}*.parquet")) for sub, stem in LAYOUTS[split])
     raise DataError(f"{source} has no {split} split: none of {expected} (or .jsonl) is in {folder}")
 
 
 def _rotated(folder: Path, stem: str) -> tuple[Path, ...]:
-    """`stem`, `stem_1`, ..., `stem_10` in numeric order; parquet wins over JSON lines."""
+    """Return `stem`, `stem_1`, ..., `stem_10` in numeric order; parquet wins over JSON lines."""
     try:
         names = [path.name for path in folder.iterdir()] if is_folder(folder) else []
     except OSError as error:
@@ -73,7 +74,7 @@ def _rotated(folder: Path, stem: str) -> tuple[Path, ...]:
 
 
 def _folder(source: str) -> Path:
-    """The folder that a source names."""
+    """Return the folder that a source names."""
     scheme, _, rest = source.partition(":")
     if source in BUNDLED:
         return _bundled_folder(BUNDLED[source])
@@ -91,7 +92,7 @@ def _folder(source: str) -> Path:
 
 
 def _bundled_folder(name: str) -> Path:
-    """Data that ship with the package."""
+    """Return the folder of data that ship with the package."""
     folder = package_data("data", name)
     if not folder.is_dir():
         raise DataError(f"the bundled concept data are not in {folder}; reinstall hypersteer")
@@ -99,7 +100,7 @@ def _bundled_folder(name: str) -> Path:
 
 
 def _axbench_folder(source: str, rest: str) -> Path:
-    """A setting of AxBench, in the folder that HYPERSTEER_AXBENCH names or from the Hub."""
+    """Return a setting of AxBench, in the folder that HYPERSTEER_AXBENCH names or from the Hub."""
     family, *setting = _parts(source, rest, at_least=3)
     root = os.environ.get(AXBENCH_VARIABLE)
     git_name = Path(family, f"prod_{'_'.join(setting)}_v1")
@@ -117,7 +118,7 @@ def _axbench_folder(source: str, rest: str) -> Path:
 
 
 def _parts(source: str, rest: str, *, at_least: int) -> list[str]:
-    """The path parts after a scheme; none of them may lead out of the folder."""
+    """Return the path parts after a scheme; none of them may lead out of the folder."""
     parts = rest.split("/")
     if len(parts) < at_least or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
         raise DataError(f"cannot read the concept data source {source!r}; {FORMS}")
@@ -125,7 +126,7 @@ def _parts(source: str, rest: str, *, at_least: int) -> list[str]:
 
 
 def _download(repo: str, sub: list[str], way_out: str) -> Path:
-    """Fetches the data files of one folder of a Hub data set; `way_out` ends the message."""
+    """Fetch the data files of one folder of a Hub data set; `way_out` ends the message."""
     # Slow to import, and only this function needs it.
     import huggingface_hub
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hypersteer.concepts import Concept, read_metadata, text_key
+from hypersteer.concepts import Concept, text_key
+from hypersteer.data import schema
 from hypersteer.data.examples import Example
 from hypersteer.data.locate import FORMS, locate
-from hypersteer.data.table import CATEGORIES, open_table
+from hypersteer.data.table import LENGTH, open_table
 from hypersteer.errors import DataError, nearest, short
-
-NEGATIVE_POOL = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +31,8 @@ class _Part:
     kept: np.ndarray
 
     def ids(self) -> np.ndarray:
-        """The kept rows' concept ids, as the source numbers them."""
-        return self.columns["concept_id"].to_numpy()[self.kept]
+        """Return the kept rows' concept ids, as the source numbers them."""
+        return self.columns[schema.CONCEPT_ID].to_numpy()[self.kept]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,38 +65,38 @@ class ConceptData:
         return len(self._ids)
 
     def example(self, row: int | np.integer) -> Example:
-        """The example at a row."""
+        """Return the example at a row."""
         part, local = self._locate(row)
         return Example(
-            prompt=part.columns["input"][local].as_py(),
-            response=part.columns["output"][local].as_py(),
+            prompt=part.columns[schema.INPUT][local].as_py(),
+            response=part.columns[schema.OUTPUT][local].as_py(),
             concept_id=int(self._ids[row]),
-            category=part.columns["category"][local].as_py(),
-            genre=part.columns["concept_genre"][local].as_py(),
-            complete=part.columns["complete"][local].as_py(),
+            category=part.columns[schema.CATEGORY][local].as_py(),
+            genre=part.columns[schema.CONCEPT_GENRE][local].as_py(),
+            complete=part.columns[schema.COMPLETE][local].as_py(),
         )
 
     def examples(self, rows: Iterable[int | np.integer]) -> list[Example]:
-        """The examples at rows, in their order."""
+        """Return the examples at rows, in their order."""
         return [self.example(row) for row in rows]
 
     def prompts(self, rows: Iterable[int | np.integer]) -> list[str]:
-        """Only the base prompts at rows, for work that goes over all of them."""
+        """Return only the base prompts at rows, for work that goes over all of them."""
         located = (self._locate(row) for row in rows)
-        return [part.columns["input"][local].as_py() for part, local in located]
+        return [part.columns[schema.INPUT][local].as_py() for part, local in located]
 
-    def rows(self, concept_id: int, category: str = "positive") -> np.ndarray:
-        """Row numbers of a concept, ascending; id -1 stands for the shared negative pool."""
-        if category not in CATEGORIES:
-            raise DataError(f"unknown category {category!r}{nearest(category, CATEGORIES)}")
-        if concept_id != NEGATIVE_POOL:
+    def rows(self, concept_id: int, category: str = schema.POSITIVE) -> np.ndarray:
+        """Return row numbers of a concept, ascending; id -1 stands for the shared negative pool."""
+        if category not in schema.CATEGORIES:
+            raise DataError(f"unknown category {category!r}{nearest(category, schema.CATEGORIES)}")
+        if concept_id != schema.NEGATIVE_POOL:
             concept_id = self.concept(concept_id).id
-        key = int(_key(np.array([concept_id]), CATEGORIES.index(category))[0])
+        key = int(_key(np.array([concept_id]), schema.CATEGORIES.index(category))[0])
         first, last = np.searchsorted(self._sorted_keys, [key, key + 1])
         return self._order[first:last].copy()
 
     def concept(self, id: int) -> Concept:
-        """The concept with an id, or with one that was joined with it."""
+        """Return the concept with an id, or with one that was joined with it."""
         id = self.known_as(id)
         if id not in self._by_id:
             ids = sorted(self._by_id)
@@ -107,34 +106,36 @@ class ConceptData:
         return self._by_id[id]
 
     def known_as(self, id: int) -> int:
-        """The id itself, or that of the concept that it was joined with."""
+        """Return the id itself, or that of the concept that it was joined with."""
         return self._joined.get(id, id)
 
     def concept_id(self, row: int | np.integer) -> int:
-        """The concept of a row, -1 for the negative pool, without reading its texts."""
+        """Return the concept of a row, -1 for the negative pool, without reading its texts."""
         return int(self._ids[row])
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Characters of prompt and response together, to batch rows of like length."""
+        """Count the characters of prompt and response together, to batch rows of like length."""
         return self._n_chars[rows]
 
     def summary(self) -> str:
-        """One line: what there is of each category, and how many concepts were joined."""
-        codes = self._sorted_keys % len(CATEGORIES)
-        counts = np.bincount(codes, minlength=len(CATEGORIES))
-        shares = ", ".join(f"{n:,} {word}" for n, word in zip(counts, CATEGORIES, strict=True))
+        """Say in one line what there is of each category, and how many concepts were joined."""
+        codes = self._sorted_keys % len(schema.CATEGORIES)
+        counts = np.bincount(codes, minlength=len(schema.CATEGORIES))
+        shares = ", ".join(
+            f"{n:,} {word}" for n, word in zip(counts, schema.CATEGORIES, strict=True)
+        )
         concepts = f"{len(self.concepts):,} concepts"
         if self._joined:
             concepts += f" ({len(self._joined):,} more had a text that was there, and were joined)"
         return f"{self.name}: {concepts}, {len(self):,} rows ({shares})"
 
     def where(self, row: int | np.integer) -> str:
-        """How a message names a row: its source, and its number there."""
+        """Return how a message names a row: its source, and its number there."""
         part, local = self._locate(row)
         return f"{part.name}, row {local}"
 
     def _locate(self, row: int | np.integer) -> tuple[_Part, int]:
-        """The source that a row comes from, and its row number there."""
+        """Return the source that a row comes from, and its row number there."""
         if not 0 <= row < len(self):
             raise DataError(f"{self.name} has no row {row}; rows are 0..{len(self) - 1}")
         index = bisect_right(self._offsets, row) - 1
@@ -143,7 +144,7 @@ class ConceptData:
 
 
 def load_concepts(source: str | Sequence[str], *, split: str = "train") -> ConceptData:
-    """Opens concept data, in memory that hardly grows with the number of rows.
+    """Open concept data, in memory that hardly grows with the number of rows.
 
     Several sources are joined in order: their concepts are renumbered 0..N-1, and of the shared
     negative pools only the first is kept.
@@ -170,22 +171,24 @@ def load_concepts(source: str | Sequence[str], *, split: str = "train") -> Conce
         raise DataError(f"no source of concept data was given; {FORMS}")
     parts: list[_Part] = []
     for one in sources:
-        has_pool = any(NEGATIVE_POOL in part.ids() for part in parts)
+        has_pool = any(schema.NEGATIVE_POOL in part.ids() for part in parts)
         parts.append(_load_part(str(one), split, drop_pool=has_pool))
     return _join(parts)
 
 
 def _join(parts: list[_Part]) -> ConceptData:
-    """Renumbers the concepts of several sources and indexes all rows."""
+    """Renumber the concepts of several sources and indexes all rows."""
     concepts, ids = list(parts[0].concepts), [parts[0].ids()]
     if len(parts) > 1:
         concepts, ids = _renumbered(parts)
     concepts, joined = _join_texts(concepts)
     all_ids = _replaced(np.concatenate(ids), joined)
-    codes = np.concatenate([_category_codes(part.columns["category"])[part.kept] for part in parts])
+    codes = np.concatenate(
+        [_category_codes(part.columns[schema.CATEGORY])[part.kept] for part in parts]
+    )
     keys = _key(all_ids, codes)
     order = np.argsort(keys, kind="stable")
-    n_chars = [part.columns["n_chars"].to_numpy()[part.kept] for part in parts]
+    n_chars = [part.columns[LENGTH].to_numpy()[part.kept] for part in parts]
     return ConceptData(
         name="+".join(part.name for part in parts),
         concepts=concepts,
@@ -201,7 +204,7 @@ def _join(parts: list[_Part]) -> ConceptData:
 
 
 def _join_texts(concepts: list[Concept]) -> tuple[list[Concept], dict[int, int]]:
-    """The concepts, each text once, and for every id that is no more the one that it is now."""
+    """Return the concepts, each text once, and for every joined id the one that it is now."""
     firsts: dict[str, Concept] = {}
     joined: dict[int, int] = {}
     for concept in concepts:
@@ -214,7 +217,7 @@ def _join_texts(concepts: list[Concept]) -> tuple[list[Concept], dict[int, int]]
 
 
 def _replaced(ids: np.ndarray, joined: dict[int, int]) -> np.ndarray:
-    """Row ids with those of joined concepts replaced."""
+    """Return row ids with those of joined concepts replaced."""
     if not joined:
         return ids
     old = np.array(sorted(joined))
@@ -224,7 +227,7 @@ def _replaced(ids: np.ndarray, joined: dict[int, int]) -> np.ndarray:
 
 
 def _renumbered(parts: list[_Part]) -> tuple[list[Concept], list[np.ndarray]]:
-    """All concepts with ids 0..N-1, and every part's row ids under them."""
+    """Return all concepts with ids 0..N-1, and every part's row ids under them."""
     concepts: list[Concept] = []
     ids: list[np.ndarray] = []
     for part in parts:
@@ -233,68 +236,44 @@ def _renumbered(parts: list[_Part]) -> tuple[list[Concept], list[np.ndarray]]:
         local_ids = part.ids()
         found = rank[np.searchsorted(old, local_ids, sorter=rank).clip(max=len(old) - 1)]
         new_ids = found + len(concepts)
-        ids.append(np.where(local_ids == NEGATIVE_POOL, NEGATIVE_POOL, new_ids))
+        ids.append(np.where(local_ids == schema.NEGATIVE_POOL, schema.NEGATIVE_POOL, new_ids))
         concepts += [replace(c, id=len(concepts) + i) for i, c in enumerate(part.concepts)]
     return concepts, ids
 
 
 def _load_part(source: str, split: str, *, drop_pool: bool) -> _Part:
-    """Opens one source and checks that its rows and its concepts agree."""
+    """Open one source and checks that its rows and its concepts agree."""
     location = locate(source, split)
     table = open_table(location.files)
-    ids = table["concept_id"].to_numpy()
+    ids = table[schema.CONCEPT_ID].to_numpy()
     positive_ids = np.unique(
-        ids[_category_codes(table["category"]) == CATEGORIES.index("positive")]
+        ids[_category_codes(table[schema.CATEGORY]) == schema.CATEGORIES.index(schema.POSITIVE)]
     )
     if not len(positive_ids):
         raise DataError(f"{source} ({split}) has no positive rows, so no concept to learn from")
     if location.metadata is not None:
-        concepts = read_metadata(location.metadata)
+        concepts = schema.read_metadata(location.metadata)
     else:
-        concepts = _derived_concepts(table, source)
+        concepts = schema.derive_concepts(table, source)
     known = [concept.id for concept in concepts]
     unknown = np.concatenate(
-        [np.setdiff1d(ids, [*known, NEGATIVE_POOL]), np.setdiff1d(positive_ids, known)]
+        [np.setdiff1d(ids, [*known, schema.NEGATIVE_POOL]), np.setdiff1d(positive_ids, known)]
     )
     if len(unknown):
         raise DataError(
             f"{source} ({split}) has rows with concept_id {unknown[0]}, which is not in "
             f"{location.metadata or 'its positive rows'}; add the concept or drop the rows"
         )
-    kept = np.flatnonzero(ids != NEGATIVE_POOL) if drop_pool else np.arange(len(ids))
+    kept = np.flatnonzero(ids != schema.NEGATIVE_POOL) if drop_pool else np.arange(len(ids))
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return _Part(name=source, columns=columns, concepts=concepts, kept=kept)
 
 
-def _derived_concepts(table: pa.Table, source: str) -> list[Concept]:
-    """The concepts that the positive rows spell out, for data that came without metadata."""
-    concepts: dict[int, Concept] = {}
-    names = ["concept_id", "output_concept", "concept_genre", "category"]
-    # Batch by batch, since grouping the whole table would bring its texts into memory.
-    for batch in table.select(names).to_batches():
-        distinct = pa.Table.from_batches([batch]).group_by(names, use_threads=False).aggregate([])
-        for id_, text, genre, category in zip(*distinct.to_pydict().values(), strict=True):
-            if category != "positive" or id_ == NEGATIVE_POOL:
-                continue
-            if not text.strip():
-                raise DataError(
-                    f"{source} calls concept {id_} {text!r}, which steers towards nothing; add a "
-                    "metadata.jsonl that names it"
-                )
-            concept = concepts.setdefault(id_, Concept(id=id_, text=text, genre=genre))
-            if concept.text != text:
-                raise DataError(
-                    f"{source} calls concept {id_} both {concept.text!r} and {text!r}; "
-                    "add a metadata.jsonl that says which"
-                )
-    return [concepts[id_] for id_ in sorted(concepts)]
-
-
 def _category_codes(categories: pa.ChunkedArray) -> np.ndarray:
-    """Every row's category as an index into `CATEGORIES`."""
+    """Return every row's category as an index into `schema.CATEGORIES`."""
     return np.concatenate([chunk.indices.to_numpy() for chunk in categories.chunks])
 
 
 def _key(ids: np.ndarray, codes: np.ndarray | int) -> np.ndarray:
-    """One number per (concept, category), so that one sort finds the rows of each."""
-    return (ids + 1) * len(CATEGORIES) + codes
+    """Return one number per (concept, category), so that one sort finds the rows of each."""
+    return (ids + 1) * len(schema.CATEGORIES) + codes

@@ -45,7 +45,7 @@ def split_rows(
     max_held_out_rows: int | None = None,
     seed: int,
 ) -> Split:
-    """Splits the positive rows by concept, and within a training concept by base prompt.
+    """Split the positive rows by concept, and within a training concept by base prompt.
 
     A concept is its text, whatever ids it has in the data, so no text is both trained on and held
     out.
@@ -100,7 +100,7 @@ def split_rows(
 
 
 def split_as(data: ConceptData, config: DataConfig, seed: int) -> Split:
-    """The split that a run's settings describe, the same for training and for evaluation.
+    """Split as a run's settings describe, in the same way for training and for evaluation.
 
     Raises:
         ConfigError: as `split_rows` does.
@@ -119,7 +119,7 @@ def split_as(data: ConceptData, config: DataConfig, seed: int) -> Split:
 def _held_out_ids(
     data: ConceptData, ranked: list[int], wanted: int | Sequence[int] | Literal["marked"]
 ) -> list[int]:
-    """The ids to hold out, ascending; `ranked` are those with positive rows, in seeded order."""
+    """Choose the ids to hold out, ascending; `ranked` have positive rows, in seeded order."""
     if wanted == "marked":
         wanted = [id_ for id_ in ranked if data.concept(id_).held_out] or UNMARKED
     if isinstance(wanted, (int, np.integer)):
@@ -146,7 +146,7 @@ def _held_out_ids(
 def _within_concept(
     data: ConceptData, concept_id: int, held_in_prompts: int, max_examples: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and held-in rows of one concept; rows that share a base prompt stay together."""
+    """Split the rows of one concept; rows that share a base prompt stay together."""
     rows = data.rows(concept_id)
     held_in = np.zeros(len(rows), dtype=bool)
     if held_in_prompts:
@@ -164,7 +164,7 @@ def _within_concept(
 
 
 def _some(rows: np.ndarray, limit: int | None, seed: int, concept_id: int) -> np.ndarray:
-    """At most `limit` of a concept's rows, ascending; a smaller limit gives a subset."""
+    """Return at most `limit` of a concept's rows, ascending; a smaller limit gives a subset."""
     if limit is None or limit >= len(rows):
         return rows
     order = _generator(seed, concept_id, "limit").permutation(len(rows))
@@ -172,11 +172,11 @@ def _some(rows: np.ndarray, limit: int | None, seed: int, concept_id: int) -> np
 
 
 def _generator(seed: int, concept_id: int, purpose: str) -> np.random.Generator:
-    """Random numbers that belong to one concept and one purpose."""
+    """Return a generator of random numbers that belong to one concept and one purpose."""
     digest = hashlib.sha256(f"{seed}:{concept_id}:{purpose}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16]))
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Row numbers of several concepts, ascending."""
+    """Return row numbers of several concepts, ascending."""
     return np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,42 +19,40 @@ import pyarrow.parquet as pq
 
 from hypersteer.concepts import LARGEST_ID
 from hypersteer.config.folders import CACHE_VARIABLE, cache_folder
-from hypersteer.data.examples import Category
+from hypersteer.data import schema
 from hypersteer.errors import DataError, one_line
 from hypersteer.files import each_line, replacing
 from hypersteer.values import json_of
 
-CATEGORIES: tuple[str, ...] = get_args(Category)
 BATCH_ROWS = 8192
 
 # Part of every cache key: raise it whenever SCHEMA, the meaning of a column or a check changes.
 FORMAT_VERSION = 2
+LENGTH = "n_chars"
 SCHEMA = pa.schema(
     [
-        ("input", pa.large_string()),
-        ("output", pa.large_string()),
-        ("output_concept", pa.string()),
-        ("category", pa.dictionary(pa.int8(), pa.string())),
-        ("concept_genre", pa.string()),
-        ("concept_id", pa.int64()),
-        ("complete", pa.bool_()),
-        ("n_chars", pa.int32()),
+        (schema.INPUT, pa.large_string()),
+        (schema.OUTPUT, pa.large_string()),
+        (schema.OUTPUT_CONCEPT, pa.string()),
+        (schema.CATEGORY, pa.dictionary(pa.int8(), pa.string())),
+        (schema.CONCEPT_GENRE, pa.string()),
+        (schema.CONCEPT_ID, pa.int64()),
+        (schema.COMPLETE, pa.bool_()),
+        (LENGTH, pa.int32()),
     ]
 )
-TEXT_COLUMNS = ("input", "output", "output_concept", "category", "concept_genre")
-REQUIRED = (*TEXT_COLUMNS, "concept_id")
 BLANK = "input is blank, and a prompt needs some text; drop the row or fill it in"
-EXPECTED = f"expected columns {', '.join(REQUIRED)}"
+EXPECTED = f"expected columns {', '.join(schema.REQUIRED)}"
 
 # What `str.strip` takes off. Arrow's own idea of white space is another.
 WHITE_SPACE = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 
 # An Arrow file allows one dictionary per column, so every batch shares this one.
-_DICTIONARY = pa.array(CATEGORIES, pa.string())
+_DICTIONARY = pa.array(schema.CATEGORIES, pa.string())
 
 
 def open_table(files: Sequence[Path]) -> pa.Table:
-    """Opens AxBench parquet or JSON-lines files as one memory-mapped table.
+    """Open AxBench parquet or JSON-lines files as one memory-mapped table.
 
     The first call streams the files into an Arrow file in the cache folder; later calls only map
     it. A file that changes in size or time is converted anew. A `complete` column (bool) is kept;
@@ -87,7 +85,7 @@ def open_table(files: Sequence[Path]) -> pa.Table:
 
 
 def _key(files: Sequence[Path]) -> str:
-    """Names a conversion by what went into it, without reading the files."""
+    """Return a name for a conversion by what goes into it, without reading the files."""
     facts: list[Any] = [FORMAT_VERSION]
     for file in files:
         try:
@@ -99,7 +97,7 @@ def _key(files: Sequence[Path]) -> str:
 
 
 def _map(stored: Path) -> pa.Table | None:
-    """Maps a stored table; None where it does not exist or was damaged, so that it is rebuilt."""
+    """Map a stored table; None where it does not exist or is damaged, so that it is rebuilt."""
     try:
         return pa.ipc.open_file(pa.memory_map(str(stored))).read_all()
     except (OSError, pa.ArrowInvalid):
@@ -107,7 +105,7 @@ def _map(stored: Path) -> pa.Table | None:
 
 
 def _store(files: Sequence[Path], stored: Path) -> None:
-    """Converts the files; a reader sees either no stored table or the whole of it."""
+    """Convert the files; a reader sees either no stored table or the whole of it."""
     try:
         with (
             replacing(stored) as temporary,
@@ -122,7 +120,7 @@ def _store(files: Sequence[Path], stored: Path) -> None:
 
 
 def _cannot_write(folder: Path, error: OSError) -> DataError:
-    """The error for a cache folder that takes no more, or none at all."""
+    """Return the error for a cache folder that takes no more, or none at all."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(
             f"the disk is full: no room for the row store in {folder}; "
@@ -135,7 +133,7 @@ def _cannot_write(folder: Path, error: OSError) -> DataError:
 
 
 def _batches(file: Path) -> Iterator[pa.RecordBatch]:
-    """Streams one file as record batches of `SCHEMA`."""
+    """Stream one file as record batches of `SCHEMA`."""
     readers = {".parquet": (_parquet_batches, False), ".jsonl": (_json_batches, True)}
     if file.suffix not in readers:
         raise DataError(f"cannot read {file}: expected a name ending in .parquet or .jsonl")
@@ -147,7 +145,7 @@ def _batches(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    """Reads the wanted columns of a parquet file, a few thousand rows at a time."""
+    """Read the wanted columns of a parquet file, a few thousand rows at a time."""
     try:
         # Mapped, since a plain read holds a row group's whole compressed columns in memory.
         with pq.ParquetFile(file, memory_map=True) as parquet:
@@ -156,7 +154,7 @@ def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
             twice = next((name for name in SCHEMA.names if names.count(name) > 1), None)
             if twice is not None:
                 raise DataError(f"{file} has the column {twice} twice; leave one of them out")
-            wanted = [name for name in SCHEMA.names if name in names and name != "n_chars"]
+            wanted = [name for name in SCHEMA.names if name in names and name != LENGTH]
             yield from parquet.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
@@ -165,7 +163,7 @@ def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _json_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    """Reads a JSON-lines file, a few thousand rows at a time."""
+    """Read a JSON-lines file, a few thousand rows at a time."""
     rows: list[dict[str, Any]] = []
     try:
         for number, line in enumerate(each_line(file), start=1):
@@ -182,7 +180,7 @@ def _json_batches(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _json_row(line: str, where: str) -> dict[str, Any]:
-    """Checks one JSON line, and keeps what the row store wants of it."""
+    """Check one JSON line, and keeps what the row store wants of it."""
     try:
         row = json_of(line)
     except ValueError as error:
@@ -190,20 +188,23 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where} is not a JSON object; {EXPECTED}")
     _require(row, where)
-    kinds = dict.fromkeys(TEXT_COLUMNS, str) | {"concept_id": int, "complete": bool}
-    row = {"complete": True} | row
+    kinds = dict.fromkeys(schema.TEXT_COLUMNS, str) | {
+        schema.CONCEPT_ID: int,
+        schema.COMPLETE: bool,
+    }
+    row = {schema.COMPLETE: True} | row
     for name, kind in kinds.items():
         # type(), since True is an int to isinstance.
         if type(row[name]) is not kind:
             raise DataError(f"{where}: {name} is {row[name]!r}; expected {kind.__name__}")
-    if not str(row["input"]).strip():
+    if not str(row[schema.INPUT]).strip():
         raise DataError(f"{where}: {BLANK}")
     return {name: row[name] for name in kinds}
 
 
 def _require(names: Sequence[str] | dict[str, Any], where: str) -> None:
-    """Raises where a required column is missing."""
-    missing = [name for name in REQUIRED if name not in names]
+    """Refuse a file in which a required column is missing."""
+    missing = [name for name in schema.REQUIRED if name not in names]
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)}; {EXPECTED}")
 
@@ -211,31 +212,31 @@ def _require(names: Sequence[str] | dict[str, Any], where: str) -> None:
 def _to_schema(
     batch: pa.RecordBatch, file: Path, first_row: int, *, complete: bool
 ) -> pa.RecordBatch:
-    """Casts a batch to `SCHEMA`, filling what the file does not hold."""
-    columns = {name: _checked(batch, name, file, first_row) for name in REQUIRED}
-    _refuse_blank(columns["input"], file, first_row)
-    columns["category"] = _categories(columns["category"], file, first_row)
-    _check_ids(columns["concept_id"], file, first_row)
-    if "complete" in batch.schema.names:
-        columns["complete"] = _checked(batch, "complete", file, first_row)
+    """Cast a batch to `SCHEMA`, filling what the file does not hold."""
+    columns = {name: _checked(batch, name, file, first_row) for name in schema.REQUIRED}
+    _refuse_blank(columns[schema.INPUT], file, first_row)
+    columns[schema.CATEGORY] = _categories(columns[schema.CATEGORY], file, first_row)
+    _check_ids(columns[schema.CONCEPT_ID], file, first_row)
+    if schema.COMPLETE in batch.schema.names:
+        columns[schema.COMPLETE] = _checked(batch, schema.COMPLETE, file, first_row)
     else:
-        columns["complete"] = pa.repeat(pa.scalar(complete), batch.num_rows)
-    texts = (columns["input"], columns["output"])
+        columns[schema.COMPLETE] = pa.repeat(pa.scalar(complete), batch.num_rows)
+    texts = (columns[schema.INPUT], columns[schema.OUTPUT])
     lengths = pc.call_function("add", [pc.call_function("utf8_length", [text]) for text in texts])
-    columns["n_chars"] = lengths.cast(pa.int32())
+    columns[LENGTH] = lengths.cast(pa.int32())
     return pa.record_batch([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
 def _checked(batch: pa.RecordBatch, name: str, file: Path, first_row: int) -> pa.Array:
-    """One column in its stored type, without nulls; categories still as words."""
+    """Return one column in its stored type, without nulls; categories still as words."""
     column = batch.column(name)
-    wanted = pa.string() if name == "category" else SCHEMA.field(name).type
+    wanted = pa.string() if name == schema.CATEGORY else SCHEMA.field(name).type
     if column.null_count:
         row = first_row + pc.index(column.is_null(), True).as_py()
         raise DataError(f"{file}, row {row}: {name} is empty; expected {wanted}")
     found = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     # Arrow would turn numbers into text and text into numbers without a word.
-    if _is_text(found) != (name in TEXT_COLUMNS):
+    if _is_text(found) != (name in schema.TEXT_COLUMNS):
         raise DataError(f"{file}: column {name} holds {found}; expected {wanted}")
     try:
         column.validate(full=True)  # texts that are not UTF-8 pass any other check
@@ -245,7 +246,7 @@ def _checked(batch: pa.RecordBatch, name: str, file: Path, first_row: int) -> pa
 
 
 def _check_ids(ids: pa.Array, file: Path, first_row: int) -> None:
-    """Raises where an id is neither that of a concept nor -1, the shared negatives'."""
+    """Refuse an id that is neither that of a concept nor -1, the shared negatives'."""
     numbers = ids.to_numpy()
     wrong = np.flatnonzero((numbers < -1) | (numbers > LARGEST_ID))
     if len(wrong):
@@ -257,7 +258,7 @@ def _check_ids(ids: pa.Array, file: Path, first_row: int) -> None:
 
 
 def _refuse_blank(prompts: pa.Array, file: Path, first_row: int) -> None:
-    """Raises for a prompt of white space alone, which no chat template is given.
+    """Refuse a prompt of white space alone, which no chat template is given.
 
     A blank response is let through: no training row is made of it, and to detect it is no harm.
     """
@@ -269,25 +270,25 @@ def _refuse_blank(prompts: pa.Array, file: Path, first_row: int) -> None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Whether a column type is one of Arrow's string types."""
+    """Return whether a column type is one of Arrow's string types."""
     return (
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 def _categories(words: pa.Array, file: Path, first_row: int) -> pa.DictionaryArray:
-    """Category words as codes into `CATEGORIES`."""
+    """Return category words as codes into `schema.CATEGORIES`."""
     codes = pc.call_function("index_in", [words], pc.SetLookupOptions(_DICTIONARY))
     if codes.null_count:
         row = pc.index(codes.is_null(), True).as_py()
         raise DataError(
             f"{file}, row {first_row + row}: category is {words[row].as_py()!r}; "
-            f"expected one of {', '.join(CATEGORIES)}"
+            f"expected one of {', '.join(schema.CATEGORIES)}"
         )
     return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), _DICTIONARY)
 
 
 def _names(files: Sequence[Path]) -> str:
-    """The files in a message: the first, and how many more."""
+    """Return the files in a message: the first, and how many more."""
     rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return f"{files[0]}{rest}"

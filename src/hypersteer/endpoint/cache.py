@@ -22,7 +22,7 @@ LOCK_S = 30.0
 
 
 def cache_key(config: EndpointConfig, messages: Messages, sample: int) -> str:
-    """What a reply depends on, hashed; not the server's address, which may change."""
+    """Hash what a reply depends on; not the server's address, which may change."""
     parts = {
         "model": config.model,
         "messages": [dict(message) for message in messages],
@@ -42,7 +42,7 @@ class ReplyCache:
         self._connection = connection
 
     def get(self, key: str) -> Reply | None:
-        """The reply kept under a key.
+        """Return the reply kept under a key.
 
         Raises:
             EndpointError: if the file is damaged or cannot be read.
@@ -66,7 +66,7 @@ class ReplyCache:
 
 @contextmanager
 def open_cache(folder: Path) -> Generator[ReplyCache]:
-    """The cache in a folder, made where there is none.
+    """Open the cache in a folder; make it where there is none.
 
     Raises:
         EndpointError: if the file is damaged, or cannot be made or opened.
@@ -82,7 +82,7 @@ def open_cache(folder: Path) -> Generator[ReplyCache]:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Write-ahead log and the table; several processes may be doing so at once."""
+    """Make the write-ahead log and the table; several processes may do so at once."""
     deadline = time.monotonic() + LOCK_S
     while True:
         try:

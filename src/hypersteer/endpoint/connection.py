@@ -66,7 +66,7 @@ class Connection:
             return Trouble(f"the request cannot be sent: {self._hidden(one_line(error))}")
 
     def _unreached(self, error: Exception) -> Trouble:
-        """No HTTP answer came. Refused and unknown hosts stay so; a dropped line may recover."""
+        """Say that no answer came; refused and unknown hosts stay so, dropped lines may not."""
         cause = error.__cause__ or error
         hopeless = "Connect" in type(cause).__name__
         return Trouble(
@@ -77,7 +77,7 @@ class Connection:
         )
 
     def _refused(self, error: Any) -> Trouble:
-        """An HTTP status other than success came."""
+        """Say that an HTTP status other than success came."""
         config, status, said = self._config, error.status_code, self._said(error)
         where = f"{config.url} ({status}: {said})"
         if status in (401, 403):
@@ -104,18 +104,18 @@ class Connection:
         return f"{name} is not set; put the key there, or name its variable in api_key_env"
 
     def _said(self, error: Any) -> str:
-        """The server's own words."""
+        """Return the server's own words."""
         body = error.body
         said = body.get("message") if isinstance(body, dict) else None
         return self._hidden(one_line(said or body or error, 200))
 
     def _hidden(self, text: str) -> str:
-        """A text that may quote the key, without it."""
+        """Remove the key from a text that may quote it."""
         return text.replace(self._key, "***") if self._key else text
 
 
 def asked_wait(headers: Any) -> float | None:
-    """Seconds that a `Retry-After` header asks to wait (a number, or a date); None without one."""
+    """Return the seconds that a `Retry-After` header asks to wait; None without one."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:
@@ -154,7 +154,7 @@ def _package() -> ModuleType:
 
 
 def _key(config: EndpointConfig) -> str:
-    """The key, or "" for a server that may need none."""
+    """Return the key, or "" for a server that may need none."""
     name = config.api_key_env
     key = os.environ.get(name, "").strip()
     if not key and config.url == OPENAI:

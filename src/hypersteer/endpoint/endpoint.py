@@ -86,7 +86,7 @@ class Endpoint:
 
         Equal requests are asked once. A request that fails alone gives a `Failed`; the others go
         on. The first is sent alone, until the server has answered once. Replies are kept on disk as
-        they come, so a call that raised or was killed goes on where it stopped.
+        they come, so a call that raised or was killed resumes where it stopped.
 
         Args:
             requests: the chat messages of each request.
@@ -170,13 +170,13 @@ class Endpoint:
             attempt += 1
 
     def _pause(self, attempt: int, asked: float | None) -> float:
-        """Seconds before the next attempt: doubling, spread at random, or as the server asks."""
+        """Return seconds to the next attempt: doubling, spread at random, or as the server asks."""
         doubled = min(self.config.backoff_s * 2.0 ** min(attempt, 30), LONGEST_BACKOFF_S)
         pause = doubled * self._random.uniform(0.5, 1.0)
         return pause if asked is None else max(pause, asked)
 
     def _give_up(self, trouble: Trouble, retries: int) -> Failed:
-        """A request has failed; so have all where the server fails one after another."""
+        """Give a request up; give all up where the server fails one after another."""
         self._count(Usage(failures=1))
         tried = f" (tried {retries + 1} times)" if retries else ""
         # What a server says of one request (too long, filtered) tells nothing about the next.
@@ -196,7 +196,7 @@ class Endpoint:
 
 
 def _answer(result: Reply | Failed) -> Reply | Failed:
-    """The reply without the model's thoughts; the cache keeps what was sent."""
+    """Return the reply without the model's thoughts; the cache keeps what was sent."""
     if isinstance(result, Failed):
         return result
     return result._replace(text=without_thoughts(result.text))

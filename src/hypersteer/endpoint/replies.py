@@ -23,7 +23,7 @@ class Reply(NamedTuple):
 
 
 def without_thoughts(text: str) -> str:
-    """The answer of a model that thinks aloud first; empty where it never comes to one.
+    """Return the answer of a model that thinks aloud first; empty where it never comes to one.
 
     Templates may open the thoughts in the prompt, so that a reply only closes them.
     """
@@ -121,7 +121,7 @@ def read_reply(body: str, max_tokens: int) -> Reply | Trouble:
 
 
 def _text(fields: dict[str, Any], max_tokens: int) -> str | Trouble:
-    """The text of a completion's first choice."""
+    """Return the text of a completion's first choice."""
     try:
         choice = fields["choices"][0]
         text, reason = choice["message"].get("content"), choice.get("finish_reason")
@@ -142,5 +142,5 @@ def _text(fields: dict[str, Any], max_tokens: int) -> str | Trouble:
 
 
 def _count(value: object) -> int:
-    """A number of tokens; 0 where the server gives none."""
+    """Return a number of tokens; 0 where the server gives none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -68,7 +68,7 @@ class EndpointConfig:
         return OPENAI if self.base_url is None else self.base_url
 
     def cost(self, input_tokens: int, output_tokens: int) -> float | None:
-        """Dollars for these tokens, or None where no prices are set."""
+        """Return dollars for these tokens, or None where no prices are set."""
         if self.input_price is None or self.output_price is None:
             return None
         return (input_tokens * self.input_price + output_tokens * self.output_price) / 1e6

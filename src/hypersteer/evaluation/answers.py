@@ -25,12 +25,12 @@ SCORED_TOGETHER = 24
 
 
 class Prepared(NamedTuple):
-    """A method that has learnt what it can.
+    """A fitted method.
 
     Attributes:
         name: as reports call it.
         method: the method, or what only detects.
-        learned: what it learnt.
+        learned: its stored parameters, notes and cost.
         lm: the base LM.
         site: where baselines act.
     """
@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
         return can_steer(self.method) and self.method.scales
 
     def steer(self, questions: Sequence[Question]) -> Steering:
-        """How it steers questions; not for what only detects."""
+        """Return how it steers questions; not for what only detects."""
         assert can_steer(self.method)
         asked = [Asked(question.concept, question.instruction) for question in questions]
         return self.method.steer(self.lm, self.site, self.learned, asked)
@@ -85,7 +85,7 @@ def answer(
 def _answer_together(
     prepared: Prepared, questions: Sequence[Question], protocol: ProtocolConfig
 ) -> list[list[Answered]]:
-    """The rows of each question, where one model answers all of them."""
+    """Answer questions with one model; return the rows of each question."""
     strengths = list(protocol.strengths) if prepared.scales else [None]
     together = max(1, protocol.batch_size // len(strengths))
     found: list[list[Answered]] = []
@@ -103,7 +103,7 @@ def _answer_together(
 def _steerings(
     prepared: Prepared, questions: Sequence[Question], together: int
 ) -> Iterator[tuple[Sequence[Question], Steering]]:
-    """Questions in parts, and how each part is steered; a concept's own model is made once."""
+    """Yield questions in parts, and how each is steered; a concept's own model is made once."""
     parts = even_parts(questions, together)
     whole = prepared.steer(questions) if isinstance(prepared.method, Adapts) else None
     start = 0
@@ -123,7 +123,7 @@ def _answer_batch(
     strengths: Sequence[float | None],
     protocol: ProtocolConfig,
 ) -> list[list[Answered]]:
-    """The rows of each question at these strengths, all in one batch."""
+    """Answer questions at these strengths, all in one batch; return the rows of each question."""
     prompts = [steering.lm.chat.prompt(prompt) for prompt in steering.prompts]
     copies = len(strengths)
     decoding = Decoding(
@@ -149,7 +149,7 @@ def _answer_batch(
 
 
 def even_parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
-    """Consecutive parts of at most `most` items, as few as can be and as equal as can be."""
+    """Return consecutive parts of at most `most` items, as few and as equal as can be."""
     count = max(1, -(-len(items) // most))
     ends = [len(items) * part // count for part in range(count + 1)]
     return [items[start:end] for start, end in pairwise(ends)]
@@ -158,7 +158,7 @@ def even_parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
 def batches(
     parts: Sequence[list[Question]], answers_each: int, batch_size: int
 ) -> Iterator[list[list[Question]]]:
-    """Whole concepts whose answers fit a batch together; one that does not fit comes alone.
+    """Yield whole concepts whose answers fit a batch together; one that does not comes alone.
 
     Args:
         parts: the questions of each concept.
@@ -173,6 +173,23 @@ def batches(
         batch.append(part)
     if batch:
         yield batch
+
+
+def by_concept(
+    rows: Sequence[Answered], batch: Sequence[list[Question]], answers_each: int
+) -> Iterator[Sequence[Answered]]:
+    """Yield the rows of each concept of a batch.
+
+    Args:
+        rows: answers to all questions of the batch, in their order.
+        batch: the questions of each concept.
+        answers_each: answers per question.
+    """
+    start = 0
+    for part in batch:
+        end = start + answers_each * len(part)
+        yield rows[start:end]
+        start = end
 
 
 def _row(prepared: Prepared, question: Question, given: object, ids: Sequence[int]) -> dict:
@@ -194,7 +211,7 @@ def _row(prepared: Prepared, question: Question, given: object, ids: Sequence[in
 def _nll(
     lm: BaseLM, instructions: Sequence[str], responses: Sequence[list[int]], batch_size: int
 ) -> list[float]:
-    """Mean loss per token of each response after its instruction; NaN for an empty one."""
+    """Return each response's mean loss per token after its instruction; NaN for an empty one."""
     prompts = [lm.chat.prompt(text) for text in instructions]
 
     def run(part: list[int]) -> list[Tensor]:

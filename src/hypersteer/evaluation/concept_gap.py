@@ -13,21 +13,8 @@ import torch
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
 from hypersteer.evaluation.answers import SCORED_TOGETHER, Prepared, even_parts
-from hypersteer.evaluation.protocol import Plan, Question
-from hypersteer.evaluation.records import Held
+from hypersteer.evaluation.protocol import Question
 from hypersteer.lm.likelihood import response_token_losses
-
-
-def gap_examples(plan: Plan, held: Held, concept: Concept, count: int) -> list[Example]:
-    """Validation rows of a concept, which no method has learnt from."""
-    rows = plan.split.held_in if held == "held_in" else plan.split.held_out
-    return plan.data.examples(np.intersect1d(plan.data.rows(concept.id), rows)[:count])
-
-
-def wrong_concept(plan: Plan, held: Held, concept: Concept) -> Concept | None:
-    """Another concept of the same held set, always the same one; None if there is no other."""
-    others = [other for other in plan.concepts(held) if other.text != concept.text]
-    return others[concept.id % len(others)] if others else None
 
 
 def concept_gap(
@@ -39,7 +26,7 @@ def concept_gap(
     max_response_tokens: int,
     batch_size: int = SCORED_TOGETHER,
 ) -> float:
-    """Mean over rows of (loss under `wrong` minus loss under `right`), nats per response token.
+    """Return the mean of (loss under `wrong` minus loss under `right`), nats per response token.
 
     Args:
         prepared: the method.
@@ -67,7 +54,7 @@ def _losses(
     strength: float | None,
     max_response_tokens: int,
 ) -> torch.Tensor:
-    """Mean loss [B] of each row's response under a concept."""
+    """Return the mean loss [B] of each row's response under a concept."""
     chat = prepared.lm.chat
     questions = [
         Question("held_in", concept, number, example.prompt, 0)

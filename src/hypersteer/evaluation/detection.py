@@ -1,7 +1,7 @@
 """Concept detection of the methods that can detect, on the data's own evaluation split.
 
 Every detector scores every text, which is as many scores as texts times concepts. Only those that
-figures need are kept: of a concept's own texts, and of as many negatives of other concepts as are
+metrics need are kept: of a concept's own texts, and of as many negatives of other concepts as are
 drawn for it. So memory and files grow with the concepts, not with their square.
 """
 
@@ -13,16 +13,17 @@ import numpy as np
 
 from hypersteer.concepts import Concept
 from hypersteer.config import EvaluateConfig
+from hypersteer.data.schema import CATEGORIES, NEGATIVE, POSITIVE
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.errors import DataError, SteeringError, one_line
 from hypersteer.evaluation.answers import Prepared
 from hypersteer.evaluation.detection_metrics import Detection, TextScores, detect, draw
-from hypersteer.evaluation.findings import Place
 from hypersteer.evaluation.protocol import Plan
+from hypersteer.evaluation.records import Place
 from hypersteer.evaluation.store import ResultsFolder
 from hypersteer.methods.protocol import Detector
 
-KINDS = ("positive", "negative", "hard negative")
+KINDS = CATEGORIES
 OTHERS, POOL = "others", "pool"
 """What is kept of a concept beside the scores of `KINDS`: those drawn, and from how many."""
 
@@ -30,7 +31,7 @@ TOGETHER = 2048
 """Texts whose scores by all detectors are held at a time."""
 
 
-class Wanted(NamedTuple):
+class RowsToScore(NamedTuple):
     """Rows of the data whose scores by one concept's detector are wanted.
 
     Attributes:
@@ -49,21 +50,21 @@ class Wanted(NamedTuple):
         return np.concatenate([*self.own.values(), self.others])
 
     def named(self, scores: np.ndarray) -> dict[str, Any]:
-        """Scores of `rows` as they are kept."""
+        """Return scores of `rows` as they are stored."""
         ends = np.cumsum([len(rows) for rows in self.own.values()])
         parts = np.split(scores, ends)
         kept = dict(zip((*self.own, OTHERS), (part.tolist() for part in parts), strict=True))
         return {**kept, POOL: self.pool}
 
 
-def detection_figures(
+def measure_detection(
     config: EvaluateConfig,
     folder: ResultsFolder,
     plan: Plan,
     prepared: Mapping[str, Prepared],
     done: Callable[[int], object],
 ) -> dict[Place, Detection]:
-    """Figures of every detector on the held-in concepts that have negatives.
+    """Measure every detector on the held-in concepts that have negatives.
 
     Args:
         config: the evaluation's settings.
@@ -77,24 +78,24 @@ def detection_figures(
         SteeringError: if scores that were kept are damaged.
     """
     data = load_concepts(config.data.source, split="test")
-    concepts = [c for c in plan.concepts("held_in") if len(data.rows(c.id, "negative"))]
+    concepts = [c for c in plan.concepts("held_in") if len(data.rows(c.id, NEGATIVE))]
     wanted = wanted_rows(data, [c.id for c in concepts], config.seed)
-    figures: dict[Place, Detection] = {}
+    metrics: dict[Place, Detection] = {}
     for name, method in prepared.items():
         if isinstance(method.method, Detector) and concepts:
-            scores = folder.figures("detection", name)
+            scores = folder.metrics("detection", name)
             if not scores:
                 known = [plan.data.concept(concept.id) for concept in concepts]
                 scores = score_rows(method, data, known, wanted)
-                folder.keep_figures("detection", name, scores)
-            where = folder.figures_file("detection", name)
-            figures[name, "held_in"] = detect(read_scores(scores, wanted, where), seed=config.seed)
+                folder.keep_metrics("detection", name, scores)
+            where = folder.metrics_file("detection", name)
+            metrics[name, "held_in"] = detect(read_scores(scores, wanted, where), seed=config.seed)
         done(1)
-    return figures
+    return metrics
 
 
-def wanted_rows(data: ConceptData, concepts: Sequence[int], seed: int) -> dict[int, Wanted]:
-    """Rows to score by the detector of each concept; the same for all methods.
+def wanted_rows(data: ConceptData, concepts: Sequence[int], seed: int) -> dict[int, RowsToScore]:
+    """Return rows to score by the detector of each concept; the same for all methods.
 
     Args:
         data: with negatives of every concept.
@@ -102,14 +103,14 @@ def wanted_rows(data: ConceptData, concepts: Sequence[int], seed: int) -> dict[i
         seed: of the draws.
     """
     own = {id_: {kind: data.rows(id_, kind) for kind in KINDS} for id_ in concepts}
-    negatives = [own[id_]["negative"] for id_ in concepts]
+    negatives = [own[id_][NEGATIVE] for id_ in concepts]
     rows = np.concatenate([*negatives, np.zeros(0, dtype=np.int64)])
     owners = np.repeat(np.arange(len(concepts)), [len(some) for some in negatives])
-    found: dict[int, Wanted] = {}
+    found: dict[int, RowsToScore] = {}
     for number, (id_, kinds) in enumerate(own.items()):
         pool = rows[owners != number]
-        drawn = pool[draw(len(kinds["positive"]), len(pool), seed=seed)] if len(pool) else pool
-        found[id_] = Wanted(kinds, drawn, len(pool))
+        drawn = pool[draw(len(kinds[POSITIVE]), len(pool), seed=seed)] if len(pool) else pool
+        found[id_] = RowsToScore(kinds, drawn, len(pool))
     return found
 
 
@@ -117,9 +118,9 @@ def score_rows(
     prepared: Prepared,
     data: ConceptData,
     concepts: Sequence[Concept],
-    wanted: Mapping[int, Wanted],
+    wanted: Mapping[int, RowsToScore],
 ) -> dict[str, dict[str, Any]]:
-    """The wanted scores by every concept's detector, as they are kept; each text is read once.
+    """Score the wanted rows by every concept's detector; each text is read once.
 
     Raises:
         DataError: if a score is not finite.
@@ -151,9 +152,9 @@ def score_rows(
 
 
 def read_scores(
-    scores: Mapping[str, Any], wanted: Mapping[int, Wanted], where: Path
+    scores: Mapping[str, Any], wanted: Mapping[int, RowsToScore], where: Path
 ) -> Iterator[TextScores]:
-    """Scores that were kept, concept by concept.
+    """Yield stored scores, concept by concept.
 
     Folders of earlier versions hold the score of every row, by its number.
 

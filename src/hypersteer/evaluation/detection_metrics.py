@@ -1,8 +1,8 @@
 """Concept detection on scores: AUROC, hard negatives, and F1, balanced and with few positives.
 
 A text is called positive if its score is at or above a threshold. Definitions follow AxBench
-(sections 3 and 4 of arXiv 2501.17148), but a concept without the texts that a figure needs is
-missing from that figure, where the published code drops or zeroes it.
+(sections 3 and 4 of arXiv 2501.17148), but a concept without the texts that a metric needs is
+missing from that metric, where the published code drops or zeroes it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -67,7 +67,7 @@ def _rates(above: np.ndarray, below: np.ndarray) -> _Rates:
 
 
 def youden_threshold(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """The score with the largest true minus false positive rate; the highest of equals.
+    """Return the score with the largest true minus false positive rate; the highest of equals.
 
     Raises:
         DataError: one of the two is empty, or a score is NaN.
@@ -98,7 +98,7 @@ class HardNegatives(NamedTuple):
 
 
 def hard_negatives(scores: TextScores) -> HardNegatives | None:
-    """Figures on hard negatives; None for a concept that has none.
+    """Measure hard negatives; return None for a concept that has none.
 
     Raises:
         DataError: there are no positives or no plain negatives, or a score is NaN.
@@ -114,7 +114,7 @@ def hard_negatives(scores: TextScores) -> HardNegatives | None:
 
 
 def best_f1(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """F1 of the positives at the threshold where it is best.
+    """Return F1 of the positives at the threshold where it is best.
 
     Raises:
         DataError: one of the two is empty, or a score is NaN.
@@ -133,7 +133,7 @@ class Imbalanced(NamedTuple):
 
 
 def draw(positives: int, pool: int, *, ratio: int = RATIO, seed: int = 42) -> np.ndarray:
-    """Places of `ratio` negatives of other concepts per positive, among a pool of them.
+    """Return places of `ratio` negatives of other concepts per positive, among a pool of them.
 
     The draw depends on the seed and on the numbers of texts only, so it is the same for all
     methods, and known before a text is scored. With too few texts to draw from it is with
@@ -144,7 +144,7 @@ def draw(positives: int, pool: int, *, ratio: int = RATIO, seed: int = 42) -> np
 
 
 def imbalanced_f1(scores: TextScores, *, ratio: int = RATIO, seed: int = 42) -> Imbalanced | None:
-    """Best F1 after adding `ratio` negatives of other concepts per positive to the plain negatives.
+    """Return the best F1 with `ratio` negatives of other concepts added per positive.
 
     Returns:
         None where there are no negatives of other concepts.
@@ -166,7 +166,7 @@ def imbalanced_f1(scores: TextScores, *, ratio: int = RATIO, seed: int = 42) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
-    """Detection figures of a method, means over the concepts that have each.
+    """Detection metrics of a method, means over the concepts that have each.
 
     Attributes:
         auroc: positives against plain negatives.
@@ -192,7 +192,7 @@ class Detection:
 
 
 class _Found(NamedTuple):
-    """The figures of one concept."""
+    """The metrics of one concept."""
 
     auroc: float
     f1: float
@@ -201,7 +201,7 @@ class _Found(NamedTuple):
 
 
 def detect(concepts: Iterable[TextScores], *, ratio: int = RATIO, seed: int = 42) -> Detection:
-    """Figures of one method over its concepts, whose scores are looked at one after the other.
+    """Measure one method over its concepts, whose scores are read one after the other.
 
     Raises:
         DataError: there are no concepts, or one lacks positives or negatives.

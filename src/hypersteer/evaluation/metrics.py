@@ -43,7 +43,7 @@ class ConceptMeans(NamedTuple):
 
 
 def concept_means(rows: Iterable[Judged]) -> ConceptMeans:
-    """Means over the judged rows among these.
+    """Return means over the judged rows among these.
 
     Raises:
         DataError: none is judged.
@@ -66,7 +66,7 @@ def _scores(rows: Iterable[Judged], name: str) -> list[float]:
 
 
 def perplexity(means: Iterable[ConceptMeans]) -> Interval | None:
-    """Exponential of the mean `nll` over concepts, and of its interval; None if no concept has one.
+    """Return the exponential of the mean `nll` over concepts; None if no concept has one.
 
     It is the geometric mean of the concepts' perplexities, so one looping answer cannot rule it.
     """
@@ -75,14 +75,14 @@ def perplexity(means: Iterable[ConceptMeans]) -> Interval | None:
 
 
 def exponential(interval: Interval) -> Interval:
-    """Exponentials of a mean and of its bounds."""
+    """Return exponentials of a mean and of its bounds."""
     return interval._replace(
         mean=exp(interval.mean), low=exp(interval.low), high=exp(interval.high)
     )
 
 
 def exp(value: float) -> float:
-    """Exponential, infinite where a float ends."""
+    """Return exponential, infinite where a float ends."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -90,7 +90,7 @@ def exp(value: float) -> float:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
-    """Ours minus theirs on the concepts that both have, resampled in pairs.
+    """Return ours minus theirs on the concepts that both have, resampled in pairs.
 
     Raises:
         DataError: they have no concept in common.
@@ -99,7 +99,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
 
 
 def win_rate(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
-    """Share of concepts on which ours is the better score; a tie counts half (HyperSteer, AxBench).
+    """Return the share of concepts on which ours is better; a tie counts half (AxBench).
 
     Args:
         ours: concept id -> overall score after selection.
@@ -186,7 +186,7 @@ class Point:
 
 
 def strength_curve(rows: Iterable[Judged]) -> list[Point]:
-    """Means at every strength, over all prompts, in ascending order.
+    """Return means at every strength, over all prompts, in ascending order.
 
     Args:
         rows: of one method and held set. Rows that are not judged, or have no strength, are left

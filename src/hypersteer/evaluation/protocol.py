@@ -1,8 +1,11 @@
-"""What an evaluation asks: which concepts, held in and held out, and which instructions of each."""
+"""What an evaluation asks: which concepts, held in and held out, and which instructions of each.
+
+All of it is known, and held against the base LM's context window, before any model work.
+"""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +15,19 @@ from huggingface_hub import hf_hub_download
 
 from hypersteer.concepts import Concept, rank_ids
 from hypersteer.config import EvaluateConfig
-from hypersteer.data.sources import NEGATIVE_POOL, ConceptData, load_concepts
+from hypersteer.data.batches import prompted
+from hypersteer.data.examples import Example
+from hypersteer.data.schema import NEGATIVE_POOL
+from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.evaluation.records import Held
 from hypersteer.files import package_data, path_of, read_json, read_lines
 from hypersteer.learning.values import ConceptExamples
+from hypersteer.lm.base import BaseLM
+from hypersteer.methods.hypernetwork import Hypersteer
+from hypersteer.methods.prompting import Prompting, RewrittenPrompting
+from hypersteer.methods.protocol import Learner
 from hypersteer.values import json_of
 
 ALPACA_VARIABLE = "HYPERSTEER_ALPACA_EVAL"
@@ -58,12 +68,22 @@ class Plan:
     questions: dict[tuple[Held, int], list[Question]]
 
     def concepts(self, held: Held) -> list[Concept]:
-        """The concepts of a held set, by id."""
+        """Return the concepts of a held set, by id."""
         return [asked[0].concept for (which, _), asked in self.questions.items() if which == held]
 
     def examples(self, held: Held) -> list[ConceptExamples]:
-        """Training examples of every concept of a held set; a held-out one has no positives."""
+        """Return a held set's training examples by concept; held-out ones have no positives."""
         return [self._examples(concept) for concept in self.concepts(held)]
+
+    def gap_examples(self, held: Held, concept: Concept, count: int) -> list[Example]:
+        """Return validation rows of a concept, which no method has learnt from."""
+        rows = self.split.held_in if held == "held_in" else self.split.held_out
+        return self.data.examples(np.intersect1d(self.data.rows(concept.id), rows)[:count])
+
+    def wrong_concept(self, held: Held, concept: Concept) -> Concept | None:
+        """Return another concept of the same held set, always the same one; None without one."""
+        others = [other for other in self.concepts(held) if other.text != concept.text]
+        return others[concept.id % len(others)] if others else None
 
     def _examples(self, concept: Concept) -> ConceptExamples:
         rows = np.intersect1d(self.data.rows(concept.id), self.split.train)
@@ -106,8 +126,47 @@ def make_plan(config: EvaluateConfig) -> Plan:
     return Plan(data, split, questions)
 
 
+def check_fits(
+    lm: BaseLM, plan: Plan, config: EvaluateConfig, methods: Mapping[str, Learner]
+) -> None:
+    """Refuse instructions, data rows and concepts that outgrow the context window.
+
+    An instruction that an LM rewrites first is known later, and checked then.
+
+    Args:
+        lm: the base LM.
+        plan: what is asked.
+        config: its limits.
+        methods: who is asked; some put the concept into the prompt, and some read it.
+
+    Raises:
+        SteeringError: naming the text and the lengths.
+    """
+    kinds = tuple(type(method) for method in methods.values())
+    worded = any(issubclass(kind, (Prompting, RewrittenPrompting)) for kind in kinds)
+
+    def size(text: str, concept: Concept) -> int:
+        return len(lm.chat.prompt(prompted(text, concept.text) if worded else text).ids)
+
+    for (held, _), questions in plan.questions.items():
+        concept = questions[0].concept
+        if Hypersteer in kinds:
+            read = len(lm.chat.lead) + len(lm.chat.text(concept.text))
+            lm.check_length(read, f"concept {concept.id} ({concept.text[:40]!r})")
+        for one in questions:
+            what = f"the instruction {one.instruction[:40]!r} with its answer"
+            tokens = size(one.instruction, concept) + config.protocol.max_new_tokens
+            lm.check_length(tokens, what)
+        other = plan.wrong_concept(held, concept)
+        for example in plan.gap_examples(held, concept, config.protocol.gap_rows):
+            answer = lm.chat.response(example.response, ends=example.complete)
+            cut = min(len(answer), config.data.max_response_tokens)
+            tokens = max(size(example.prompt, one) for one in (concept, other or concept))
+            lm.check_length(tokens + cut, f"the data row {example.prompt[:40]!r} with its response")
+
+
 def pick_instructions(pool: Sequence[str], concept_id: int, count: int) -> list[str]:
-    """The instructions of a concept: fixed by its id, and more of them begin with the fewer.
+    """Return a concept's instructions: fixed by its id, and more of them begin with the fewer.
 
     On AlpacaEval's whole list this is AxBench's own choice, which pandas draws from numpy's
     legacy generator seeded with the id.
@@ -117,7 +176,7 @@ def pick_instructions(pool: Sequence[str], concept_id: int, count: int) -> list[
 
 
 def load_instructions(source: str) -> list[Instruction]:
-    """A pool of instructions, in file order.
+    """Read a pool of instructions, in file order.
 
     Args:
         source: `bundled`, of which those marked `test` count, so that none was seen in training by
@@ -181,11 +240,11 @@ def _questions(
 
 
 def _some(ids: Sequence[int], limit: int, seed: int) -> list[int]:
-    """At most `limit` ids, ascending; fewer are a subset of more."""
+    """Return at most `limit` ids, ascending; fewer are a subset of more."""
     return sorted(rank_ids(ids, seed)[:limit])
 
 
 def _seed(seed: int, concept_id: int, prompt_id: int) -> int:
-    """The seed of a row, whatever batch it is in."""
+    """Return the seed of a row, whatever batch it is in."""
     digest = hashlib.sha256(f"{seed}:{concept_id}:{prompt_id}".encode()).digest()
     return int.from_bytes(digest[:4])

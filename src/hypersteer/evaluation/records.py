@@ -6,6 +6,10 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 Held = Literal["held_in", "held_out"]
+HELD: tuple[Held, ...] = ("held_out", "held_in")
+"""Held sets in the order of reports."""
+Place = tuple[str, Held]
+"""A method on one held set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +74,17 @@ OPTIONAL = (float | None,)
 
 
 def schema(kind: type[Answered]) -> pa.Schema:
-    """The parquet columns of a kind of row."""
+    """Return the parquet columns of a kind of row."""
     return pa.schema([(f.name, _TYPES.get(f.type, pa.string())) for f in fields(kind)])  # type: ignore[arg-type]
 
 
 def to_table(rows: list[Answered], kind: type[Answered]) -> pa.Table:
-    """Rows of one kind as a table."""
+    """Return rows of one kind as a table."""
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
 
 
 def from_table(table: pa.Table, kind: type[Answered]) -> list[Answered]:
-    """The rows of a table, which are one at least.
+    """Return the rows of a table, which are one at least.
 
     Raises:
         ValueError: for columns of other types (an `ArrowInvalid`), values that are missing, or no

@@ -1,33 +1,32 @@
 """An evaluation from settings to report: learn, answer, judge, measure; resumable at any moment."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hypersteer.config import EvaluateConfig, to_dict
 from hypersteer.edits.sites import Site
 from hypersteer.errors import DataError, SteeringError
-from hypersteer.evaluation.answers import Prepared, answer, batches
-from hypersteer.evaluation.concept_gap import concept_gap, gap_examples, wrong_concept
-from hypersteer.evaluation.detection import detection_figures
+from hypersteer.evaluation.answers import Prepared, answer, batches, by_concept
+from hypersteer.evaluation.concept_gap import concept_gap
+from hypersteer.evaluation.detection import measure_detection
 from hypersteer.evaluation.detection_metrics import Detection
-from hypersteer.evaluation.findings import HELD, Findings, Place
-from hypersteer.evaluation.fits import check_fits
-from hypersteer.evaluation.protocol import Plan, Question, make_plan
-from hypersteer.evaluation.records import Answered, Held, Judged
+from hypersteer.evaluation.protocol import Plan, Question, check_fits, make_plan
+from hypersteer.evaluation.records import HELD, Answered, Held, Judged, Place
 from hypersteer.evaluation.scoring import judge_rows, make_judge
 from hypersteer.evaluation.selection import Key, select
 from hypersteer.evaluation.store import ResultsFolder, writing
 from hypersteer.judges.judge import Judge
+from hypersteer.learning.values import Cost
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.methods.protocol import Learner, can_steer
 from hypersteer.methods.registry import UNSTEERED, check_split, make_methods, recipe
+from hypersteer.progress import ProgressBar
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,31 @@ class EvaluateResult:
     rows: Path
     markdown: Path
     html: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What an evaluation found.
+
+    Attributes:
+        rows: judged answers of all methods, of at least two prompts per concept.
+        config: the resolved configuration of the run, of JSON types.
+        compare_to: method that the others are compared with.
+        methods: order of the report; others follow in the order of the rows.
+        about: what was run, in a few lines of name and value (base LM, judge, concepts).
+        costs: method -> cost per concept.
+        gaps: concept gaps, in nats per token, where measured.
+        detection: detection metrics, where measured.
+    """
+
+    rows: Sequence[Judged]
+    config: Mapping[str, Any]
+    compare_to: str
+    methods: Sequence[str] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    gaps: Mapping[Place, float] = field(default_factory=dict)
+    detection: Mapping[Place, Detection] = field(default_factory=dict)
 
 
 WriteReport = Callable[[Path, Findings], tuple[Path, Path]]
@@ -101,7 +125,7 @@ class _Evaluation:
         self.console = Console(stderr=True)
 
     def go(self) -> tuple[Findings, Path]:
-        """Method by method through all stages, each of which skips what is finished."""
+        """Take method by method through all stages, each of which skips what is finished."""
         prepared: dict[str, Prepared] = {}
         rows: list[Judged] = []
         for name in self.methods:
@@ -124,7 +148,7 @@ class _Evaluation:
         return findings, self.folder.keep_rows(rows)
 
     def _prepare(self, name: str) -> Prepared:
-        """Let a method learn, or read what it learnt before."""
+        """Fit a method, or read what it learnt before."""
         method, made_of = self.methods[name], recipe(self.methods[name])
         known = self.plan.examples("held_in")
         if not method.learns:
@@ -132,21 +156,21 @@ class _Evaluation:
         ids = [entry.concept.id for entry in known]
         learned = self.folder.learned(name, made_of, ids)
         if learned is None:
-            with self._bar(f"{name}: learning", 100 if method.learns else 0) as advance:
+            with self._bar(f"{name}: learning", 100 if method.learns else 0) as bar:
                 learned = method.fit(
-                    self.lm, self.site, known, done=lambda share: advance(100 * share)
+                    self.lm, self.site, known, done=lambda share: bar.advance(100 * share)
                 )
             self.folder.keep_learned(name, made_of, ids, learned)
         return Prepared(name, method, learned, self.lm, self.site)
 
     def _parts(self, name: str) -> list[list[Question]]:
-        """The questions that a method is asked, concept by concept."""
+        """Return the questions that a method is asked, concept by concept."""
         learns = self.methods[name].learns
         asked = self.plan.questions.items()
         return [questions for (held, _), questions in asked if held == "held_in" or not learns]
 
     def _answer(self, prepared: Prepared) -> None:
-        """All answers of a method that are not there yet."""
+        """Make all answers of a method that are not there yet."""
         protocol, name = self.config.protocol, prepared.name
         parts = [
             part
@@ -155,16 +179,16 @@ class _Evaluation:
         ]
         each = len(protocol.strengths) if prepared.scales else 1
         total = each * sum(map(len, parts))
-        with self._bar(f"{name}: answers", total) as advance:
+        with self._bar(f"{name}: answers", total) as bar:
             for batch in batches(parts, each, protocol.batch_size):
                 questions = [question for part in batch for question in part]
                 rows = answer(prepared, questions, protocol)
-                for start, part in zip(_starts(batch, each), batch, strict=True):
-                    self.folder.keep_answers(rows[start : start + each * len(part)])
-                advance(len(rows))
+                for part in by_concept(rows, batch, each):
+                    self.folder.keep_answers(part)
+                bar.advance(len(rows))
 
     def _judge(self, name: str) -> list[Judged]:
-        """All answers of a method, judged."""
+        """Return all answers of a method, judged."""
         kept: list[list[Judged]] = []
         left: list[tuple[int, list[Answered]]] = []
         for part in self._parts(name):
@@ -173,15 +197,15 @@ class _Evaluation:
             if not before or any(row.error for row in before):
                 left.append((len(kept), self.folder.answers(*key) or []))
             kept.append(before)
-        with self._bar(f"{name}: judging", sum(len(rows) for _, rows in left)) as advance:
+        with self._bar(f"{name}: judging", sum(len(rows) for _, rows in left)) as bar:
             for place, rows in left:
                 kept[place] = judge_rows(self.judge, rows, kept[place])
                 self.folder.keep_judged(self.judge.name, kept[place])
-                advance(len(rows))
+                bar.advance(len(rows))
         return [row for rows in kept for row in rows]
 
     def _gaps(self, prepared: dict[str, Prepared], rows: Sequence[Judged]) -> dict[Place, float]:
-        """Mean concept gap of every method on each held set, at the chosen strengths."""
+        """Measure mean concept gaps of all methods on each held set, at the chosen strengths."""
         count = self.config.protocol.gap_rows
         chosen = {choice.key: choice.strength for choice in select(rows).choices}
         gaps: dict[Place, float] = {}
@@ -196,7 +220,7 @@ class _Evaluation:
                 key = f"{held}-{concept.id}-{strength}-{count}"
                 if key not in kept:
                     kept[key] = self._gap(prepared[name], held, concept.id, strength)
-                    self.folder.keep_figures("gaps", name, kept)
+                    self.folder.keep_metrics("gaps", name, kept)
                 found += [] if kept[key] is None else [kept[key]]
             if found:
                 gaps[name, held] = sum(found) / len(found)
@@ -205,10 +229,10 @@ class _Evaluation:
     def _gap(
         self, prepared: Prepared, held: Held, concept_id: int, strength: float | None
     ) -> float | None:
-        """The gap of one concept; None where there are no rows or no other concept."""
+        """Measure the gap of one concept; None where there are no rows or no other concept."""
         concept = self.plan.data.concept(concept_id)
-        examples = gap_examples(self.plan, held, concept, self.config.protocol.gap_rows)
-        wrong = wrong_concept(self.plan, held, concept)
+        examples = self.plan.gap_examples(held, concept, self.config.protocol.gap_rows)
+        wrong = self.plan.wrong_concept(held, concept)
         if not examples or wrong is None:
             return None
         limit, together = self.config.data.max_response_tokens, self.config.protocol.batch_size
@@ -218,8 +242,8 @@ class _Evaluation:
         if not self.config.protocol.detection:
             return {}
         try:
-            with self._bar("detection", len(prepared)) as advance:
-                return detection_figures(self.config, self.folder, self.plan, prepared, advance)
+            with self._bar("detection", len(prepared)) as bar:
+                return measure_detection(self.config, self.folder, self.plan, prepared, bar.advance)
         except DataError as error:
             self.console.print(f"detection is left out: {error}", markup=False, soft_wrap=True)
             return {}
@@ -237,29 +261,6 @@ class _Evaluation:
             "torch": torch.__version__,
         }
 
-    @contextmanager
-    def _bar(self, text: str, total: int) -> Iterator[Callable[[float], None]]:
-        """A progress bar; where there is no terminal, a line at every quarter."""
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-        left = [TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True)]
-        live = self.console.is_terminal
-        with Progress(*columns, *left, console=self.console, disable=not live) as bar:
-            task, told = bar.add_task(text, total=total), 0
-
-            def advance(count: float) -> None:
-                nonlocal told
-                bar.advance(task, count)
-                quarter = int(4 * bar.tasks[task].completed / total + 1e-9) if total else 0
-                if quarter > told and not live:
-                    self.console.print(f"{text}: {25 * quarter} %", markup=False, highlight=False)
-                told = quarter
-
-            yield advance
-
-
-def _starts(batch: Sequence[list[Question]], each: int) -> list[int]:
-    """Where each concept's rows begin among the rows of a batch."""
-    starts = [0]
-    for part in batch[:-1]:
-        starts.append(starts[-1] + each * len(part))
-    return starts
+    def _bar(self, text: str, total: int) -> ProgressBar:
+        """Return a progress bar; where there is no terminal, it prints a line at every quarter."""
+        return ProgressBar(text, total, console=self.console, quarters=True)

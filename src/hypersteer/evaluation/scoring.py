@@ -10,7 +10,7 @@ from hypersteer.lm.base import BaseLM
 
 
 def make_judge(config: JudgeConfig, lm: BaseLM) -> Judge:
-    """The judge that settings ask for.
+    """Make the judge that settings ask for.
 
     Raises:
         SteeringError: if it needs a key or a calibration that is not there.

@@ -60,12 +60,12 @@ class Selection(NamedTuple):
 
 
 def is_judged(row: Judged) -> bool:
-    """Whether the row has scores."""
+    """Return whether the row has scores."""
     return not row.error and row.overall is not None
 
 
 def mean(values: Iterable[float]) -> float:
-    """Arithmetic mean, correctly rounded.
+    """Return the arithmetic mean, correctly rounded.
 
     Raises:
         DataError: of nothing.
@@ -77,7 +77,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 def halves(rows: Sequence[Judged]) -> tuple[frozenset[int], frozenset[int]]:
-    """Prompt ids that choose the strength, and those that are reported on.
+    """Return prompt ids that choose the strength, and those that are reported on.
 
     Of n prompt ids in the run, the first ceil(n / 2) choose and the rest report (AxBench: 5 and 5).
 
@@ -97,7 +97,7 @@ def halves(rows: Sequence[Judged]) -> tuple[frozenset[int], frozenset[int]]:
 
 
 def select(rows: Sequence[Judged]) -> Selection:
-    """The best strength of every method, held set and concept, and the rows to report there.
+    """Choose the best strength of every method, held set and concept, and the rows to report.
 
     The best strength has the highest mean overall score over the judged rows of the choosing half;
     ties go to the smallest absolute strength, then to the positive one.
@@ -139,7 +139,7 @@ def _choose(
 
 
 def best_strength(rows: Iterable[Judged]) -> float | None:
-    """The strength with the best mean overall score; None if no row with a strength is judged."""
+    """Return the strength with the best mean overall score; None if no such row is judged."""
     scores: dict[float, list[float]] = {}
     for row in rows:
         if row.strength is not None and is_judged(row) and row.overall is not None:

@@ -55,7 +55,7 @@ class ResultsFolder:
         self._check(to_dict(config))
 
     def hold(self) -> Hold:
-        """Have the folder to this process; to be released afterwards.
+        """Lock the folder for this process; to be released afterwards.
 
         Raises:
             ConfigError: if it is in use.
@@ -76,7 +76,7 @@ class ResultsFolder:
             write_text(self._settings, to_json(to_dict(config), indent=2) + "\n")
 
     def answers(self, method: str, held: Held, concept_id: int) -> list[Answered] | None:
-        """A method's answers under a concept, or None where they are not there yet."""
+        """Return a method's answers under a concept, or None where they are not there yet."""
         return _rows(self._part("answers", method, held, concept_id), Answered)
 
     def keep_answers(self, rows: Sequence[Answered]) -> None:
@@ -85,7 +85,7 @@ class ResultsFolder:
         _keep(self._part("answers", first.method, first.held, first.concept_id), rows, Answered)
 
     def judged(self, judge: str, method: str, held: Held, concept_id: int) -> list[Judged] | None:
-        """The judged answers of a method under a concept, or None."""
+        """Return the judged answers of a method under a concept, or None."""
         folder = f"judged/{slug(judge)}"
         return _rows(self._part(folder, method, held, concept_id), Judged)
 
@@ -95,10 +95,10 @@ class ResultsFolder:
         _keep(self._part(folder, first.method, first.held, first.concept_id), rows, Judged)
 
     def learned(self, method: str, recipe: dict[str, Any], ids: Sequence[int]) -> Learned | None:
-        """What a method has learnt before, or None.
+        """Return the stored parameters of a method, or None.
 
         Raises:
-            ConfigError: if it was learnt by another recipe, so that its answers are another's.
+            ConfigError: if they were learnt by another recipe, so that its answers are another's.
         """
         path = self.path / "learned" / f"{slug(method)}.safetensors"
         if not is_file(path):
@@ -125,7 +125,7 @@ class ResultsFolder:
     def keep_learned(
         self, method: str, recipe: dict[str, Any], ids: Sequence[int], learned: Learned
     ) -> None:
-        """Keep what a method has learnt."""
+        """Store what a method has learnt."""
         path = self.path / "learned" / f"{slug(method)}.safetensors"
         described = {
             "recipe": recipe,
@@ -137,13 +137,13 @@ class ResultsFolder:
         with writing(path), replacing(path) as temporary:
             save_tensors(learned.tensors, temporary, {"learned": to_json(described)})
 
-    def figures_file(self, kind: str, method: str) -> Path:
-        """Where small results of a method are kept."""
+    def metrics_file(self, kind: str, method: str) -> Path:
+        """Return the file of a method's results of a kind."""
         return self.path / kind / f"{slug(method)}.json"
 
-    def figures(self, kind: str, method: str) -> dict[str, Any]:
-        """Small finished results of a method (gaps, detection), by key; empty if none."""
-        path = self.figures_file(kind, method)
+    def metrics(self, kind: str, method: str) -> dict[str, Any]:
+        """Return stored results of a method (gaps, detection), by key; empty if none."""
+        path = self.metrics_file(kind, method)
         try:
             found = read_json(path)
         except FileNotFoundError:
@@ -155,18 +155,18 @@ class ResultsFolder:
         return found
 
     def gaps(self, method: str) -> dict[str, float | None]:
-        """Mean concept gaps of a method by key; None where there was nothing to measure."""
-        found = self.figures("gaps", method)
+        """Return the mean concept gaps of a method by key; None where nothing was to measure."""
+        found = self.metrics("gaps", method)
         for key, value in found.items():
             if value is not None and as_real(value) is None:
-                raise _damaged(self.figures_file("gaps", method), f"'{key}' is {value!r}")
+                raise _damaged(self.metrics_file("gaps", method), f"'{key}' is {value!r}")
         return found
 
-    def keep_figures(self, kind: str, method: str, figures: dict[str, Any]) -> None:
+    def keep_metrics(self, kind: str, method: str, metrics: dict[str, Any]) -> None:
         """Keep small results of a method."""
-        path = self.figures_file(kind, method)
+        path = self.metrics_file(kind, method)
         with writing(path):
-            write_text(path, to_json(figures, indent=1) + "\n")
+            write_text(path, to_json(metrics, indent=1) + "\n")
 
     def keep_rows(self, rows: Sequence[Judged]) -> Path:
         """Write all judged rows as one parquet file."""
@@ -196,13 +196,13 @@ class ResultsFolder:
 
 
 def slug(name: str) -> str:
-    """A file name for any name."""
+    """Return a file name for any name."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """What the file of what a method has learnt says beside the tensors."""
+    """What the file of a method's parameters holds beside the tensors."""
 
     recipe: Any
     ids: tuple[int, ...]

@@ -44,12 +44,12 @@ class Scale:
     bias: float
 
     def parts(self, values: Mapping[str, float]) -> dict[str, float]:
-        """What each signal adds to the logit; 0 for a signal at the calibration mean."""
+        """Return what each signal adds to the logit; 0 for a signal at the calibration mean."""
         rows = zip(self.signals, self.mean, self.std, self.weights, strict=True)
         return {name: w * (values[name] - m) / s for name, m, s, w in rows}
 
     def score(self, values: Mapping[str, float]) -> float:
-        """Expected label times 2: a score in (0, 2)."""
+        """Return the expected label times 2: a score in (0, 2)."""
         logit = self.bias + sum(self.parts(values).values())
         return float(1 + np.tanh(logit / 2))
 
@@ -220,7 +220,7 @@ def fit(
 def _logistic(
     values: np.ndarray, target: np.ndarray, amount: np.ndarray, ridge: float, steps: int = 100
 ) -> np.ndarray:
-    """Weights and, last, the bias that minimise the penalised cross-entropy."""
+    """Return weights and, last, the bias that minimise the penalised cross-entropy."""
     values = np.hstack([values, np.ones((len(values), 1))])
     penalty = np.full(values.shape[1], ridge)
     penalty[-1] = 1e-6

@@ -62,7 +62,7 @@ class Judge(Protocol):
 
 
 def harmonic_mean(scores: Sequence[float]) -> float:
-    """Harmonic mean of scores that are 0 or more; 0 if one of them is 0."""
+    """Return the harmonic mean of scores that are 0 or more; 0 if one of them is 0."""
     if not scores or min(scores) <= 0:
         return 0.0
     return len(scores) / sum(1 / score for score in scores)

@@ -27,24 +27,24 @@ STEM = 5
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case; digits count, punctuation does not."""
+    """Return the words of a text in lower case; digits count, punctuation does not."""
     return re.findall(r"\w+", text.lower())
 
 
 def carries(piece: str) -> bool:
-    """Whether a token's text may carry a concept: letters, and no function or frame word."""
+    """Return whether a token's text may carry a concept: letters, and no function or frame word."""
     word = piece.strip().lower()
     return any(c.isalpha() for c in word) and word not in FUNCTION_WORDS | FRAME_WORDS
 
 
 def repetition(ids: Sequence[int]) -> float:
-    """Share of the sequences of three tokens that were there before, from 0 to almost 1."""
+    """Return the share of three-token sequences that were there before, from 0 to almost 1."""
     grams = [tuple(ids[i : i + GRAM]) for i in range(len(ids) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def echo(response: str, concept: str) -> float:
-    """Share of the response's words, function words aside, that stand in the concept's text."""
+    """Return the share of the response's words, function words aside, that the concept has."""
     said = [word[:STEM] for word in words_of(response) if word not in FUNCTION_WORDS]
     named = {word[:STEM] for word in words_of(concept)}
     return sum(word in named for word in said) / len(said) if said else 0.0

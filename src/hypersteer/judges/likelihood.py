@@ -73,7 +73,7 @@ class LikelihoodJudge:
 
     @classmethod
     def from_config(cls, config: JudgeConfig, lm: BaseLM) -> "LikelihoodJudge":
-        """The judge that an evaluation's settings describe."""
+        """Make the judge that an evaluation's settings describe."""
         return cls(lm, Calibration.load(config.calibration))
 
     def judge(
@@ -101,7 +101,7 @@ class LikelihoodJudge:
 
 
 def judgement(answer: Answer, signals: Signals, calibration: Calibration) -> Judgement:
-    """The scores that signals stand for, under a calibration."""
+    """Return the scores that signals stand for, under a calibration."""
     words = len(words_of(answer.response))
     if not answer.response.strip():
         return Judgement(EMPTY, EMPTY, EMPTY)
@@ -114,7 +114,7 @@ def judgement(answer: Answer, signals: Signals, calibration: Calibration) -> Jud
 
 
 def _rating(scale: Scale, values: dict[str, float]) -> Rating:
-    """A score, and the signal that moved it furthest from the middle of the calibration rows."""
+    """Return a score, and the signal that moved it furthest from the calibration mean."""
     parts = scale.parts(values)
     score = scale.score(values)
     first = max(parts, key=lambda name: abs(parts[name]))

@@ -65,7 +65,7 @@ class Signals:
     own_words: float = 0.0
 
     def by_name(self) -> dict[str, float]:
-        """The signals as a mapping."""
+        """Return the signals as a mapping."""
         return asdict(self)
 
 
@@ -116,7 +116,7 @@ class SignalReader:
         self._instructions = self._targets("instruction", background.instructions)
 
     def read(self, answers: Sequence[Answer]) -> list[Signals]:
-        """The signals of answers, in their order; those of an empty response are all 0.
+        """Read the signals of answers, in their order; those of an empty response are all 0.
 
         The result does not depend on the other answers, beyond rounding: 1e-4 in float32, about
         0.1 in bfloat16.
@@ -146,7 +146,7 @@ class SignalReader:
     def _read_batch(
         self, texts: list[list[int]], concepts: list[_Target], tasks: list[_Target]
     ) -> list[Float[Tensor, "7"]]:
-        """The seven signals that take the base LM, of each row."""
+        """Read the seven signals that take the base LM, of each row."""
         asked = [[*t, *self._question, *c.ids] for t, c in zip(texts, concepts, strict=True)]
         start = len(self._opening)
         with capture(self._lm.blocks, self._layers) as states:
@@ -169,7 +169,7 @@ class SignalReader:
     def _likeness(
         self, target: _Target, text: list[Tensor], match: Match, others: list[_Target]
     ) -> Float[Tensor, "2"]:
-        """Standard scores of a text's match with the target above that with the others."""
+        """Return standard scores of a text's match with the target above that with the others."""
 
         def standard(one: _Target) -> Tensor:
             raw = torch.stack([match(s, t) for s, t in zip(one.shapes, text, strict=True)])
@@ -178,7 +178,7 @@ class SignalReader:
         return standard(target) - torch.stack([standard(other) for other in others]).mean(0)
 
     def _targets(self, kind: str, texts: Sequence[str]) -> list[_Target]:
-        """Concepts or instructions, each read once in the life of the reader."""
+        """Return concepts or instructions, each read once in the life of the reader."""
         new = [text for text in dict.fromkeys(texts) if (kind, text) not in self._known]
         ids = [self._ids(text, kind) for text in new]
         alone = self._alone(ids) if kind == "concept" and new else [0.0] * len(new)
@@ -204,7 +204,7 @@ class SignalReader:
         return _Target(ids, (shapes[0], shapes[1]), raw.mean(0), std, alone)
 
     def _alone(self, concepts: list[list[int]]) -> list[float]:
-        """Mean loss of the concepts' tokens after no response."""
+        """Return the mean loss of the concepts' tokens after no response."""
         before = [*self._lm.chat.text(NOTHING), *self._question]
 
         def run(part: list[int]) -> list[Tensor]:
@@ -216,7 +216,7 @@ class SignalReader:
 
     @torch.no_grad()
     def _states(self, texts: list[list[int]]) -> list[Float[Tensor, "2 T D"]]:
-        """States of texts at both layers; the blocks above do not run."""
+        """Return states of texts at both layers; the blocks above do not run."""
         start = len(self._opening)
 
         def run(part: list[int]) -> list[Tensor]:
@@ -241,11 +241,11 @@ class SignalReader:
         return PromptIds(ids, len(self._start))
 
     def _fixed(self) -> int:
-        """Tokens of what is read around the texts, where it is longest."""
+        """Count the tokens read around the texts, where it is longest."""
         return max(len(self._opening) + len(self._question), len(self._task([]).ids))
 
     def _ids(self, text: str, kind: str) -> list[int]:
-        """A text's tokens, cut to the limit of its kind; never none.
+        """Return a text's tokens, cut to the limit of its kind; never none.
 
         A response's share of a small context window is what the longest concept leaves.
         """

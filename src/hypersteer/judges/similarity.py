@@ -37,7 +37,7 @@ class Space:
 
     @classmethod
     def of(cls, texts: Sequence[Float[Tensor, "T D"]], components: int) -> "Space":
-        """The space of some texts' states, without `components` main directions."""
+        """Return the space of some texts' states, without `components` main directions."""
         states = torch.cat(list(texts)).double()
         mean = states.mean(0)
         _, vectors = torch.linalg.eigh((states - mean).T @ (states - mean))
@@ -45,26 +45,26 @@ class Space:
         return cls(mean.float(), vectors[:, width - min(components, width - 1) :].float())
 
     def centred(self, states: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
-        """States less the mean and the main directions."""
+        """Return states less the mean and the main directions."""
         states = states - self.mean
         return states - (states @ self.directions) @ self.directions.T
 
     def unit(self, states: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
-        """The same, each token of length 1."""
+        """Return the same space with each token of length 1."""
         return normalize(self.centred(states), dim=-1)
 
 
 def mean_direction(states: Float[Tensor, "C D"]) -> Float[Tensor, " D"]:
-    """Unit vector of the mean of centred states."""
+    """Return the unit vector of the mean of centred states."""
     return normalize(states.mean(0), dim=0)
 
 
 def best_tokens(direction: Float[Tensor, " D"], text: Float[Tensor, "T D"]) -> Float[Tensor, ""]:
-    """Mean cosine of the `TOP` tokens of a text that are nearest to a direction."""
+    """Return the mean cosine of the `TOP` tokens of a text that are nearest to a direction."""
     cosines = text @ direction
     return cosines.topk(min(TOP, len(cosines))).values.mean()
 
 
 def best_words(sought: Float[Tensor, "C D"], text: Float[Tensor, "T D"]) -> Float[Tensor, ""]:
-    """Mean over the sought tokens of the cosine with the nearest token of the text."""
+    """Return the mean over the sought tokens of the cosine with the nearest token of the text."""
     return (sought @ text.T).max(dim=1).values.mean()

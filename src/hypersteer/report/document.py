@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from hypersteer.evaluation.records import Held, Judged
 from hypersteer.evaluation.selection import halves
-from hypersteer.report.examples import Samples, all_samples
-from hypersteer.report.formatting import held_name
-from hypersteer.report.layout import Table
+from hypersteer.report.layout import Table, held_name
 from hypersteer.report.strength_curves import Panel, panels
-from hypersteer.report.summary import Summary
+from hypersteer.report.summary import Scores, Summary
 from hypersteer.report.tables import (
     comparison_table,
     cost_table,
@@ -23,6 +22,29 @@ SHOWN = 5
 """Missing concepts and failures that are listed one by one; the rest is counted."""
 
 
+class Sample(NamedTuple):
+    """An answer, and what it is an example of."""
+
+    kind: str
+    row: Judged
+
+
+class Samples(NamedTuple):
+    """Samples of a method on one held set."""
+
+    method: str
+    held: Held
+    samples: list[Sample]
+
+
+class Rated(NamedTuple):
+    """One score of an answer, and why."""
+
+    name: str
+    score: float | None
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """What a report says.
@@ -33,7 +55,7 @@ class Document:
         notices: what is missing or failed; empty if nothing is.
         tables: in their order.
         panels: strength curves.
-        curve_table: their figures; None if no method has strengths.
+        curve_table: their values; None if no method has strengths.
         samples: answers to read.
         config: the resolved configuration, flattened to dotted names.
     """
@@ -49,7 +71,7 @@ class Document:
 
 
 def compose(summary: Summary) -> Document:
-    """The contents of the report on these figures."""
+    """Return the contents of the report."""
     tables = [
         table_1(summary),
         score_table(summary),
@@ -70,7 +92,7 @@ def compose(summary: Summary) -> Document:
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
-    """What was run, in a few lines."""
+    """Return what was run, in a few lines."""
     rows = summary.findings.rows
     choosing, reporting = halves(rows)
     strengths = sorted({row.strength for row in rows if row.strength is not None})
@@ -92,7 +114,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def notices(summary: Summary) -> list[str]:
-    """What a reader must know before trusting a figure."""
+    """Return what a reader must know before trusting a value."""
     said = []
     failed = sum(count.failed for count in summary.counts.values())
     if failed:
@@ -124,7 +146,7 @@ def _more(total: int) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as dotted names and text values."""
+    """Return nested settings as dotted names and text values."""
     lines = []
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -134,3 +156,36 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
         else:
             lines.append((f"{prefix}{name}", "" if value is None else str(value)))
     return lines
+
+
+def pick(scores: Scores) -> list[Sample]:
+    """Return the reported answers with the best, the median and the worst overall score.
+
+    Ties go to the earlier concept and prompt. With fewer than three answers there are fewer
+    samples; no answer is shown twice.
+    """
+    rows = [row for choice in scores.choices for row in choice.rows]
+    rows.sort(key=lambda r: (-(r.overall or 0.0), r.concept_id, r.prompt_id))
+    kinds = {0: "best", len(rows) - 1: "worst", (len(rows) - 1) // 2: "median"}
+    if len(rows) < 3:
+        kinds = dict(zip(range(len(rows)), ("best", "worst"), strict=False))
+    return [Sample(kinds[index], rows[index]) for index in sorted(kinds)]
+
+
+def all_samples(summary: Summary) -> list[Samples]:
+    """Return samples of all methods, in the order of the report."""
+    return [
+        Samples(method, held, pick(summary.scores[method, held]))
+        for method in summary.methods
+        for held in summary.held
+        if (method, held) in summary.scores
+    ]
+
+
+def ratings(row: Judged) -> list[Rated]:
+    """Return the three scores of an answer."""
+    return [
+        Rated("Concept", row.concept_score, row.concept_reason),
+        Rated("Instruction", row.instruction_score, row.instruction_reason),
+        Rated("Fluency", row.fluency_score, row.fluency_reason),
+    ]

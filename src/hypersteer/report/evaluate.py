@@ -3,13 +3,11 @@
 from pathlib import Path
 
 from hypersteer.config import EvaluateConfig
-from hypersteer.evaluation.findings import Findings
-from hypersteer.evaluation.run import EvaluateResult, run
+from hypersteer.evaluation.run import EvaluateResult, Findings, run
 from hypersteer.files import write_text
 from hypersteer.lm.base import BaseLM
 from hypersteer.report.document import compose
-from hypersteer.report.html import to_html
-from hypersteer.report.markdown import to_markdown
+from hypersteer.report.rendering import to_html, to_markdown
 from hypersteer.report.summary import summarise
 
 

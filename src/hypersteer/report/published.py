@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 UNKNOWN: Literal["unknown"] = "unknown"
-Figure = float | Literal["unknown"] | None
+Published = float | Literal["unknown"] | None
 
 SETTING = "Gemma-2 instruction-tuned, Concept500, judged by gpt-4o-mini"
 SETTINGS = ("2B L10", "2B L20", "9B L20", "9B L31", "average")
@@ -21,16 +21,16 @@ class PublishedTable:
         title: what is measured, and its range.
         source: paper and table.
         columns: settings.
-        rows: method -> one figure per column.
+        rows: method -> one value per column.
     """
 
     title: str
     source: str
     columns: tuple[str, ...]
-    rows: dict[str, tuple[Figure, ...]]
+    rows: dict[str, tuple[Published, ...]]
 
-    def row(self, method: str) -> tuple[Figure, ...] | None:
-        """The figures of a method of ours, by its usual names; None if it is not in the table."""
+    def row(self, method: str) -> tuple[Published, ...] | None:
+        """Return the values of a method of ours, by its usual names; None if it is not there."""
         name = published_name(method)
         return None if name is None else self.rows.get(name)
 
@@ -139,7 +139,7 @@ _VARIANTS = {
 
 
 def published_name(method: str) -> str | None:
-    """The published name of a method of ours; None if nothing is published under it.
+    """Return the published name of a method of ours; None if nothing is published under it.
 
     Spelling, case and a leading `hypersteer` do not matter; a hypernetwork is known by the variant
     that its name begins with.

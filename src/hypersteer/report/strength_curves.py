@@ -5,7 +5,7 @@ from html import escape
 from typing import NamedTuple
 
 from hypersteer.evaluation.metrics import Point
-from hypersteer.report.formatting import held_name, number
+from hypersteer.report.layout import held_name, number
 from hypersteer.report.summary import Summary
 
 WIDTH, HEIGHT = 320, 216
@@ -34,7 +34,7 @@ class Panel(NamedTuple):
 
 
 def panels(summary: Summary) -> list[Panel]:
-    """One panel for each method and held set that has strengths, in the order of the report."""
+    """Draw a panel for each method and held set with strengths, in the order of the report."""
     found = []
     for method in summary.methods:
         for held in summary.held:
@@ -47,7 +47,7 @@ def panels(summary: Summary) -> list[Panel]:
 
 
 def draw(heading: str, points: Sequence[Point]) -> str:
-    """Overall score and the three scores over strength, from 0 to 2.
+    """Draw the overall score and the three scores over strength, from 0 to 2.
 
     Args:
         heading: says what it shows, for those who cannot see it.
@@ -68,7 +68,7 @@ def draw(heading: str, points: Sequence[Point]) -> str:
 
 
 def legend_mark(name: str) -> str:
-    """A line with its mark, as in the panels."""
+    """Draw a line with its mark, as in the panels."""
     return (
         f'<svg class="key" viewBox="0 0 30 12" aria-hidden="true"><g class="{name}">'
         f'<path class="line" d="M1,6H29"/><path class="mark" transform="translate(15,6)" '

@@ -1,11 +1,10 @@
-"""All figures of a report, computed from judged rows before a word of it is written."""
+"""All values of a report, computed from judged rows before a word of it is written."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hypersteer.errors import ConfigError, nearest
-from hypersteer.evaluation.findings import HELD, Findings, Place
 from hypersteer.evaluation.metrics import (
     ConceptMeans,
     Interval,
@@ -19,7 +18,8 @@ from hypersteer.evaluation.metrics import (
     strength_curve,
     win_rate,
 )
-from hypersteer.evaluation.records import Held, Judged
+from hypersteer.evaluation.records import HELD, Held, Judged, Place
+from hypersteer.evaluation.run import Findings
 from hypersteer.evaluation.selection import Choice, Missing, Selection, is_judged, select
 from hypersteer.methods.registry import UNSTEERED
 
@@ -69,7 +69,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The figures of a report.
+    """The values of a report.
 
     Attributes:
         findings: where they come from.
@@ -95,7 +95,7 @@ class Summary:
 
 
 def summarise(findings: Findings) -> Summary:
-    """Choose strengths and compute all figures.
+    """Choose strengths and compute all values.
 
     Raises:
         ConfigError: the method to compare with has no rows.

@@ -5,18 +5,23 @@ from collections.abc import Callable
 from statistics import median
 
 from hypersteer.evaluation.records import Held
-from hypersteer.report.formatting import (
+from hypersteer.report.layout import (
+    EMPTY,
     NONE,
+    Cell,
+    Section,
+    Table,
     big_number,
     bounds,
     duration,
-    figure,
     held_name,
+    measured,
     number,
     plus,
+    published_value,
     share,
+    times,
 )
-from hypersteer.report.layout import EMPTY, Cell, Section, Table, measured, times
 from hypersteer.report.published import (
     AXBENCH_DETECTION,
     AXBENCH_WIN_RATE,
@@ -28,7 +33,7 @@ from hypersteer.report.summary import Scores, Summary
 
 
 def table_1(summary: Summary) -> Table:
-    """The paper's Table 1: methods against held-out and held-in scores."""
+    """Lay out the paper's Table 1: methods against held-out and held-in scores."""
     best = {
         held: max((s.overall.mean for (_, h), s in summary.scores.items() if h == held), default=0)
         for held in summary.held
@@ -40,8 +45,8 @@ def table_1(summary: Summary) -> Table:
         named.add(published_name(method))
         rows.append([Cell(method), *cells, *_published(published)])
     others = [
-        [Cell(name), *[EMPTY] * len(summary.held), *_published(figures)]
-        for name, figures in HYPERSTEER_TABLE_1.rows.items()
+        [Cell(name), *[EMPTY] * len(summary.held), *_published(values)]
+        for name, values in HYPERSTEER_TABLE_1.rows.items()
         if name not in named
     ]
     ours = [f"{held_name(held)}, {_concepts(summary.concepts[held])}" for held in summary.held]
@@ -64,7 +69,7 @@ def table_1(summary: Summary) -> Table:
 
 
 def score_table(summary: Summary) -> Table:
-    """The scores behind the overall score, strengths, perplexity and concept gap."""
+    """Lay out the scores behind the overall score, strengths, perplexity and concept gap."""
     return Table(
         name="scores",
         caption="Scores, chosen strengths, perplexity and concept gap",
@@ -81,7 +86,7 @@ def score_table(summary: Summary) -> Table:
 
 
 def comparison_table(summary: Summary) -> Table:
-    """Against the chosen method, and against the unsteered base LM."""
+    """Compare with the chosen method, and with the unsteered base LM."""
     rival = summary.findings.compare_to
     return Table(
         name="comparison",
@@ -102,7 +107,7 @@ def comparison_table(summary: Summary) -> Table:
 
 
 def cost_table(summary: Summary) -> Table | None:
-    """What one more concept costs; None if no cost is known."""
+    """Lay out what one more concept costs; None if no cost is known."""
     costs = summary.findings.costs
     if not costs:
         return None
@@ -120,7 +125,7 @@ def cost_table(summary: Summary) -> Table | None:
     return Table(
         name="cost",
         caption="Cost of steering towards one more concept",
-        note="Numbers learnt and kept, floating-point operations and wall-clock time of learning "
+        note="Stored parameters, floating-point operations and wall-clock time of learning "
         "one concept on this machine; 0 where nothing is learnt. k thousand, M million, "
         "G 10^9, T 10^12, P 10^15.",
         columns=["Method", "Parameters", "FLOPs", "Time"],
@@ -129,7 +134,7 @@ def cost_table(summary: Summary) -> Table | None:
 
 
 def detection_table(summary: Summary) -> Table | None:
-    """Concept detection; None if it was not measured."""
+    """Lay out concept detection; None if it was not measured."""
     found = summary.findings.detection
     if not found:
         return None
@@ -137,18 +142,18 @@ def detection_table(summary: Summary) -> Table | None:
     for held in ("held_out", "held_in"):
         rows = []
         for method in dict.fromkeys([*summary.methods, *(method for method, _ in found)]):
-            if (figures := found.get((method, held))) is None:
+            if (values := found.get((method, held))) is None:
                 continue
             published = AXBENCH_DETECTION.row(method) or [None] * 5
             rows.append(
                 [
                     Cell(method),
-                    measured(figures.auroc),
-                    measured(figures.hard_accuracy),
-                    measured(figures.hard_auroc),
-                    measured(figures.f1),
-                    measured(figures.imbalanced_f1, mark="*" if figures.repeated else ""),
-                    *[Cell(figure(value)) for value in published[1:3]],
+                    measured(values.auroc),
+                    measured(values.hard_accuracy),
+                    measured(values.hard_auroc),
+                    measured(values.f1),
+                    measured(values.imbalanced_f1, mark="*" if values.repeated else ""),
+                    *[Cell(published_value(value)) for value in published[1:3]],
                 ]
             )
         if rows:
@@ -175,7 +180,7 @@ def detection_table(summary: Summary) -> Table | None:
 
 
 def curve_table(summary: Summary) -> Table | None:
-    """The figures behind the strength curves; None if no method has strengths."""
+    """Lay out the values behind the strength curves; None if no method has strengths."""
     sections = []
     for method in summary.methods:
         for held in summary.held:
@@ -259,8 +264,8 @@ def _overall(summary: Summary, method: str, held: Held, best: float) -> Cell:
     return cell._replace(best=math.isclose(scores.overall.mean, best))
 
 
-def _published(figures: tuple | None) -> list[Cell]:
-    return [Cell(figure(value)) for value in figures or [None] * 4]
+def _published(values: tuple | None) -> list[Cell]:
+    return [Cell(published_value(value)) for value in values or [None] * 4]
 
 
 def _concepts(count: int) -> str:

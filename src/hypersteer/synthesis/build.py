@@ -8,20 +8,17 @@ from rich.console import Console
 
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import NO_LM, SynthesisConfig
+from hypersteer.data.schema import GENRES
 from hypersteer.endpoint.replies import Usage
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
-from hypersteer.synthesis.estimate import Estimate, estimate
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.hard import write_hard_negatives
-from hypersteer.synthesis.invention import STAGE as INVENTED
-from hypersteer.synthesis.invention import invent
-from hypersteer.synthesis.pools import GENRES, Pool, check_pool, load_pool
-from hypersteer.synthesis.progress import Bars
+from hypersteer.synthesis.pools import Pool, check_pool, load_pool
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
-from hypersteer.synthesis.report import make_report
-from hypersteer.synthesis.sources import Wanted, read_concepts
+from hypersteer.synthesis.report import Estimate, estimate, make_report
+from hypersteer.synthesis.sources import INVENTED, ListedConcept, invent, read_concepts
 from hypersteer.synthesis.stages import (
     Means,
     answer_pool,
@@ -30,8 +27,8 @@ from hypersteer.synthesis.stages import (
     positive_tasks,
     write_stage,
 )
-from hypersteer.synthesis.teacher import endpoint_config, open_teacher
-from hypersteer.synthesis.texts import cutter
+from hypersteer.synthesis.teacher import Bars, endpoint_config, open_teacher
+from hypersteer.synthesis.writing import cutter
 
 Confirm = Callable[[Estimate], bool]
 
@@ -57,10 +54,10 @@ def build(
     lm: BaseLM | None = None,
     console: Console | None = None,
 ) -> BuildResult | None:
-    """Make a dataset in AxBench's format, or go on with one.
+    """Make a dataset in AxBench's format, or resume one.
 
     Every finished part stays in the folder, and every reply of an endpoint in the cache, so the
-    same call goes on where an earlier one was cut off, and nothing is asked twice.
+    same call resumes one that was cut off, and nothing is asked twice.
 
     Args:
         config: the settings.
@@ -87,7 +84,7 @@ def build(
 
 def _build(
     config: SynthesisConfig,
-    wanted: list[Wanted] | None,
+    wanted: list[ListedConcept] | None,
     pool: Pool,
     folder: BuildFolder,
     *,
@@ -114,24 +111,24 @@ def _build(
     return BuildResult(folder.path, report, teacher.usage)
 
 
-def _inputs(config: SynthesisConfig) -> tuple[list[Wanted] | None, Pool, BuildFolder]:
-    """All that can be wrong is found here, before anything is asked."""
+def _inputs(config: SynthesisConfig) -> tuple[list[ListedConcept] | None, Pool, BuildFolder]:
+    """Read and check all inputs, before anything is asked."""
     config.check_source()
     if config.teacher.kind == "endpoint":
         endpoint_config(config)
-    wanted: list[Wanted] | None = None
+    wanted: list[ListedConcept] | None = None
     if config.concepts is not None:
         wanted = read_concepts(config.concepts, seed=config.seed, limit=config.limit)
     pool = load_pool(config.instructions, config.seed)
     folder = BuildFolder(config, _content(wanted, pool))
     if wanted is None and (invented := folder.part(INVENTED, "invented")):
-        wanted = [Wanted(text) for text in invented]
+        wanted = [ListedConcept(text) for text in invented]
     check_pool(pool, config.counts, _possible_genres(wanted))
     return wanted, pool, folder
 
 
-def _content(wanted: Sequence[Wanted] | None, pool: Pool) -> dict[str, Any]:
-    """What the run reads, so that a folder begun with something else is told apart."""
+def _content(wanted: Sequence[ListedConcept] | None, pool: Pool) -> dict[str, Any]:
+    """Return what the run reads, so that a folder begun with something else is told apart."""
     listed = None if wanted is None else [list(one) for one in wanted]
     return {
         "list of concepts": listed,
@@ -140,14 +137,16 @@ def _content(wanted: Sequence[Wanted] | None, pool: Pool) -> dict[str, Any]:
     }
 
 
-def _possible_genres(wanted: Sequence[Wanted] | None) -> set[str]:
-    """The genres that concepts have, or all where one has yet to be asked for."""
-    known = {one.genre for one in wanted or [Wanted("")]}
+def _possible_genres(wanted: Sequence[ListedConcept] | None) -> set[str]:
+    """Return the genres that concepts have, or all where one has yet to be asked for."""
+    known = {one.genre for one in wanted or [ListedConcept("")]}
     return set(GENRES) if None in known else {genre for genre in known if genre is not None}
 
 
-def _write(means: Means, wanted: Sequence[Wanted] | None, lm: BaseLM | None) -> list[Concept]:
-    """All stages in order; the concepts with their genres."""
+def _write(
+    means: Means, wanted: Sequence[ListedConcept] | None, lm: BaseLM | None
+) -> list[Concept]:
+    """Run all stages in order; return the concepts with their genres."""
     config, counts = means.config, means.config.counts
     if wanted is None:
         theme = config.theme or ""

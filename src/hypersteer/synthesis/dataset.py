@@ -9,44 +9,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hypersteer.concepts import Concept
-from hypersteer.data.sources import NEGATIVE_POOL
+from hypersteer.data import schema
 from hypersteer.errors import DataError, one_line
 from hypersteer.files import to_json, write_text
 from hypersteer.synthesis.folder import BuildFolder
-from hypersteer.synthesis.pools import GENRES, Split
+from hypersteer.synthesis.pools import Split
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
 from hypersteer.synthesis.stages import ROW_STAGES
 
 ROTATE = 500
 """Concepts of one file, as in AxBench."""
-STEMS: dict[Split, str] = {"train": "train_data", "test": "latent_eval_data"}
 NO_FEATURE = -1
 """Stands for the feature's number where a concept is no SAE feature."""
-TRAIN = pa.schema(
-    [
-        ("input", pa.string()),
-        ("output", pa.string()),
-        ("output_concept", pa.string()),
-        ("concept_genre", pa.string()),
-        ("category", pa.string()),
-        ("dataset_category", pa.string()),
-        ("concept_id", pa.int64()),
-    ]
-)
-COMPLETE = pa.field("complete", pa.bool_())
-"""Our own last column: whether a response is whole, so that its end may be taught."""
-SCHEMAS: dict[Split, pa.Schema] = {
-    "train": TRAIN.append(COMPLETE),
-    "test": TRAIN.append(pa.field("sae_link", pa.string()))
-    .append(pa.field("sae_id", pa.int64()))
-    .append(COMPLETE),
-}
 PROVENANCE = pa.schema(
     [
         ("split", pa.string()),
         ("row", pa.int64()),
-        ("concept_id", pa.int64()),
-        ("category", pa.string()),
+        (schema.CONCEPT_ID, pa.int64()),
+        (schema.CATEGORY, pa.string()),
         ("teacher", pa.string()),
         ("template_version", pa.int32()),
         ("seed", pa.int64()),
@@ -86,8 +66,10 @@ def write_dataset(
     """
     try:
         _write_splits(folder, concepts, authors, splits)
-        lines = (json.dumps(_metadata(concept), ensure_ascii=False) for concept in concepts)
-        write_text(folder.path / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
+        lines = (
+            json.dumps(schema.to_metadata(concept), ensure_ascii=False) for concept in concepts
+        )
+        write_text(folder.path / schema.METADATA, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise DataError(
             f"cannot write to '{folder.path}': {one_line(error)}; make room, then run it again"
@@ -113,7 +95,7 @@ def write_report(folder: BuildFolder, report: dict[str, Any]) -> None:
 def _write_splits(
     folder: BuildFolder, concepts: Sequence[Concept], authors: Authors, splits: Sequence[Split]
 ) -> None:
-    """All data files and their provenance, under temporary names until all are there."""
+    """Write all data files and their provenance, under temporary names until all are there."""
     finished: list[tuple[Path, Path]] = []
     provenance = folder.path / "provenance.parquet"
     with pq.ParquetWriter(_temporary(provenance), PROVENANCE) as sources:
@@ -122,15 +104,17 @@ def _write_splits(
             for start in range(0, len(concepts), ROTATE):
                 rows = list(_rows(folder, concepts[start : start + ROTATE], split, first=not start))
                 number = f"_{start // ROTATE}" if start else ""
-                path = folder.path / f"{STEMS[split]}{number}.parquet"
-                columns = [{name: row[name] for name in SCHEMAS[split].names} for row in rows]
-                table = pa.Table.from_pylist(columns, schema=SCHEMAS[split])
+                path = folder.path / f"{schema.STEMS[split]}{number}.parquet"
+                columns = [
+                    {name: row[name] for name in schema.FILE_SCHEMAS[split].names} for row in rows
+                ]
+                table = pa.Table.from_pylist(columns, schema=schema.FILE_SCHEMAS[split])
                 pq.write_table(table, _temporary(path))
                 finished.append((_temporary(path), path))
                 origins = [_origin(row, split, position + i, authors) for i, row in enumerate(rows)]
                 sources.write_table(pa.Table.from_pylist(origins, schema=PROVENANCE))
                 position += len(rows)
-                positives += sum(row["category"] == "positive" for row in rows)
+                positives += sum(row[schema.CATEGORY] == schema.POSITIVE for row in rows)
             if not positives:
                 raise DataError(
                     f"no usable response came for the {split} split; {folder.path}/report.json "
@@ -143,11 +127,11 @@ def _write_splits(
 def _rows(
     folder: BuildFolder, concepts: Sequence[Concept], split: Split, *, first: bool
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a file; the shared negatives come first, in the first file of the training split."""
+    """Yield the rows of a file; shared negatives come first, in the first training file."""
     if first and split == "train":
-        for genre in GENRES:
+        for genre in schema.GENRES:
             for row in (folder.part("pool", genre) or {"rows": []})["rows"]:
-                yield _row(row, "negative", NEGATIVE_POOL, "")
+                yield _row(row, schema.NEGATIVE, schema.NEGATIVE_POOL, "")
     for concept in concepts:
         for stage in ROW_STAGES:
             for row in (folder.part(stage, concept.id) or {"rows": []})["rows"]:
@@ -156,32 +140,32 @@ def _rows(
 
 
 def _row(row: dict[str, Any], category: str, concept_id: int, ref: str) -> dict[str, Any]:
-    """A row in AxBench's columns, with what its provenance needs."""
+    """Return a row in AxBench's columns, with what its provenance needs."""
     number = ref.rstrip("/").rpartition("/")[2]
     return {
-        "input": row["instruction"],
-        "output": row["response"],
-        "output_concept": row["output_concept"],
-        "concept_genre": row["genre"],
-        "category": category,
-        "dataset_category": "instruction",
-        "concept_id": concept_id,
-        "sae_link": ref,
-        "sae_id": int(number) if number.isascii() and number.isdecimal() else NO_FEATURE,
-        "complete": row["complete"],
+        schema.INPUT: row["instruction"],
+        schema.OUTPUT: row["response"],
+        schema.OUTPUT_CONCEPT: row["output_concept"],
+        schema.CONCEPT_GENRE: row["genre"],
+        schema.CATEGORY: category,
+        schema.DATASET_CATEGORY: "instruction",
+        schema.CONCEPT_ID: concept_id,
+        schema.SAE_LINK: ref,
+        schema.SAE_ID: int(number) if number.isascii() and number.isdecimal() else NO_FEATURE,
+        schema.COMPLETE: row["complete"],
         "sample": row["sample"],
         "instruction_source": row["source"],
     }
 
 
 def _origin(row: dict[str, Any], split: Split, position: int, authors: Authors) -> dict[str, Any]:
-    """Where a row comes from."""
-    shared = row["concept_id"] == NEGATIVE_POOL
+    """Return where a row comes from."""
+    shared = row[schema.CONCEPT_ID] == schema.NEGATIVE_POOL
     return {
         "split": split,
         "row": position,
-        "concept_id": row["concept_id"],
-        "category": row["category"],
+        schema.CONCEPT_ID: row[schema.CONCEPT_ID],
+        schema.CATEGORY: row[schema.CATEGORY],
         "teacher": authors.base_lm if shared else authors.teacher,
         # No template asks for shared negatives: the base LM sees the bare instruction.
         "template_version": None if shared else TEMPLATE_VERSION,
@@ -189,16 +173,6 @@ def _origin(row: dict[str, Any], split: Split, position: int, authors: Authors) 
         "sample": row["sample"],
         "instruction_source": row["instruction_source"],
     }
-
-
-def _metadata(concept: Concept) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "concept_id": concept.id,
-        "concept": concept.text,
-        "ref": concept.ref,
-        "concept_genres_map": {concept.text: [concept.genre]},
-    }
-    return fields | ({"kind": concept.kind} if concept.kind else {})
 
 
 def _temporary(path: Path) -> Path:

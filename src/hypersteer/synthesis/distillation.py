@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from hypersteer.concepts import Concept
-from hypersteer.config.distillation import DistillationConfig, JudgedConfig
+from hypersteer.config.synthesis import DistillationConfig, JudgedConfig
 from hypersteer.data.batches import prompted
 from hypersteer.data.locate import BUNDLED, locate
 from hypersteer.engine.decoding import Decoding
@@ -24,13 +24,20 @@ from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
-from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS, why_dropped
+from hypersteer.synthesis.filters import (
+    NO_CONCEPT,
+    NOT_FLUENT,
+    OFF_TASK,
+    SURPLUS,
+    Shingles,
+    shingles,
+    why_dropped,
+)
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Instruction, Pool, load_pool
-from hypersteer.synthesis.progress import Bars
 from hypersteer.synthesis.sources import read_concepts
 from hypersteer.synthesis.stages import TRAIN_PROMPTS
-from hypersteer.synthesis.texts import Shingles, shingles
+from hypersteer.synthesis.teacher import Bars
 from hypersteer.synthesis.writing import SHOWN_CHARS, Dropped, Written
 
 STAGE = "positives"
@@ -59,7 +66,7 @@ def distil(
     judge: Judge | None = None,
     console: Console | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Make a dataset in AxBench's format, or go on with one that was cut off.
+    """Make a dataset in AxBench's format, or resume one that was cut off.
 
     Args:
         config: the settings.
@@ -129,7 +136,7 @@ def _concepts(config: DistillationConfig) -> list[Concept]:
 
 
 def _asked(config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]) -> list[_Asked]:
-    """The instructions that are tried for each concept."""
+    """Return the instructions that are tried for each concept."""
     return [
         _Asked(concept, instruction, config.seed + 1000 * concept.id + number)
         for concept in concepts
@@ -142,7 +149,7 @@ def _asked(config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]) 
 def _answers(
     lm: BaseLM, config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]
 ) -> list[list[Tried]]:
-    """What the base LM answers under each concept, as many answers at once as settings allow.
+    """Answer under each concept, as many answers at once as settings allow.
 
     An answer's seed is its own, so it does not depend on the answers beside it.
     """
@@ -157,7 +164,7 @@ def _answers(
 
 
 def _answered(lm: BaseLM, config: DistillationConfig, asked: Sequence[_Asked]) -> list[list[int]]:
-    """Token ids of the answers, all in one batch."""
+    """Answer in one batch; return token ids."""
     decoding = Decoding(
         max_new_tokens=config.response_tokens,
         temperature=config.temperature,
@@ -176,7 +183,7 @@ def _answered(lm: BaseLM, config: DistillationConfig, asked: Sequence[_Asked]) -
 def _sifted(
     config: DistillationConfig, judge: Judge, concept: Concept, tried: Sequence[Tried]
 ) -> dict[str, Any]:
-    """The best answers of a concept as rows, and why each other one was dropped."""
+    """Choose a concept's best answers as rows, and say why each other one was dropped."""
     dropped: list[Dropped] = []
     passed: list[Tried] = []
     earlier: list[Shingles] = []
@@ -216,7 +223,7 @@ def _sifted(
 
 
 def _faulted(judgement: Judgement, limits: JudgedConfig) -> str | None:
-    """The first score of a judgement that is too low, or None."""
+    """Return the first score of a judgement that is too low, or None."""
     if judgement.concept.score < limits.min_concept:
         return NO_CONCEPT
     if judgement.instruction.score < limits.min_instruction:
@@ -242,7 +249,7 @@ def _row(concept: Concept, one: Tried) -> Written:
 
 
 def _report(folder: BuildFolder, concepts: Sequence[Concept]) -> dict[str, Any]:
-    """Counts over all concepts."""
+    """Count rows and dropped answers over all concepts."""
     reasons: Counter[str] = Counter()
     rows = without = 0
     for concept in concepts:

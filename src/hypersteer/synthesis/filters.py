@@ -1,10 +1,25 @@
-"""Which responses are dropped, and why."""
+"""Which responses are dropped, and why: texts compared as words and shingles."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from hypersteer.config.synthesis import FilterConfig
-from hypersteer.synthesis.texts import Shingles, jaccard, shingles, stems, words
+
+WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+SHINGLE = 3
+"""Words of a shingle."""
+STEM = 5
+"""Letters after which forms of a word are taken to differ by their endings only."""
+ENDING = re.compile(r"(?<=\w{3})(?:ings?|ed|e?s)$")
+_STOP_WORDS = (
+    "a about all also an and any are as at be been but by can do does for from had has have how i "
+    "if in into is it its like may more most no not of on or other our over so some such than that "
+    "the their them then there these they this to up use used uses using was we were what when "
+    "which who will with would you your related references reference terms"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+Shingles = Set[tuple[str, ...]]
 
 NO_REPLY = "no reply"
 EMPTY = "empty"
@@ -75,7 +90,7 @@ def why_dropped(
     earlier: Iterable[Shingles],
     config: FilterConfig,
 ) -> str | None:
-    """The first reason to drop a response, or None.
+    """Return the first reason to drop a response, or None.
 
     Args:
         text: the response, cleaned and cut.
@@ -106,7 +121,7 @@ def why_dropped(
 
 
 def loops(found: list[str]) -> bool:
-    """Whether words repeat one passage in a row, or the same few runs over and over."""
+    """Return whether words repeat one passage in a row, or the same few runs over and over."""
     for unit in range(1, LONGEST_UNIT + 1):
         enough = max(REPEATS * unit, LOOP_WORDS) - unit
         run = 0
@@ -119,7 +134,7 @@ def loops(found: list[str]) -> bool:
 
 
 def _repeats(found: list[str], text: str, instruction: str) -> bool:
-    """Whether a response begins with the whole instruction, or is mostly made of it."""
+    """Return whether a response begins with the whole instruction, or is mostly made of it."""
     asked = words(instruction)
     if len(asked) < PROMPT_WORDS:
         return False
@@ -129,7 +144,7 @@ def _repeats(found: list[str], text: str, instruction: str) -> bool:
 
 
 def _echoes(text: str, concept: str, limit: float) -> bool:
-    """Whether a response is little more than the concept's own words."""
+    """Return whether a response is little more than the concept's own words."""
     named, mine = set(stems(concept)), stems(text)
     if not named & set(mine):
         return False
@@ -138,16 +153,40 @@ def _echoes(text: str, concept: str, limit: float) -> bool:
 
 
 def _names(found: list[str], concept: str) -> bool:
-    """Whether the concept stands in the text word by word."""
+    """Return whether the concept stands in the text word by word."""
     named = words(concept)
     starts = range(len(found) - len(named) + 1)
     return len(named) >= NAMING_WORDS and any(found[i : i + len(named)] == named for i in starts)
 
 
 def _has(found: list[str], word: str) -> bool:
-    """Whether a word is there, in any form that begins like it."""
+    """Return whether a word is there, in any form that begins like it."""
     wanted = words(word)
     if len(wanted) != 1:
         return all(part in found for part in wanted)
     stem = wanted[0][: max(3, len(wanted[0]) - 2)]
     return any(one.startswith(stem) for one in found)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, in lower case."""
+    return [word.casefold() for word in WORD.findall(text)]
+
+
+def stems(text: str) -> list[str]:
+    """Return the beginnings of the words that carry meaning, for a comparison across endings."""
+    return [ENDING.sub("", word)[:STEM] for word in words(text) if word not in STOP_WORDS]
+
+
+def shingles(text: str) -> Shingles:
+    """Return all runs of three words; a shorter text is one run."""
+    found = words(text)
+    if len(found) < SHINGLE:
+        return frozenset([tuple(found)] if found else [])
+    return frozenset(zip(*(found[i:] for i in range(SHINGLE)), strict=False))
+
+
+def jaccard(one: Set[object], other: Set[object]) -> float:
+    """Return the size of the intersection over size of the union; 0 for two empty sets."""
+    union = len(one | other)
+    return len(one & other) / union if union else 0.0

@@ -8,15 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from hypersteer.config import differing, to_dict
-from hypersteer.config.distillation import DistillationConfig
-from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.files import is_file, path_of, read_json, reason, to_json, write_text
 from hypersteer.locks import Hold, hold, is_empty
 
 PARTS = "build"
-"""Sub-folder with what is needed to go on; the dataset does not need it."""
+"""Sub-folder with what is needed to resume; the dataset does not need it."""
 FREE = {
     "": ("out", "concepts", "instructions", "batch_size"),
     "base_lm": ("device",),
@@ -59,7 +58,7 @@ class BuildFolder:
         self._check()
 
     def hold(self) -> Hold:
-        """Have the folder to this process; to be released afterwards.
+        """Lock the folder for this process; to be released afterwards.
 
         Raises:
             ConfigError: if it is in use.
@@ -79,7 +78,7 @@ class BuildFolder:
         self._write("settings.json", self._described)
 
     def part(self, stage: str, name: object) -> Any:
-        """What a stage has kept under a name, or None where it is not there yet."""
+        """Return what a stage has kept under a name, or None where it is not there yet."""
         path = self._parts / stage / f"{name}.json"
         try:
             return read_json(path)
@@ -97,7 +96,7 @@ class BuildFolder:
         self._write(f"{stage}/{name}.json", content)
 
     def has(self, stage: str, name: object) -> bool:
-        """Whether a part is there."""
+        """Return whether a part is there."""
         return (self._parts / stage / f"{name}.json").is_file()
 
     def keep_usage(self, usage: Usage) -> None:
@@ -106,7 +105,7 @@ class BuildFolder:
             self._write(f"usage/{self._run}.json", asdict(usage))
 
     def usage(self) -> Usage:
-        """What all runs in this folder asked together."""
+        """Return what all runs in this folder asked together."""
         files = sorted((self._parts / "usage").glob("*.json"))
         return sum((Usage(**self.part("usage", file.stem)) for file in files), Usage())
 

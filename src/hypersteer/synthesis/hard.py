@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hypersteer.concepts import Concept
+from hypersteer.progress import ProgressBar
 from hypersteer.synthesis.pools import Instruction
-from hypersteer.synthesis.progress import Bar
 from hypersteer.synthesis.prompts import (
     Message,
     ask_distinct,
     ask_hard_negative,
     ask_other_meaning,
     ask_related_words,
+    read_meaning,
+    read_words,
+    read_yes,
 )
-from hypersteer.synthesis.replies import read_meaning, read_words, read_yes
 from hypersteer.synthesis.stages import TEST_PROMPTS, Means, keep_group
 from hypersteer.synthesis.teacher import Ask, Reply
 from hypersteer.synthesis.writing import Group, Task, Writer
@@ -54,8 +56,8 @@ def write_hard_negatives(means: Means, concepts: Sequence[Concept]) -> None:
                 )
 
 
-def _words(means: Means, concepts: Sequence[Concept], bar: Bar) -> list[Sense]:
-    """First step: words that are typical of the concept."""
+def _words(means: Means, concepts: Sequence[Concept], bar: ProgressBar) -> list[Sense]:
+    """Ask for words that are typical of the concept (first step)."""
     most = means.config.counts.hard_negatives
     texts = _decide(means, [ask_related_words(concept.text, most) for concept in concepts], bar)
     return [
@@ -65,16 +67,16 @@ def _words(means: Means, concepts: Sequence[Concept], bar: Bar) -> list[Sense]:
     ]
 
 
-def _meanings(means: Means, senses: Sequence[Sense], bar: Bar) -> list[Sense]:
-    """Second step: those that have another meaning."""
+def _meanings(means: Means, senses: Sequence[Sense], bar: ProgressBar) -> list[Sense]:
+    """Ask which of them have another meaning (second step)."""
     bar.grow(len(senses))
     texts = _decide(means, [ask_other_meaning(s.word, s.concept.text) for s in senses], bar)
     meanings = map(read_meaning, texts)
     return [s._replace(meaning=m) for s, m in zip(senses, meanings, strict=True) if m]
 
 
-def _distinct(means: Means, senses: Sequence[Sense], bar: Bar) -> list[Sense]:
-    """Third step: those whose other meaning lies outside the concept."""
+def _distinct(means: Means, senses: Sequence[Sense], bar: ProgressBar) -> list[Sense]:
+    """Keep those whose other meaning lies outside the concept (third step)."""
     bar.grow(len(senses))
     asks = [ask_distinct(s.word, s.meaning, s.concept.text) for s in senses]
     texts = _decide(means, asks, bar)
@@ -82,7 +84,7 @@ def _distinct(means: Means, senses: Sequence[Sense], bar: Bar) -> list[Sense]:
 
 
 def _group(means: Means, concept: Concept, senses: Sequence[Sense]) -> Group:
-    """Fourth step, to be written: one response per sense, on test instructions not used yet."""
+    """Lay out the fourth step: one response per sense, on test instructions not used yet."""
     mine = [sense for sense in senses if sense.concept.id == concept.id]
     instructions = _unused(means, concept, len(mine))
     return Group.of(
@@ -109,7 +111,7 @@ def _unused(means: Means, concept: Concept, count: int) -> list[Instruction]:
     return means.pool.draw("test", concept.genre, taken + count, *seeds)[taken:]
 
 
-def _decide(means: Means, messages: Sequence[Message], bar: Bar) -> list[str]:
-    """Short answers; an empty one where there is none."""
+def _decide(means: Means, messages: Sequence[Message], bar: ProgressBar) -> list[str]:
+    """Ask for short answers; an empty one where there is none."""
     replies = means.teacher.complete([Ask(one, decide=True) for one in messages], bar.advance)
     return [reply.text if isinstance(reply, Reply) else "" for reply in replies]

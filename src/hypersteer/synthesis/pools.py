@@ -1,20 +1,20 @@
 """Base prompts by genre, with disjoint halves for training and test."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
 
 from hypersteer.config.synthesis import CountsConfig
+from hypersteer.data.schema import GENRES
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
-from hypersteer.files import package_data, path_of, read_text
-from hypersteer.synthesis.hub import hub_instructions
+from hypersteer.files import each_line, package_data, path_of, read_text
 from hypersteer.values import json_of, lines_of
 
-GENRES = ("text", "code", "math")
-"""AxBench's."""
 MAX_CHARS = 500
 """Longer instructions are left out, as AxBench does it."""
 PER_GENRE = 2000
@@ -47,18 +47,18 @@ class Pool:
     halves: Mapping[tuple[Split, str], Sequence[Instruction]]
 
     def texts(self) -> list[list[object]]:
-        """What is in it, by split and genre, as plain JSON types."""
+        """Return what is in it, by split and genre, as plain JSON types."""
         return [[*key, [one.text for one in half]] for key, half in self.halves.items()]
 
     def draw(self, split: Split, genre: str, count: int, *seeds: int) -> list[Instruction]:
-        """Distinct instructions in an order that the seeds fix; a larger count draws a superset."""
+        """Draw distinct instructions in a seeded order; more are a superset of fewer."""
         half = self.halves[split, genre]
         order = np.random.default_rng([*seeds, GENRES.index(genre)]).permutation(len(half))
         return [half[i] for i in order[:count]]
 
 
 def load_pool(name: str, seed: int) -> Pool:
-    """Reads a pool of instructions and cuts each genre in half at random, where it is not marked.
+    """Read a pool of instructions and cuts each genre in half at random, where it is not marked.
 
     Args:
         name: `bundled`; `hub` for the data sets that AxBench draws from; or a `.json` (list) or
@@ -100,7 +100,7 @@ def load_pool(name: str, seed: int) -> Pool:
 
 
 def negative_shares(count: int) -> dict[str, int]:
-    """How many test negatives have each genre: 26, 5 and 5 of 36."""
+    """Return how many test negatives have each genre: 26, 5 and 5 of 36."""
     part = int(count * OFF_GENRE)
     return {"text": count - 2 * part, "code": part, "math": part}
 
@@ -139,7 +139,7 @@ def check_pool(pool: Pool, counts: CountsConfig, genres: Collection[str]) -> Non
 
 
 def _from_file(path: Path, source: str) -> list[Instruction]:
-    """The instructions of a file."""
+    """Read the instructions of a file."""
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
@@ -169,3 +169,93 @@ def _instruction(entry: Any, where: str, source: str) -> Instruction:
     if marked is not None and split is None:
         raise DataError(f"{where}: unknown split {marked!r}{nearest(str(marked), SPLITS)}")
     return Instruction(text.strip(), genre, source, split)
+
+
+WAY_OUT = (
+    "check the network, or use --instructions bundled with lower counts (such as "
+    "--counts.train-positives 24 --counts.test-positives 12 --counts.pool-negatives 24)"
+)
+ENDS = " .'\""
+"""Stripped from both ends of an instruction, as AxBench does it."""
+
+
+class _Source(NamedTuple):
+    """A data set on the Hub: which files, which rows, and which column."""
+
+    genre: str
+    repo: str
+    files: str
+    column: str
+    wanted: Callable[[dict[str, Any]], bool]
+
+
+def _open_question(row: dict[str, Any]) -> bool:
+    return row["category"] == "open_qa" and not (row["context"] or "").strip()
+
+
+def _no_input(row: dict[str, Any]) -> bool:
+    return not (row["input"] or "").strip()
+
+
+SOURCES = (
+    _Source("text", "databricks/databricks-dolly-15k", "*.jsonl", "instruction", _open_question),
+    _Source("math", "openai/gsm8k", "main/train-*.parquet", "question", lambda _: True),
+    _Source(
+        "code",
+        "iamtarun/python_code_instructions_18k_alpaca",
+        "data/train-*.parquet",
+        "instruction",
+        _no_input,
+    ),
+)
+
+
+def hub_instructions() -> list[tuple[str, str, str]]:
+    """Fetch the instructions of Dolly (open questions without context), GSM8K and a Python set.
+
+    Returns:
+        (text, genre, name of the data set), in the order of the data sets.
+
+    Raises:
+        DataError: a data set cannot be downloaded, or looks otherwise than expected.
+    """
+    found = []
+    for source in SOURCES:
+        folder = _download(source)
+        try:
+            rows = [row for file in sorted(folder.glob(source.files)) for row in _rows(file)]
+            texts = [row[source.column].strip(ENDS) for row in rows if source.wanted(row)]
+        except (OSError, ValueError, KeyError, AttributeError, ArrowException) as error:
+            raise DataError(
+                f"the data set {source.repo} is not as expected ({one_line(repr(error))}); use "
+                "--instructions bundled, or a file of your own"
+            ) from error
+        if not texts:
+            raise DataError(f"the data set {source.repo} holds no {source.files}; {WAY_OUT}")
+        found += [(text, source.genre, source.repo) for text in texts]
+    return found
+
+
+def _download(source: _Source) -> Path:
+    # Slow to import, and only this function needs it.
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            source.repo, repo_type="dataset", allow_patterns=[source.files]
+        )
+    # The Hub's client raises its own, its HTTP library's and the system's errors alike.
+    except Exception as error:
+        raise DataError(
+            f"cannot download the instructions {source.repo} from the Hugging Face Hub: "
+            f"{one_line(error, 160)}; {WAY_OUT}"
+        ) from error
+    return Path(folder)
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines or parquet file."""
+    if file.suffix == ".parquet":
+        yield from pq.read_table(file).to_pylist()
+        return
+    yield from (json_of(line) for line in each_line(file) if line.strip())

@@ -1,6 +1,11 @@
-"""What the teacher is asked, in our own words. Every request is one user message."""
+"""What the teacher is asked, in our own words, and how its replies are read."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+
+from hypersteer.endpoint.replies import without_thoughts
+from hypersteer.synthesis.filters import jaccard, stems, words
+from hypersteer.values import lines_of
 
 TEMPLATE_VERSION = 1
 """Raise it with every change of wording: it is part of every row's provenance."""
@@ -27,7 +32,7 @@ def ask_concepts(theme: str, count: int, known: Sequence[str]) -> Message:
 
 
 def ask_genre(concept: str) -> Message:
-    """Which genre of instructions goes with a concept."""
+    """Ask which genre of instructions goes with a concept."""
     return _user(
         f"Concept: {concept}",
         "In which kind of text does this concept mostly appear?\n"
@@ -39,7 +44,7 @@ def ask_genre(concept: str) -> Message:
 
 
 def ask_positive(instruction: str, concept: str, limit: int) -> Message:
-    """A response that shows a concept."""
+    """Ask for a response that shows a concept."""
     return _user(
         "Respond to the instruction below, and let the concept show throughout the response.",
         f"Concept: {concept}",
@@ -53,7 +58,7 @@ def ask_positive(instruction: str, concept: str, limit: int) -> Message:
 
 
 def ask_negative(instruction: str, concept: str, limit: int) -> Message:
-    """A response that keeps away from a concept."""
+    """Ask for a response that keeps away from a concept."""
     return _user(
         "Respond to the instruction below as you would to any user, with one exception: nothing "
         "in the response may show, mention or bring to mind the concept.",
@@ -65,7 +70,7 @@ def ask_negative(instruction: str, concept: str, limit: int) -> Message:
 
 
 def ask_related_words(concept: str, count: int) -> Message:
-    """First step of hard negatives: everyday words that belong to a concept."""
+    """Ask for everyday words that belong to a concept (first step of hard negatives)."""
     return _user(
         f"Concept: {concept}",
         f"List up to {count} common English words that are typical of texts with this concept. "
@@ -76,7 +81,7 @@ def ask_related_words(concept: str, count: int) -> Message:
 
 
 def ask_other_meaning(word: str, concept: str) -> Message:
-    """Second step: a meaning of such a word that has nothing to do with the concept."""
+    """Ask for a meaning of such a word that has nothing to do with the concept (second step)."""
     return _user(
         f"The word '{word}' is typical of texts about: {concept}",
         "Give one other established meaning of the word that has nothing to do with that. Answer "
@@ -85,7 +90,7 @@ def ask_other_meaning(word: str, concept: str) -> Message:
 
 
 def ask_distinct(word: str, meaning: str, concept: str) -> Message:
-    """Third step: whether that meaning really lies outside the concept."""
+    """Ask whether that meaning really lies outside the concept (third step)."""
     return _user(
         f"Concept: {concept}",
         f"Word: {word}\nMeaning: {meaning}",
@@ -97,7 +102,7 @@ def ask_distinct(word: str, meaning: str, concept: str) -> Message:
 def ask_hard_negative(
     instruction: str, concept: str, word: str, meaning: str, limit: int
 ) -> Message:
-    """Fourth step: a response with the word in its other meaning, away from the concept."""
+    """Ask for a response with the word in its other meaning (fourth step)."""
     return _user(
         f"Respond to the instruction below, and use the word '{word}' in the response with this "
         f"meaning: {meaning}",
@@ -110,9 +115,89 @@ def ask_hard_negative(
 
 
 def word_limit(response_tokens: int, *, by_words: bool) -> int:
-    """How many words the teacher may write for a limit in tokens, or in words."""
+    """Return how many words the teacher may write for a limit in tokens, or in words."""
     return response_tokens if by_words else max(1, round(WORDS_PER_TOKEN * response_tokens))
 
 
 def _user(*paragraphs: str) -> Message:
     return [{"role": "user", "content": "\n\n".join(paragraphs)}]
+
+
+NAMES = {
+    "text": "text",
+    "prose": "text",
+    "code": "code",
+    "coding": "code",
+    "programming": "code",
+    "math": "math",
+    "maths": "math",
+    "mathematics": "math",
+    "mathematical": "math",
+}
+SAME_CONCEPT = 0.7
+"""Jaccard similarity of two concepts' words from which they count as the same."""
+MAX_CONCEPT_WORDS = 25
+MIN_MEANING_WORDS = 2
+_BULLET = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\[\d+\])?\s*")
+_LABEL = re.compile(r"^\s*\**(?:response|answer)\**\s*:\**\s*", re.IGNORECASE)
+_QUOTES = "\"'\u201c\u201d\u2018\u2019`"
+_OPENING = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
+
+
+def clean(text: str) -> str:
+    """Strip a response of a thinking part, a label before it, and quotes around the whole."""
+    text = _LABEL.sub("", without_thoughts(text)).strip()
+    if len(text) > 1 and _OPENING.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
+def read_genre(text: str) -> str | None:
+    """Return the one genre that a reply names; None where it names none, or several."""
+    named = {NAMES[word] for word in words(clean(text)) if word in NAMES}
+    return named.pop() if len(named) == 1 else None
+
+
+def read_phrases(text: str) -> list[str]:
+    """Return the concepts of a list, without what is no phrase."""
+    found = []
+    for line in lines_of(clean(text)):
+        phrase = _BULLET.sub("", line, count=1).replace("**", "").strip(_QUOTES + " .;")
+        # A line that ends in a colon announces the list.
+        if 0 < len(words(phrase)) <= MAX_CONCEPT_WORDS and not phrase.endswith(":"):
+            found.append(phrase)
+    return found
+
+
+def is_known(concept: str, known: Iterable[str]) -> bool:
+    """Return whether a concept says what one of the others says, in almost the same words."""
+    plain, mine = words(concept), frozenset(stems(concept))
+    return any(
+        plain == words(other) or jaccard(mine, frozenset(stems(other))) >= SAME_CONCEPT
+        for other in known
+    )
+
+
+def read_words(text: str, limit: int) -> list[str]:
+    """Read distinct single words of a list; none where the reply says so."""
+    found: dict[str, None] = {}
+    for line in lines_of(clean(text).replace(",", "\n")):
+        word = _BULLET.sub("", line, count=1).strip(_QUOTES + "* .;").casefold()
+        if re.fullmatch(r"[^\W\d_]{2,}(?:[-'\u2019][^\W\d_]+)?", word) and word != "none":
+            found.setdefault(word)
+    return list(found)[:limit]
+
+
+def read_meaning(text: str) -> str | None:
+    """Return the meaning that a reply gives; None where it says none, or next to nothing."""
+    lines = [line for line in lines_of(clean(text)) if line.strip()]
+    meaning = " ".join(lines[0].split()).strip(_QUOTES + "*") if lines else ""
+    found = words(meaning)
+    if "none" in found[:3] or len(found) < MIN_MEANING_WORDS:
+        return None
+    return meaning.replace("//", "/")
+
+
+def read_yes(text: str) -> bool:
+    """Return whether a reply begins with yes."""
+    return words(clean(text))[:1] == ["yes"]

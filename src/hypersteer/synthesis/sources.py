@@ -1,20 +1,23 @@
-"""Where the concepts come from: a text file, JSON lines, or an export of SAE features."""
+"""Which concepts a build is about: read from a list, or invented by the teacher for a theme."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hypersteer.data.schema import GENRES
 from hypersteer.errors import ConfigError, DataError, nearest, one_line
 from hypersteer.files import path_of, read_text
-from hypersteer.synthesis.pools import GENRES
+from hypersteer.synthesis.folder import BuildFolder
+from hypersteer.synthesis.prompts import ask_concepts, is_known, read_phrases
+from hypersteer.synthesis.teacher import Ask, Bars, Reply, Teacher
 from hypersteer.values import json_of, lines_of
 
 SUFFIXES = (".txt", ".jsonl", ".json")
 FEATURE = "https://www.neuronpedia.org/{model}/{layer}/{index}"
 
 
-class Wanted(NamedTuple):
+class ListedConcept(NamedTuple):
     """A concept as a list gives it; the genre may have to be asked for."""
 
     text: str
@@ -23,8 +26,8 @@ class Wanted(NamedTuple):
     ref: str = ""
 
 
-def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> list[Wanted]:
-    """Reads a list of concepts.
+def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> list[ListedConcept]:
+    """Read a list of concepts.
 
     Args:
         path: `.txt`: one concept a line, blank lines and those that start with `#` skipped.
@@ -52,7 +55,7 @@ def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> lis
         raise DataError(f"cannot read the concepts '{path}': {one_line(error)}") from error
     if file.suffix == ".txt":
         lines = (line.strip() for line in lines_of(text))
-        found = [Wanted(line) for line in lines if line and not line.startswith("#")]
+        found = [ListedConcept(line) for line in lines if line and not line.startswith("#")]
     elif file.suffix == ".jsonl":
         numbered = enumerate(lines_of(text), start=1)
         found = [_from_line(line, f"{path}, line {n}") for n, line in numbered if line.strip()]
@@ -66,16 +69,16 @@ def read_concepts(path: str, *, seed: int = 42, limit: int | None = None) -> lis
     return distinct
 
 
-def _distinct(found: Iterable[Wanted]) -> list[Wanted]:
-    """The first of all that read the same."""
-    first: dict[str, Wanted] = {}
+def _distinct(found: Iterable[ListedConcept]) -> list[ListedConcept]:
+    """Return the first of all that read the same."""
+    first: dict[str, ListedConcept] = {}
     for wanted in found:
         first.setdefault(" ".join(wanted.text.casefold().split()), wanted)
     return list(first.values())
 
 
-def _from_line(line: str, where: str) -> Wanted:
-    """One line of JSON."""
+def _from_line(line: str, where: str) -> ListedConcept:
+    """Read one line of JSON."""
     try:
         entry = json_of(line)
     except ValueError as error:
@@ -90,28 +93,28 @@ def _from_line(line: str, where: str) -> Wanted:
         raise DataError(f"{where}: concept is {entry.get('concept')!r}; expected text")
     if genre is not None and genre not in GENRES:
         raise DataError(f"{where}: unknown genre {genre!r}{nearest(str(genre), GENRES)}")
-    return Wanted(text, genre, entry.get("kind") or "", entry.get("ref") or "")
+    return ListedConcept(text, genre, entry.get("kind") or "", entry.get("ref") or "")
 
 
-def _features(text: str, path: str) -> list[Wanted]:
-    """The first description of every feature of an export, in its order."""
+def _features(text: str, path: str) -> list[ListedConcept]:
+    """Return the first description of every feature of an export, in its order."""
     try:
         entries = json_of(text)
     except ValueError as error:
         raise DataError(f"'{path}' is not JSON: {one_line(error)}") from error
     if not isinstance(entries, list):
         raise DataError(f"'{path}' is not a list of features; export one, or give .jsonl or .txt")
-    features: dict[tuple[str, ...], Wanted] = {}
+    features: dict[tuple[str, ...], ListedConcept] = {}
     for number, entry in enumerate(entries):
         key, description = _feature(entry, f"'{path}', feature {number}")
         if description:
             ref = FEATURE.format(model=key[0], layer=key[1], index=key[2])
-            features.setdefault(key, Wanted(description, None, "feature", ref))
+            features.setdefault(key, ListedConcept(description, None, "feature", ref))
     return list(features.values())
 
 
 def _feature(entry: Any, where: str) -> tuple[tuple[str, ...], str]:
-    """Model, layer and index of a feature, and its description."""
+    """Return model, layer and index of a feature, and its description."""
     names = ("modelId", "layer", "index")
     if not isinstance(entry, dict) or not {*names, "description"} <= entry.keys():
         raise DataError(f"{where} lacks one of description, {', '.join(names)}")
@@ -123,3 +126,67 @@ def _feature(entry: Any, where: str) -> tuple[tuple[str, ...], str]:
             f"{one_line(repr(description), 60)} and {entry['index']!r}"
         )
     return tuple(values), description.strip()
+
+
+BATCH = 25
+"""Concepts asked for in one request."""
+SHOWN = 100
+"""Known concepts that a request names, the newest; the rest are compared with afterwards."""
+PATIENCE = 3
+"""Requests in a row that bring nothing new before the teacher counts as out of ideas."""
+INVENTED = "concepts"
+
+
+def invent(
+    teacher: Teacher, folder: BuildFolder, bars: Bars, theme: str, count: int
+) -> list[ListedConcept]:
+    """Ask for concepts until there are enough, or no new ones come.
+
+    Args:
+        teacher: who invents them.
+        folder: keeps the list once it is whole.
+        bars: shows how far it is.
+        theme: what they are about.
+        count: how many are wanted.
+
+    Returns:
+        At most `count` concepts, no two of which say the same in almost the same words.
+
+    Raises:
+        DataError: if the teacher gives none at all.
+        EndpointError: if the teacher can answer nothing.
+    """
+    known: list[str] = folder.part(INVENTED, "invented") or []
+    if known:
+        return [ListedConcept(text) for text in known]
+    idle = sample = 0
+    with bars.stage("inventing concepts", count) as bar:
+        while len(known) < count and idle < PATIENCE:
+            wanted = min(BATCH, count - len(known))
+            # The sample's number keeps a repeated request from being answered by the same reply.
+            ask = Ask(ask_concepts(theme, wanted, known[-SHOWN:]), sample)
+            (reply,) = teacher.complete([ask], lambda _: None)
+            fresh = _fresh(reply.text, known, wanted) if isinstance(reply, Reply) else []
+            known += fresh
+            bar.advance(len(fresh))
+            idle = 0 if fresh else idle + 1
+            sample += 1
+    if not known:
+        raise DataError(
+            f"the teacher {teacher.name} invented no concepts for the theme {theme!r}; give a "
+            "list of concepts, or take another teacher"
+        )
+    if len(known) < count:
+        bars.say(f"the teacher ran out of ideas after {len(known)} of {count} concepts")
+    folder.keep(INVENTED, "invented", known)
+    folder.keep_usage(teacher.usage)
+    return [ListedConcept(text) for text in known]
+
+
+def _fresh(text: str, known: list[str], limit: int) -> list[str]:
+    """Return the first concepts of a reply that are new, among themselves too."""
+    fresh: list[str] = []
+    for concept in read_phrases(text):
+        if not is_known(concept, [*known, *fresh]):
+            fresh.append(concept)
+    return fresh[:limit]

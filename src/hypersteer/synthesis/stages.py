@@ -6,18 +6,22 @@ from typing import NamedTuple
 
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import SynthesisConfig
+from hypersteer.data.schema import GENRES
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.lm.base import BaseLM
 from hypersteer.synthesis.folder import BuildFolder
-from hypersteer.synthesis.pools import GENRES, Instruction, Pool, Split, negative_shares
-from hypersteer.synthesis.progress import Bars
-from hypersteer.synthesis.prompts import ask_genre, ask_negative, ask_positive, word_limit
-from hypersteer.synthesis.replies import read_genre
-from hypersteer.synthesis.sources import Wanted
-from hypersteer.synthesis.teacher import Ask, Reply, Teacher
-from hypersteer.synthesis.texts import Cut
-from hypersteer.synthesis.writing import Group, Task, Writer, Written
+from hypersteer.synthesis.pools import Instruction, Pool, Split, negative_shares
+from hypersteer.synthesis.prompts import (
+    ask_genre,
+    ask_negative,
+    ask_positive,
+    read_genre,
+    word_limit,
+)
+from hypersteer.synthesis.sources import ListedConcept
+from hypersteer.synthesis.teacher import Ask, Bars, Reply, Teacher
+from hypersteer.synthesis.writing import Cut, Group, Task, Writer, Written
 
 SENTINEL = "EEEEE"
 """What AxBench has for the concept of a shared negative."""
@@ -48,7 +52,7 @@ class Means:
     def chunks(
         self, stage: str, concepts: Sequence[Concept], each: int
     ) -> Generator[list[Concept]]:
-        """The concepts that a stage has not done, as many at once as are worth it.
+        """Yield the concepts that a stage has not done, as many at once as are worth it.
 
         Args:
             stage: its name in the folder.
@@ -69,7 +73,7 @@ class Found(NamedTuple):
     read: bool
 
 
-def find_genres(means: Means, wanted: Sequence[Wanted]) -> list[Concept]:
+def find_genres(means: Means, wanted: Sequence[ListedConcept]) -> list[Concept]:
     """Number the concepts, and ask for the genre of those that have none.
 
     A reply that names no genre, or several, means text, as in AxBench.
@@ -92,7 +96,7 @@ def find_genres(means: Means, wanted: Sequence[Wanted]) -> list[Concept]:
 
 
 def answer_pool(means: Means, lm: BaseLM, batch_size: int) -> None:
-    """Shared negatives: the base LM's own greedy answers, per genre, in batches."""
+    """Answer the shared negatives with the base LM itself, greedily, per genre, in batches."""
     count = means.config.counts.pool_negatives
     left = [genre for genre in GENRES if not means.folder.has("pool", genre)]
     limit = int(POOL_LENGTH * means.config.response_tokens)
@@ -120,7 +124,7 @@ def _asked(rows: Sequence[Written]) -> set[str]:
 
 
 def _answers(lm: BaseLM, batch: Sequence[Instruction], limit: int) -> list[Written]:
-    """What the base LM says by itself, without answers that are empty."""
+    """Answer with the base LM by itself; empty answers are left out."""
     prompts = [lm.chat.prompt(one.text) for one in batch]
     answers = generate_ids(lm, prompts, [], Decoding(max_new_tokens=limit))
     texts = [lm.chat.decode(ids).strip() for ids in answers]
@@ -141,7 +145,7 @@ def _answers(lm: BaseLM, batch: Sequence[Instruction], limit: int) -> list[Writt
 
 
 def positive_tasks(means: Means, concept: Concept) -> list[Task]:
-    """The positives of a concept, of both splits, on instructions of its genre."""
+    """Return the positives of a concept, of both splits, on instructions of its genre."""
     counts, seed = means.config.counts, means.config.seed
     plan: list[tuple[Split, int, int]] = [
         ("train", counts.train_positives, TRAIN_PROMPTS),
@@ -161,7 +165,7 @@ def positive_tasks(means: Means, concept: Concept) -> list[Task]:
 
 
 def negative_tasks(means: Means, concept: Concept) -> list[Task]:
-    """The test negatives of a concept, mostly on instructions of genre text."""
+    """Return the test negatives of a concept, mostly on instructions of genre text."""
     seeds = (means.config.seed, concept.id, NEGATIVE_PROMPTS)
     shares = negative_shares(means.config.counts.test_negatives)
     return [

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple, Protocol
+
+from rich.console import Console
 
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.endpoint import Endpoint
@@ -14,6 +17,7 @@ from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
+from hypersteer.progress import ProgressBar
 
 Done = Callable[[int], object]
 DECISION_TOKENS = 64
@@ -182,7 +186,7 @@ class LocalTeacher:
 
 
 def open_teacher(config: SynthesisConfig, lm: BaseLM | None) -> Teacher:
-    """The teacher that the settings name; nothing is asked yet.
+    """Open the teacher that the settings name; nothing is asked yet.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -201,7 +205,7 @@ def open_teacher(config: SynthesisConfig, lm: BaseLM | None) -> Teacher:
 
 
 def endpoint_config(config: SynthesisConfig) -> EndpointConfig:
-    """How the endpoint is reached and asked.
+    """Return how the endpoint is reached and asked.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -222,3 +226,33 @@ def endpoint_config(config: SynthesisConfig) -> EndpointConfig:
         input_price=wanted.input_price,
         output_price=wanted.output_price,
     )
+
+
+class Bars:
+    """Shows one stage after the other, with what the teacher has cost so far.
+
+    Args:
+        console: where; without a terminal, one line per stage is printed when it ends.
+        teacher: whose cost is shown; None shows none.
+    """
+
+    def __init__(self, console: Console, teacher: Teacher | None = None) -> None:
+        self._console = console
+        self.teacher = teacher
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Generator[ProgressBar]:
+        """Show the bar of a stage of `total` requests."""
+        with ProgressBar(name, total, console=self._console, note=self._spent) as bar:
+            yield bar
+        if bar.completed and not self._console.is_terminal:
+            self.say(f"{name}: {int(bar.completed):,} done {self._spent()}".rstrip())
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _spent(self) -> str:
+        """Return the dollars of this run so far; empty where no prices are set."""
+        cost = None if self.teacher is None else self.teacher.usage.cost
+        return "" if cost is None else f"${cost:,.4f}"

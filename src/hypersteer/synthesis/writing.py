@@ -6,14 +6,41 @@ from typing import NamedTuple
 
 from hypersteer.config.synthesis import FilterConfig
 from hypersteer.endpoint.replies import Failed, Messages, Reply
-from hypersteer.synthesis.filters import NO_REPLY, why_dropped
+from hypersteer.lm.base import BaseLM
+from hypersteer.synthesis.filters import NO_REPLY, WORD, Shingles, shingles, why_dropped
 from hypersteer.synthesis.pools import Instruction, Split
-from hypersteer.synthesis.replies import clean
+from hypersteer.synthesis.prompts import clean
 from hypersteer.synthesis.teacher import Ask, Done, Teacher
-from hypersteer.synthesis.texts import Cut, Shingles, shingles
 
 SHOWN_CHARS = 300
 """How much of a dropped text is kept for the report."""
+
+
+class Cut(NamedTuple):
+    """A text within the limit, and whether nothing is missing."""
+
+    text: str
+    complete: bool
+
+
+def cutter(lm: BaseLM | None, limit: int) -> Callable[[str], Cut]:
+    """Return what cuts texts to their first `limit` tokens of a base LM or, without one, words."""
+
+    def by_words(text: str) -> Cut:
+        found = list(WORD.finditer(text))
+        return (
+            Cut(text, True) if len(found) <= limit else Cut(text[: found[limit - 1].end()], False)
+        )
+
+    def by_tokens(text: str) -> Cut:
+        assert lm is not None
+        ids = lm.chat.text(text)
+        if len(ids) <= limit:
+            return Cut(text, True)
+        # A character of several tokens that the cut goes through would be a replacement character.
+        return Cut(lm.chat.decode(ids[:limit]).rstrip("\ufffd"), False)
+
+    return by_words if lm is None else by_tokens
 
 
 class Task(NamedTuple):
@@ -83,7 +110,7 @@ class Group:
 
     @classmethod
     def of(cls, tasks: Sequence[Task]) -> "Group":
-        """Nothing is written yet."""
+        """Return a group of which nothing is written yet."""
         return cls(tasks, [None] * len(tasks), [], [])
 
     @property

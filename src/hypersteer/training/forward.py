@@ -57,7 +57,7 @@ def steered_losses(
     steering: Sequence[Sequence[list[int]]],
     teacher: Float[Tensor, "N V"] | None = None,
 ) -> Float[Tensor, "K B"]:
-    """Each row's mean loss on its response under each of K steering prompts.
+    """Return each row's mean loss on its response under each of K steering prompts.
 
     Args:
         setup: the base LM and the hypernetwork.
@@ -108,7 +108,7 @@ def steered_losses(
 def plain_losses(
     lm: BaseLM, prompts: Sequence[PromptIds], responses: Sequence[list[int]]
 ) -> Float[Tensor, " B"]:
-    """Each row's mean cross-entropy on its response without any edit."""
+    """Return each row's mean cross-entropy on its response without any edit."""
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     return response_losses(lm, batch)[0]
 
@@ -121,7 +121,7 @@ def teacher_logits(
     responses: Sequence[list[int]],
     guidance: float,
 ) -> Float[Tensor, "N V"]:
-    """Logits of the prompted base LM on all response tokens: what distillation comes close to.
+    """Return logits of the prompted base LM on all response tokens: distillation's target.
 
     Args:
         lm: the base LM.

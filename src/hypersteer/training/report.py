@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hypersteer.errors import ConfigError
 from hypersteer.files import to_json, write_text
+from hypersteer.progress import ProgressBar
 
 
 class Reporter:
@@ -41,17 +41,15 @@ class Reporter:
         if active:
             metrics.parent.mkdir(parents=True, exist_ok=True)
             _drop_later(metrics, start)
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+        self._note = ""
+        self._bar = ProgressBar(
+            "training",
+            steps,
             console=self._console,
-            disable=not active or not self._console.is_terminal,
+            completed=start,
+            note=lambda: self._note,
+            active=active,
         )
-        self._task = self._bar.add_task("", total=steps, completed=start, text="")
         self._shown: dict[str, float] = {}
 
     def __enter__(self) -> "Reporter":
@@ -79,16 +77,17 @@ class Reporter:
         rate = self._tokens / (time.perf_counter() - self._started)
         self._record({"step": step, **values, "tokens_per_s": round(rate, 1)})
         self._shown.update({"loss": values["loss"]})
-        text = " ".join(f"{name} {value:.3f}" for name, value in self._shown.items())
-        self._bar.update(self._task, completed=step, text=f"{text} {rate:.0f} tok/s")
+        shown = " ".join(f"{name} {value:.3f}" for name, value in self._shown.items())
+        self._note = f"{shown} {rate:.0f} tok/s"
+        self._bar.update(step)
         if not self._console.is_terminal and (step % 10 == 0 or step == self._steps):
-            self.say(f"step {step}/{self._steps} {text} {rate:.0f} tok/s")
+            self.say(f"step {step}/{self._steps} {self._note}")
 
     def validation(self, step: int, values: dict[str, float], baselines: dict[str, float]) -> None:
-        """Record validation figures and show them beside the base LM's own."""
+        """Record validation metrics and show them beside the base LM's own."""
         self._record({"step": step, **values})
         self._shown.update({k.replace("_", "-"): v for k, v in values.items()})
-        self._console.print(figures_table(f"step {step}", {**baselines, **values}))
+        self._console.print(metrics_table(f"step {step}", {**baselines, **values}))
 
     def _record(self, values: dict[str, Any]) -> None:
         if not self._active:
@@ -100,14 +99,14 @@ class Reporter:
                 self._writer.add_scalar(name, value, values["step"])
 
 
-def figures_table(title: str, figures: dict[str, float]) -> Table:
-    """Losses and gaps, held in and held out, of the unsteered, prompted and steered base LM."""
+def metrics_table(title: str, metrics: dict[str, float]) -> Table:
+    """Lay out losses and gaps of the unsteered, the prompted and the steered base LM."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("", "held-in loss", "held-in gap", "held-out loss", "held-out gap"):
         table.add_column(heading, justify="left" if not heading else "right")
     for label, prefix in (("unsteered", "unsteered_"), ("prompted", "prompted_"), ("steered", "")):
         keys = [f"{prefix}{s}_{k}" for s in ("held_in", "held_out") for k in ("loss", "gap")]
-        cells = [f"{figures[key]:.3f}" if key in figures else "" for key in keys]
+        cells = [f"{metrics[key]:.3f}" if key in metrics else "" for key in keys]
         if any(cells):
             table.add_row(label, *cells)
     return table
@@ -124,7 +123,7 @@ def _drop_later(metrics: Path, start: int) -> None:
 
 
 def _values(line: str) -> dict[str, Any]:
-    """What a line holds; empty if it is torn."""
+    """Return what a line holds; empty if it is torn."""
     try:
         found = json.loads(line)
     except ValueError:

@@ -18,7 +18,7 @@ from hypersteer.files import finite, numbers, output_folder, read_json, to_json
 from hypersteer.hypernet.card import Card, read_card
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.locks import Hold, hold
-from hypersteer.training.failures import cannot_write, reason
+from hypersteer.training.processes import cannot_write, reason
 
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 FREE = {
@@ -27,6 +27,8 @@ FREE = {
 }
 """Settings, by table, that may change between the parts of a run."""
 STEPS = "optim.steps"
+STORED = {"metrics": "figures"}
+"""Attributes of `Progress` that `progress.json` spells as earlier versions did."""
 
 
 @dataclass(slots=True)
@@ -35,11 +37,11 @@ class Progress:
 
     Attributes:
         step: optimizer steps taken.
-        best: best validation figure so far (higher is better).
+        best: best validation metric so far (higher is better).
         best_step: where it was.
         stale: validations since then.
-        baselines: validation figures of the unsteered and the prompted base LM.
-        figures: newest validation figures.
+        baselines: validation metrics of the unsteered and the prompted base LM.
+        metrics: newest validation metrics.
         processes: number of processes that share each step's rows.
     """
 
@@ -48,8 +50,27 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     baselines: dict[str, float] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     processes: int = 1
+
+    def validated(self, metrics: dict[str, float], key: str) -> None:
+        """Take in the metrics of a validation, and whether they are the best so far.
+
+        Args:
+            metrics: those of the steered base LM at `step`.
+            key: the metric that chooses; losses are better when they are lower.
+        """
+        self.metrics = metrics
+        if key not in metrics:
+            self.best_step = self.step
+            return
+        value = metrics[key] * (-1 if key.endswith("loss") else 1)
+        if math.isfinite(value) and (self.best is None or value > self.best):
+            self.best, self.best_step, self.stale = value, self.step, 0
+            return
+        self.stale += 1
+        if self.best is None:
+            self.best_step = self.step  # no metric tells them apart: the newest
 
 
 class RunFolder:
@@ -57,7 +78,7 @@ class RunFolder:
 
     Args:
         config: the run's settings.
-        extend: whether the run that is there goes on with another number of steps.
+        extend: whether the run that is there resumes with another number of steps.
 
     Raises:
         ConfigError: if the folder holds a run with other settings, or is a file, or holds no run
@@ -66,7 +87,7 @@ class RunFolder:
     """
 
     def __init__(self, config: TrainConfig, *, extend: bool = False) -> None:
-        self.path = run_path(config)
+        self.path = run_path(config.out)
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self._config = config
@@ -109,7 +130,7 @@ class RunFolder:
             )
 
     def newest(self) -> Path | None:
-        """The newest checkpoint, if there is one."""
+        """Return the newest checkpoint, if there is one."""
         found = self._found()
         return found[-1] if found else None
 
@@ -128,7 +149,7 @@ class RunFolder:
             (scratch / "trainer").mkdir(parents=True)
             write_folder(scratch, hypernet, card)
             save_tensors(_optimizer_tensors(optimizer), scratch / "trainer/optimizer.safetensors")
-            text = to_json({name: getattr(progress, name) for name in Progress.__slots__})
+            text = to_json({STORED.get(k, k): getattr(progress, k) for k in Progress.__slots__})
             (scratch / "trainer/progress.json").write_text(text, encoding="utf-8")
             scratch.rename(final)
             if progress.best_step in (0, progress.step):
@@ -204,23 +225,23 @@ class RunFolder:
         return CheckpointError(f"{one_line(error)}; delete '{folder}' to {way_out}")
 
 
-def run_path(config: TrainConfig) -> Path:
-    """Where a run is kept.
+def run_path(out: str) -> Path:
+    """Return where a run is kept.
 
     Raises:
         ConfigError: if that is no path, a file, or lies where nothing can be written.
     """
-    return output_folder(config.out, "out")
+    return output_folder(out, "out")
 
 
-def hold_run(config: TrainConfig) -> Hold:
-    """Have a run's folder to this process; to be released afterwards.
+def hold_run(out: str) -> Hold:
+    """Lock a run's folder for this process; to be released afterwards.
 
     Raises:
         ConfigError: if it is in use, or is a file.
         TrainingError: if it cannot be written.
     """
-    path = run_path(config)
+    path = run_path(out)
     try:
         return hold(path)
     except OSError as error:
@@ -228,7 +249,7 @@ def hold_run(config: TrainConfig) -> Hold:
 
 
 def _of(settings: dict[str, Any], name: str) -> str:
-    """A setting by its dotted name, as a message shows it."""
+    """Return a setting by its dotted name, as a message shows it."""
     value: Any = settings
     for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -236,16 +257,17 @@ def _of(settings: dict[str, Any], name: str) -> str:
 
 
 def _progress(raw: dict[str, Any]) -> Progress:
-    """Progress as it was written; a best figure that is no number was none."""
-    progress = Progress(**raw)
-    progress.baselines, progress.figures = numbers(progress.baselines), numbers(progress.figures)
+    """Return progress as it was written; a best metric that is no number was none."""
+    names = {stored: name for name, stored in STORED.items()}
+    progress = Progress(**{names.get(key, key): value for key, value in raw.items()})
+    progress.baselines, progress.metrics = numbers(progress.baselines), numbers(progress.metrics)
     if progress.best is not None and not math.isfinite(progress.best):
         progress.best = None
     return progress
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state as flat tensors."""
+    """Return the optimizer's state as flat tensors."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value)

@@ -5,19 +5,22 @@ The gap is what steering is: a plain gain may be no more than the teacher's styl
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from hypersteer.data.batches import ValidationRow, chunks
 from hypersteer.training.forward import Steered, plain_losses, steered_losses
+from hypersteer.training.processes import added, share_of
 
 Losses = Callable[[Sequence[ValidationRow]], Tensor]
 """Rows -> losses [K, B]: under the right steering prompt first, under the wrong one second."""
 
 
 def steered(setup: Steered) -> Losses:
-    """Losses under the hypernetwork's edits."""
+    """Return what measures losses under the hypernetwork's edits."""
 
     def losses(rows: Sequence[ValidationRow]) -> Tensor:
         return steered_losses(
@@ -31,7 +34,7 @@ def steered(setup: Steered) -> Losses:
 
 
 def prompted(setup: Steered) -> Losses:
-    """Losses with the steering prompt in the user turn instead of an edit."""
+    """Return what measures losses with the steering prompt in the user turn instead of an edit."""
 
     def losses(rows: Sequence[ValidationRow]) -> Tensor:
         responses = [v.row.response for v in rows]
@@ -43,13 +46,55 @@ def prompted(setup: Steered) -> Losses:
 
 
 def unsteered(setup: Steered) -> Losses:
-    """Losses of the plain base LM; there is no steering prompt to get wrong."""
+    """Return what measures losses of the plain base LM, which has no wrong steering prompt."""
 
     def losses(rows: Sequence[ValidationRow]) -> Tensor:
         prompts, responses = [v.row.prompt for v in rows], [v.row.response for v in rows]
         return plain_losses(setup.lm, prompts, responses)[None]
 
     return losses
+
+
+class Validation:
+    """Measures losses on validation rows, over all processes.
+
+    Args:
+        accelerator: devices, processes and precision.
+        rows: validation rows by name, each sorted by length.
+        batch_size: rows per forward pass.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, rows: dict[str, list[ValidationRow]], batch_size: int
+    ) -> None:
+        self._accelerator = accelerator
+        self._rows = rows
+        self._batch_size = batch_size
+
+    def baselines(self, setup: Steered) -> dict[str, float]:
+        """Return metrics of the unsteered and the prompted base LM."""
+        found = {}
+        for name, rows in self._rows.items():
+            found |= metrics(name, self._means(unsteered(setup), rows), "unsteered_")
+            found |= metrics(name, self._means(prompted(setup), rows), "prompted_")
+        return found
+
+    def steered(self, setup: Steered) -> dict[str, float]:
+        """Return metrics of the steered base LM."""
+        found = {}
+        for name, rows in self._rows.items():
+            found |= metrics(name, self._means(steered(setup), rows))
+        return found
+
+    def _means(self, losses: Losses, rows: Sequence[ValidationRow]) -> list[float]:
+        with self._accelerator.autocast():
+            return mean_losses(
+                losses,
+                rows,
+                batch_size=self._batch_size,
+                reduce=partial(added, self._accelerator),
+                share=share_of(self._accelerator),
+            )
 
 
 @torch.no_grad()
@@ -61,7 +106,7 @@ def mean_losses(
     reduce: Callable[[Tensor], Tensor],
     share: tuple[int, int] = (0, 1),
 ) -> list[float]:
-    """Mean loss over the rows for each of the K steering prompts.
+    """Return the mean loss over the rows for each of the K steering prompts.
 
     Args:
         losses: what to measure.
@@ -82,11 +127,11 @@ def mean_losses(
 
 
 def _summed(losses: Tensor) -> Tensor:
-    """Sums over rows in float64, which some devices do not have, so on the CPU."""
+    """Add up over rows in float64, which some devices do not have, so on the CPU."""
     return losses.cpu().double().sum(1)
 
 
-def figures(name: str, means: list[float], prefix: str = "") -> dict[str, float]:
+def metrics(name: str, means: list[float], prefix: str = "") -> dict[str, float]:
     """Name mean losses: `held_out_loss` and `held_out_gap`, or with a prefix."""
     named = {f"{prefix}{name}_loss": means[0]}
     if len(means) > 1:

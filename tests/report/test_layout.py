@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hypersteer.evaluation.metrics import Interval
-from hypersteer.report.formatting import big_number, bounds, duration, number, plus, share
+from hypersteer.report.layout import big_number, bounds, duration, number, plus, share
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
-"""The report as Markdown."""
+"""The report as Markdown, and as one HTML file that needs nothing else and runs no script."""
 
 import re
 
-from hypersteer.report.document import Document
-from hypersteer.report.examples import Sample, Samples, ratings
-from hypersteer.report.formatting import NONE, held_name, number
-from hypersteer.report.layout import Cell, Table
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hypersteer.report.document import Document, Sample, Samples, ratings
+from hypersteer.report.layout import NONE, Cell, Table, held_name, number
+from hypersteer.report.strength_curves import SERIES, legend_mark
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])")
 _BLOCK = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))", re.MULTILINE)
 
 
 def to_markdown(document: Document) -> str:
-    """The whole report; all texts of models and people are escaped."""
+    """Write the whole report; all texts of models and people are escaped."""
     parts = [f"# {plain(document.title)}"]
     parts.append("\n".join(f"- **{plain(name)}:** {plain(text)}" for name, text in document.facts))
     parts += [f"> **Note:** {plain(notice)}" for notice in document.notices]
@@ -30,13 +32,34 @@ def to_markdown(document: Document) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def to_html(document: Document) -> str:
+    """Write the whole report; whatever is not our own SVG or style sheet is escaped."""
+    environment = Environment(
+        loader=PackageLoader("hypersteer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = _score
+    legend = [(name, Markup(legend_mark(name))) for name in reversed(SERIES)]
+    return environment.get_template("report.html").render(
+        document=document,
+        legend=legend,
+        none_mark=NONE,
+        held_name=held_name,
+        ratings=ratings,
+        svg=Markup,
+    )
+
+
 def plain(text: str) -> str:
-    """Text on one line that Markdown, its tables and HTML in it leave as it is."""
+    """Escape text, on one line, so that Markdown, its tables and HTML in it leave it as it is."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def quote(text: str) -> str:
-    """Text as a quotation, line by line, that Markdown leaves as it is."""
+    """Quote text, line by line, so that Markdown leaves it as it is."""
     escaped = [_BLOCK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", line.strip())) for line in _lines(text)]
     return "\n".join(f"> {line}  ".rstrip() if not line else f"> {line}  " for line in escaped)
 

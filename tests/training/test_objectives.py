@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hypersteer.training.losses import contrastive, reconstruction
+from hypersteer.training.objectives import contrastive, reconstruction
 
 
 @pytest.mark.parametrize("beta", [0.5, 5.0])

@@ -18,7 +18,7 @@ def read_rules(
     steer: Sequence[str],
     check: str,
 ) -> "Rules":
-    """Rules with all that they name.
+    """Read rules and all that they name.
 
     Args:
         rules: the rules, in order.
@@ -50,7 +50,7 @@ def read_rules(
 
 
 def describe(checks: "Sequence[Check]") -> str:
-    """What was decided on a row, as a line."""
+    """Return what was decided on a row, as a line."""
     first, last = checks[0], checks[-1]
     scores = ", ".join(f"{name} {score:.3f}" for name, score in first.scores.items())
     line = f"{scores}: {', '.join(first.edits) or 'unsteered'}"
