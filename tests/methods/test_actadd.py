@@ -111,7 +111,7 @@ def test_everywhere_is_one_vector_for_all_tokens(tiny_llama):
     method = ActAdd(everywhere=True, coefficient=3.0)
     learned = method.fit(tiny_llama, site, [entry])
     (writer,) = method.steer(tiny_llama, site, learned, [Asked(entry.concept, "Why")]).writers
-    hidden = torch.zeros(1, 9, tiny.WIDTH)
+    hidden = torch.zeros(1, 1, tiny.WIDTH)
     prompt = tiny_llama.chat.prompt("Why")
     response_token_losses(tiny_llama, [prompt], [[5, 6]], [writer])
     mean = difference(tiny_llama, site, entry.concept.text).mean(0)
