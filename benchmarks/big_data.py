@@ -130,7 +130,8 @@ def child_again(task: dict[str, Any]) -> dict[str, float]:
     from hypersteer.data.splits import split_rows
     from hypersteer.lm.chat import Chat
 
-    chat = Chat(AutoTokenizer.from_pretrained(task["tokenizer"]), task["end_of_turn"])
+    tokenizer: Any = AutoTokenizer.from_pretrained(task["tokenizer"])
+    chat = Chat(tokenizer, task["end_of_turn"])
     found = {"floor": memory("VmHWM"), "own floor": memory("RssAnon")}
     start = time.perf_counter()
     found["open"], data = timed(lambda: load_concepts(task["folder"]))
@@ -155,7 +156,7 @@ def child_again(task: dict[str, Any]) -> dict[str, float]:
 
 def child_pandas(task: dict[str, Any]) -> dict[str, float]:
     """The rival: every file read and joined."""
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-not-found]
 
     floor = memory("VmHWM")
     files = sorted(Path(task["folder"]).glob("*.parquet"))

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 from unittest.mock import patch
 
 import hypersteer as hs
 from hypersteer.conditions.contrasts import read_labelled
 from hypersteer.conditions.gate import Gate
-from hypersteer.lm import hooks, writers
+from hypersteer.engine import running
+from hypersteer.lm import hooks
 from hypersteer.lm.base import BaseLM
 from timing import machine, table
 
@@ -53,11 +55,11 @@ def fit(lm: BaseLM, count: int) -> hs.Condition:
     return hs.fit_condition(lm, positives, negatives, name="health", config=low)
 
 
-def ways(condition: hs.Condition, edit: hs.VectorEdit) -> dict[str, hs.VectorEdit | hs.Rules]:
+def ways(condition: hs.Condition, edit: hs.Edit) -> dict[str, hs.Edit | hs.Rules]:
     """What steers, in every way; the gates are open in all rows."""
     always = replace(condition, threshold=-2.0)
 
-    def gated(check: str | int) -> hs.Rules:
+    def gated(check: Literal["prompt", "token"] | int) -> hs.Rules:
         conditions = {"health": always}
         return hs.rules("if health then x", conditions=conditions, edits={"x": edit}, check=check)
 
@@ -91,7 +93,7 @@ def spent(generate: Callable[[], object], steps: int) -> float:
         return hooks.at_sites(blocks, [(site, timed(one)) for site, one in functions])
 
     with (
-        patch.object(writers, "at_sites", placed),
+        patch.object(running, "at_sites", placed),
         patch.object(Gate, "readers", timed(Gate.readers)),
     ):
         generate()

@@ -8,6 +8,7 @@ tokens (no end of turn), greedily.
 """
 
 import argparse
+from typing import Any
 
 import torch
 
@@ -45,7 +46,8 @@ def jobs(lm: BaseLM, batch: int, new_tokens: int) -> dict:
         return generate_ids(lm, list[PromptIds](prompts), writers, decoding)
 
     def hugging_face() -> torch.Tensor:
-        return lm.model.generate(
+        model: Any = lm.model
+        return model.generate(
             inputs.ids,
             attention_mask=inputs.spans.real.long(),
             do_sample=False,

@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -14,7 +14,7 @@ from hypersteer.lm.chat import PromptIds
 Job = Callable[[], object]
 
 
-def medians(jobs: dict[str, Job], repeats: int) -> dict[str, float]:
+def medians(jobs: Mapping[str, Job], repeats: int) -> dict[str, float]:
     """Median seconds of each job; the jobs take turns, so that a busy machine hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():

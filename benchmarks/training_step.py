@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from hypersteer.config import HypernetConfig
+from hypersteer.hypernet.maker import write_edits
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.chat import collate
 from hypersteer.lm.hooks import at_input, at_sites, capture

@@ -121,7 +121,7 @@ def conditions(lm: BaseLM) -> dict[str, Condition]:
     }
 
 
-def behaviour(lm: BaseLM, layer: int, method: str, scope: str) -> hs.VectorEdit:
+def behaviour(lm: BaseLM, layer: int, method: str, scope: str) -> hs.Edit:
     """The vector from complying to deflecting answers."""
     lines = (topic() / "health_answers.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
@@ -142,7 +142,7 @@ def speaker(lm: BaseLM, steerer: hs.Steerer | None, tokens: int) -> Speak:
         }
         if steerer is not None:
             return steerer.generate(list(prompts), steer=steer, **options)  # type: ignore[return-value]
-        return lm.generate(list(prompts), edit=steer, **options)
+        return lm.generate(list(prompts), edit=steer, **options)  # type: ignore[return-value]
 
     return speak
 

@@ -23,13 +23,13 @@ from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.engine.requests import as_request
 from hypersteer.evaluation.protocol import load_instructions
-from hypersteer.hypernet.activation_prior import own_states
+from hypersteer.hypernet.activation_prior import read_concept_states
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.judges.judge import Answer, Judgement
 from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
-from hypersteer.lm.writers import VectorWriter, Writer
+from hypersteer.lm.writers import Writer, vector_writer
 
 CONCEPTS, PROMPTS = 16, 3
 
@@ -57,9 +57,9 @@ def prior_writer(lm: BaseLM, asked: list[Pair], layer: int, scope: str, size: fl
     config = HypernetConfig(variant="no-context", blocks=1, prior="activation")
     net = new_hypernet(lm, config, site, seed=0, texts=usual)
     assert net.prior is not None
-    own = own_states(lm, site, [lm.chat.text(pair.concept) for pair in asked])
+    own = read_concept_states(lm, site, [lm.chat.text(pair.concept) for pair in asked])
     directions = torch.nn.functional.rms_norm(own - net.prior.centre, own.shape[-1:])
-    return VectorWriter(site, size * net.scale * directions, [scope] * len(asked))  # type: ignore[list-item]
+    return vector_writer(site, size * net.scale * directions, [scope] * len(asked))  # type: ignore[list-item]
 
 
 def writers_of(lm: BaseLM, target: str, asked: list[Pair]) -> list[Writer]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from hypersteer.answering import Answerer, answer, answer_in_pieces
 from hypersteer.checkpoint import (
@@ -147,13 +147,27 @@ class Steerer:
         request = as_request(self.lm, [prompt], steer, strength, edits=edits, decoding=decoding)
         return answer_in_pieces(self._answerer, request, self._scope(scope), decisions)
 
+    @overload
+    def edit(
+        self, steer: str, prompt: str | None = None, *, scope: Scope | None = None
+    ) -> Edit: ...
+
+    @overload
+    def edit(
+        self,
+        steer: str | Sequence[str],
+        prompt: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        scope: Scope | None = None,
+    ) -> list[Edit]: ...
+
     def edit(
         self,
         steer: str | Sequence[str],
         prompt: Prompts | None = None,
         *,
         scope: Scope | None = None,
-    ) -> Edit | list[Any]:
+    ) -> Edit | list[Edit]:
         """The edit itself, with no generation; many pairs are made in one batched pass.
 
         Args:
@@ -163,8 +177,9 @@ class Steerer:
             scope: tokens that the edit will touch; by default as in training.
 
         Returns:
-            An edit, or a list of edits if a list of steering prompts or prompts was given. Where
-            the hypernetwork writes at several sites, a list with one edit per site in its place.
+            An edit, or a list of edits if a list of steering prompts or prompts was given. A
+            hypernetwork that writes at several sites (`hypernet.more_layers`) has a list of edits,
+            one per site, where there is an edit otherwise.
 
         Raises:
             SteeringError: for an empty steering prompt, a missing prompt, or lists of different
@@ -184,7 +199,7 @@ class Steerer:
             self.lm.check_length(len(one.ids), "the prompt")
             self._maker.check(text, one)
         made = self._maker.edits(texts, request.prompts, self._scope(scope))
-        edits = [each[0] if len(each) == 1 else each for each in made]
+        edits: list[Any] = [each[0] if len(each) == 1 else each for each in made]
         return edits[0] if request.single else edits
 
     def save(self, folder: str | Path) -> Path:
