@@ -76,10 +76,10 @@ def test_a_clamped_feature_is_an_edit(strength, raise_only):
     expected = changed @ dictionary.decoder + error if strength else hidden
     params = clamped_feature(
         dictionary.encoder[own],
-        float(dictionary.bias[own]),
-        0.2,
+        dictionary.bias[own],
+        dictionary.threshold[own],
         dictionary.decoder[own],
-        activation,
+        torch.tensor(activation),
         raise_only=raise_only,
     )
     found = applied(params, hidden, strength)
@@ -90,7 +90,13 @@ def test_a_clamped_feature_is_an_edit(strength, raise_only):
 def test_algebra():
     hidden = random(5, D, seed=3)
     plain = {"up": random(R, D), "down": random(R, D, seed=1) / D**0.5}
-    feature = clamped_feature(random(D, seed=4), 0.1, 0.0, random(D, seed=5), 2.0)
+    feature = clamped_feature(
+        random(D, seed=4),
+        torch.tensor(0.1),
+        torch.tensor(0.0),
+        random(D, seed=5),
+        torch.tensor(2.0),
+    )
     one, other = edit_of(plain), edit_of({**plain, "bias": random(R, seed=2)})
     for made, expected in (
         (0.7 * one, applied(plain, hidden, 0.7)),

@@ -60,15 +60,7 @@ class LowRank:
         if not isinstance(params, Mapping) or not {"up", "down"} <= set(params):
             check_names(dict(params), NAMES, self.name)
         up = _tensor(params["up"], "up", 2)
-        rank = len(up)
-        given = {
-            "bias": torch.zeros(rank),
-            "threshold": torch.full((rank,), -torch.inf),
-            "target": torch.zeros(rank),
-            "clamped": torch.zeros(rank),
-            "raise_only": torch.zeros(rank),
-            **params,
-        }
+        given = _filled({**params, "up": up})
         check_names(given, NAMES, self.name)
         held = {name: _tensor(given[name], name, 2 if name == "down" else 1) for name in NAMES[1:]}
         for name, value in held.items():
@@ -109,58 +101,60 @@ class LowRank:
     def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
         """Written directions times the unit, read ones such that latents of states stay near 1."""
         reach = unit * params["down"].shape[-1] ** 0.5
-        made = {**params, "up": params["up"] * unit, "down": params["down"] / reach}
-        like = params["bias"]
-        made.setdefault("threshold", torch.full_like(like, -torch.inf))
-        for name in NAMES[4:]:
-            made.setdefault(name, torch.zeros_like(like))
-        return made
+        return _filled({**params, "up": params["up"] * unit, "down": params["down"] / reach})
 
 
 def loreft(
-    rotation: Float[Tensor, "R D"], source: Float[Tensor, "R D"], bias: Float[Tensor, " R"]
+    rotation: Float[Tensor, "*B R D"], source: Float[Tensor, "*B R D"], bias: Float[Tensor, "*B R"]
 ) -> dict[str, Tensor]:
-    """Parameters of LoReFT's edit `h + R^T (W h + b - R h)`.
+    """Give the parameters of LoReFT's edit `h + R^T (W h + b - R h)`, or of a batch of them.
 
     Args:
         rotation: R, whose rows are orthonormal.
         source: W.
         bias: b.
     """
-    return LOW_RANK.check({"up": rotation, "down": source - rotation, "bias": bias})
+    return _filled({"up": rotation, "down": source - rotation, "bias": bias})
 
 
 def clamped_feature(
-    encoder: Float[Tensor, " D"],
-    bias: float,
-    threshold: float,
-    decoder: Float[Tensor, " D"],
-    activation: float,
+    encoder: Float[Tensor, "*B D"],
+    bias: Float[Tensor, "*B"],
+    threshold: Float[Tensor, "*B"],
+    decoder: Float[Tensor, "*B D"],
+    activation: Float[Tensor, "*B"],
     *,
     raise_only: bool = False,
 ) -> dict[str, Tensor]:
-    """Parameters of the edit that clamps a feature of a sparse autoencoder.
+    """Give the parameters of the edit that clamps a feature of a sparse autoencoder, or of a batch.
 
     Args:
         encoder: what the feature reads.
         bias: added to that.
-        threshold: below which it is silent; 0 for a ReLU.
+        threshold: at and below which it is silent; 0 for a ReLU.
         decoder: what it writes.
         activation: where it is set to at strength 1.
         raise_only: never lower it.
     """
-    one = torch.ones(1)
-    return LOW_RANK.check(
-        {
-            "up": decoder[None],
-            "down": encoder[None],
-            "bias": bias * one,
-            "threshold": threshold * one,
-            "target": activation * one,
-            "clamped": one,
-            "raise_only": one * raise_only,
-        }
-    )
+    bias, threshold, activation = (one[..., None] for one in (bias, threshold, activation))
+    given = {
+        "up": decoder[..., None, :],
+        "down": encoder[..., None, :],
+        "bias": bias,
+        "threshold": threshold,
+        "target": activation,
+        "clamped": torch.ones_like(bias),
+    }
+    if raise_only:
+        given["raise_only"] = torch.ones_like(bias)
+    return _filled(given)
+
+
+def _filled(params: Params) -> dict[str, Tensor]:
+    """Give all parameters, those that are not given at values that change nothing."""
+    like = params["up"][..., 0]
+    blank = {name: torch.zeros_like(like) for name in NAMES[2:]}
+    return {**blank, "threshold": torch.full_like(like, -torch.inf), **params}
 
 
 def _tensor(value: Any, name: str, dimensions: int) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hypersteer.concepts import Concept
 from hypersteer.data.examples import Example
-from hypersteer.edits.kinds import Params, plus
+from hypersteer.edits.kinds import Applies, Params, plus
+from hypersteer.edits.low_rank import LOW_RANK, clamped_feature
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.errors import SteeringError
 from hypersteer.learning import vectors
@@ -138,12 +139,11 @@ def keep(
     )
 
 
-class Clamp:
-    """Sets each row's latent z to `strength * a`, or raises it to that.
+class TopKClamp:
+    """Sets each row's latent z to `strength * a`, or raises it to that, in a top-k dictionary.
 
-    Decoding the changed latents and adding the reconstruction error back gives, whatever the
-    other latents are, `h + (strength * a - z) * w` with `w` the feature's decoder row. At strength
-    0 the state stays as it is: 0 is the unsteered model, not a feature that is switched off.
+    As the low-rank edit clamps (`hypersteer.edits.low_rank.clamped_feature`), but for a latent that
+    depends on all others: it counts only where it is among the k largest of its token.
 
     Its parameters are the `decoder` [B, D], w of each row, its `activation` [B], a, and the
     `column` [B] of its feature among the latents.
@@ -190,14 +190,27 @@ def steer(lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> S
     if mode == "add":
         writer = vector_writer(site, activations[:, None] * decoder, scopes)
     else:
-        clamp = Clamp(encoder_of(learned, rows, lm.device), raise_only=mode == "min_clamp")
-        params = {
-            "decoder": decoder,
-            "activation": activations,
-            "column": torch.arange(len(rows), device=lm.device),
-        }
-        writer = Writer(site, clamp, params, scopes)
+        kind, params = _clamped(learned, rows, decoder, activations, mode == "min_clamp")
+        writer = Writer(site, kind, params, scopes)
     return Steering(lm, [one.prompt for one in asked], [writer])
+
+
+def _clamped(
+    learned: Learned, rows: list[int], decoder: Tensor, activations: Tensor, raise_only: bool
+) -> tuple[Applies, Params]:
+    """Return the edit that clamps each row's feature: its kind, and parameters of the rows."""
+    device = decoder.device
+    if learned.notes["top_k"]:
+        column = torch.arange(len(rows), device=device)
+        params = {"decoder": decoder, "activation": activations, "column": column}
+        return TopKClamp(encoder_of(learned, rows, device), raise_only=raise_only), params
+    encoder, bias, threshold = (
+        learned.tensors[name][rows].to(device) for name in ("encoder", "bias", "threshold")
+    )
+    params = clamped_feature(
+        encoder, bias, threshold.clamp(min=0), decoder, activations, raise_only=raise_only
+    )
+    return LOW_RANK, params
 
 
 @torch.no_grad()

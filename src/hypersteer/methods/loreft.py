@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from hypersteer.edits.kinds import Params, plus
+from hypersteer.edits.low_rank import LOW_RANK, loreft
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning.adapter_training import (
@@ -54,25 +54,6 @@ def shift(hidden: Float[Tensor, "X T D"], own: Subspaces) -> Float[Tensor, "X T 
     """Return `R^T (W h + b - R h)` of every state, in float32."""
     latents = hidden.float() @ (own.sources - own.rotations).transpose(1, 2)
     return (latents + own.biases[:, None]) @ own.rotations
-
-
-class Subspace:
-    """LoReFT's change as a kind of edit; its parameters are the fields of `Subspaces`."""
-
-    added: ClassVar[tuple[str, ...]] = ()
-
-    def apply(
-        self,
-        hidden: Float[Tensor, "B T D"],
-        params: Params,
-        mask: Bool[Tensor, "B T"],
-        strength: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B T D"]:
-        """Add `strength` times their `shift` to the marked tokens."""
-        return plus(hidden, shift(hidden, Subspaces(**params)), mask, strength)
-
-
-SUBSPACE = Subspace()
 
 
 def ends(prompt: PromptIds, first: int, last: int) -> tuple[bool, ...]:
@@ -198,9 +179,9 @@ class Loreft:
         scopes: list[Scope] = [ends(lm.chat.prompt(p), self.first, self.last) for p in prompts]
         writers = []
         for index, layer in enumerate(learned.tensors["layers"].tolist()):
-            own = {name: learned.tensors[name][rows, index] for name in Subspaces._fields}
-            params = {name: value.to(lm.device) for name, value in own.items()}
-            writers.append(Writer(Site(layer), SUBSPACE, params, scopes))
+            own = [learned.tensors[name][rows, index] for name in Subspaces._fields]
+            params = loreft(*(value.to(lm.device) for value in own))
+            writers.append(Writer(Site(layer), LOW_RANK, params, scopes))
         return Steering(lm, prompts, writers)
 
     def _learner(self, lm: BaseLM, concept_id: int, sites: int) -> Subspaces:
