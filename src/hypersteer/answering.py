@@ -45,7 +45,7 @@ class Maker(Protocol):
         strengths: Sequence[float],
         scope: Scope,
     ) -> list[Writer]:
-        """Writers of B rows, for those with a text; the edits are made in the prefill."""
+        """Return writers of B rows, for those with a text; the edits are made in the prefill."""
         ...
 
 
@@ -59,7 +59,7 @@ class Answerer(NamedTuple):
     def writers(
         self, request: Request, scope: Scope = "all", decisions: Decisions | None = None
     ) -> list[Writer]:
-        """What is written into the base LM to serve a request.
+        """Return what is written into the base LM to serve a request.
 
         Args:
             request: the request as rows.
@@ -97,7 +97,7 @@ class Answerer(NamedTuple):
     def _slot(
         self, column: Sequence["Slot | None"], prompts: Sequence[PromptIds], scope: Scope
     ) -> list[Writer]:
-        """Writers of one slot of every row: those of fixed edits, then those that are made."""
+        """Return writers of one slot of all rows: of fixed edits, then of those that are made."""
         if self.maker is None:
             plain = [Applied(one.edit, one.strength) if one else None for one in column]
             return slot_writers(self.lm, plain)
@@ -134,7 +134,7 @@ class Slot(NamedTuple):
 
 
 def laid_out(steer: Any, strength: float) -> list[Slot]:
-    """The edits of one row, those of rules first.
+    """Return the edits of one row, those of rules first.
 
     Args:
         steer: a steering prompt, an edit, rules, a pair of one of these and a strength of its own,
@@ -216,7 +216,7 @@ def stream(
 def answer(
     who: Answerer, request: Request, scope: Scope, decisions: Decisions | None
 ) -> str | list[str]:
-    """The texts of a request; one text if one prompt was given."""
+    """Return the texts of a request; one text if one prompt was given."""
     writers = who.writers(request, scope, decisions)
     texts = generate_texts(
         who.lm, request.prompts, writers, request.decodings, request.strengths, who.engine
@@ -227,7 +227,7 @@ def answer(
 def answer_in_pieces(
     who: Answerer, request: Request, scope: Scope, decisions: Decisions | None
 ) -> Generator[str]:
-    """The text of a request's one row, piece by piece."""
+    """Return the text of a request's one row, piece by piece."""
     writers = who.writers(request, scope, decisions)
     tokens = decode(
         who.lm,

@@ -199,7 +199,7 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
 
 
 def read_hypernet(folder: Path, card: Card, lm: BaseLM) -> Hypernet:
-    """The checkpoint's hypernetwork, in eval mode on the base LM's device.
+    """Return the checkpoint's hypernetwork, in eval mode on the base LM's device.
 
     Raises:
         CheckpointError: if the base LM is another one, or the weights are corrupt or do not fit.

@@ -45,7 +45,7 @@ class EndpointError(SteeringError):
 
 
 def _printable(character: str) -> str:
-    """A character as it is, or its escape if a terminal would not show it."""
+    """Return a character as it is, or its escape if a terminal would not show it."""
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
@@ -56,19 +56,19 @@ def one_line(error: object, limit: int = 300) -> str:
 
 
 def short(value: object) -> str:
-    """A value as a message names it: texts and numbers as they are, cut; others by their type."""
+    """Return a value as a message names it: texts and numbers cut, others by their type."""
     if isinstance(value, (str, int, float, type(None))):
         return reprlib.repr(value)
     return f"a {type(value).__name__}"
 
 
 def shown(value: object) -> str:
-    """A value as Python writes it, on one line and cut: for messages about what is no text."""
+    """Return a value as Python writes it, on one line and cut, for messages."""
     return one_line(repr(value), 100)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A `; did you mean 'x'?` tail for an unknown word, or the list of what is known."""
+    """Return a `; did you mean 'x'?` tail for an unknown word, or the list of what is known."""
     options = sorted(known)
     close = get_close_matches(word, options, n=1)
     if close:

@@ -23,7 +23,7 @@ SHOWN_NAME = 40
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """A name to write to, which takes the place of `path` when the context ends well.
+    """Yield a name to write to, which takes the place of `path` when the context ends well.
 
     Missing folders are made. A reader sees what was there before or the whole of what is new; after
     an error, what was there stays and nothing else is left.
@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file: UTF-8, with or without a byte-order mark, its line ends as they are.
+    """Return a text file: UTF-8, with or without a byte-order mark, its line ends as they are.
 
     Raises:
         OSError: if it cannot be read.
@@ -66,7 +66,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; see `read_text` and `hypersteer.values.lines_of`.
+    """Return the lines of a text file; see `read_text` and `hypersteer.values.lines_of`.
 
     Raises:
         OSError: if it cannot be read.
@@ -76,7 +76,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def each_line(path: Path) -> Iterator[str]:
-    """The lines of a text file as `read_lines` gives them, one at a time, for large files.
+    """Yield the lines of a text file as `read_lines` gives them, one at a time, for large files.
 
     Raises:
         OSError: if it cannot be read.
@@ -92,7 +92,7 @@ def each_line(path: Path) -> Iterator[str]:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
         OSError: if it cannot be read.
@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
 
 
 def path_of(name: object, what: str, error: type[SteeringError] = ConfigError) -> Path:
-    """A path that was given as text, with `~` expanded; whether it exists is not asked.
+    """Return a path that was given as text, with `~` expanded; whether it exists is not asked.
 
     Args:
         name: a text or a path.
@@ -138,7 +138,7 @@ def path_of(name: object, what: str, error: type[SteeringError] = ConfigError) -
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there; what cannot be looked at is not."""
+    """Return whether something is there; what cannot be looked at is not."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -146,7 +146,7 @@ def exists(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; what cannot be looked at is none."""
+    """Return whether a file is there; what cannot be looked at is none."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -154,7 +154,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; what cannot be looked at is none."""
+    """Return whether a folder is there; what cannot be looked at is none."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -162,7 +162,7 @@ def is_folder(path: Path) -> bool:
 
 
 def output_file(name: object, what: str) -> Path:
-    """The path of a file that will be written; nothing is written yet.
+    """Return the path of a file that will be written; nothing is written yet.
 
     Raises:
         ConfigError: if it is no path, a folder, or lies where nothing can be written.
@@ -177,7 +177,7 @@ def output_file(name: object, what: str) -> Path:
 
 
 def output_folder(name: object, what: str) -> Path:
-    """The path of a folder that will be written into; nothing is written yet.
+    """Return the path of a folder that will be written into; nothing is written yet.
 
     Raises:
         ConfigError: if it is no path, a file, or lies where nothing can be written.
@@ -193,12 +193,12 @@ def output_folder(name: object, what: str) -> Path:
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, without the name of the file, as one line."""
+    """Return why the system refused, without the name of the file, as one line."""
     return error.strerror or one_line(error)
 
 
 def _is_special(path: Path) -> bool:
-    """Whether something is there that is neither a file nor a folder."""
+    """Return whether something is there that is neither a file nor a folder."""
     return exists(path) and not is_file(path) and not is_folder(path)
 
 
@@ -225,7 +225,7 @@ def to_json(value: Any, *, indent: int | None = None, ensure_ascii: bool = True)
 
 
 def finite(value: Any) -> Any:
-    """A value of JSON types with None for every number in it that is NaN or infinite."""
+    """Return a value of JSON types with None for every number in it that is NaN or infinite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -241,5 +241,5 @@ def numbers(raw: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def package_data(*parts: str) -> Path:
-    """A file or folder that ships with the package, by its path below it."""
+    """Return a file or folder that ships with the package, by its path below it."""
     return Path(str(importlib.resources.files("hypersteer"))).joinpath(*parts)

@@ -57,14 +57,14 @@ class Identity:
     projections: np.ndarray
 
     def __str__(self) -> str:
-        """One line of text, from which `parse` makes the identity again."""
+        """Return one line of text, from which `parse` makes the identity again."""
         parts = self.norms.astype("<f4").tobytes() + self.projections.astype("<f2").tobytes()
         held = base64.b64encode(parts).decode("ascii")
         return f"{PREFIX}|{self.architecture}|{self.label}|{self.rounding:.4g}|{held}"
 
     @classmethod
     def parse(cls, text: str) -> "Identity":
-        """The identity that a text was made from.
+        """Return the identity that a text was made from.
 
         Raises:
             ValueError: if it is none.
@@ -82,7 +82,7 @@ class Identity:
         return cls(architecture, label, float(rounding), norms, projections.reshape(groups, -1))
 
     def difference(self, other: "Identity") -> str:
-        """In what two base LMs differ, for a message; empty if they are the same."""
+        """Return in what two base LMs differ, for a message; empty if they are the same."""
         if self.architecture != other.architecture or len(self.norms) != len(other.norms):
             return f"it is {self.architecture}, not {other.architecture}"
         distances = self._distances(other)
@@ -110,7 +110,7 @@ class Identity:
 
 
 def difference(stored: str, own: Identity, what: str) -> str:
-    """In what a stored base LM differs from one at hand, for a message; empty if it is the same.
+    """Return in what a stored base LM differs from one at hand, for a message; empty if in none.
 
     Args:
         stored: `str(identity)`, or the fingerprint that an earlier version wrote.
@@ -137,7 +137,7 @@ def _advise(what: str) -> None:
 
 
 def same_base_lm(first: str, second: str) -> bool:
-    """Whether two stored texts name the same base LM, each an identity or an old fingerprint."""
+    """Return whether two stored texts (identities, or old fingerprints) name the same base LM."""
     if first == second:
         return True
     try:
@@ -147,7 +147,7 @@ def same_base_lm(first: str, second: str) -> bool:
 
 
 def described(text: str) -> str:
-    """The base LM that a stored text names, for a message."""
+    """Return the base LM that a stored text names, for a message."""
     try:
         identity = Identity.parse(text)
     except ValueError:

@@ -79,7 +79,7 @@ def hold(folder: Path) -> Hold:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a killed holder left; also where there is none."""
+    """Return whether a folder is missing, or holds only what a killed holder left."""
     if not folder.is_dir():
         return True
     return all(path.name in (LOCK, HOLDER) for path in folder.iterdir())
@@ -97,7 +97,7 @@ def _in_use(folder: Path, holder: dict[str, object]) -> ConfigError:
 
 
 def _holder(folder: Path) -> dict[str, object]:
-    """What the holder says of itself; empty if it has not yet, or half."""
+    """Return what the holder says of itself; empty if it has not yet, or half."""
     try:
         found = read_json(folder / HOLDER)
     except (OSError, ValueError):

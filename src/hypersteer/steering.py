@@ -168,7 +168,7 @@ class Steerer:
         *,
         scope: Scope | None = None,
     ) -> Edit | list[Edit]:
-        """The edit itself, with no generation; many pairs are made in one batched pass.
+        """Return the edit itself, with no generation; many pairs are made in one batched pass.
 
         Args:
             steer: a steering prompt, or one per prompt.
@@ -231,7 +231,7 @@ class Steerer:
     def writers(
         self, request: Request, scope: Scope | None = None, decisions: Decisions | None = None
     ) -> list[Writer]:
-        """What is written into the base LM to serve a request: see `Answerer.writers`.
+        """Return what is written into the base LM to serve a request: see `Answerer.writers`.
 
         Fixed edits are there already; those of steering prompts are made inside the prefill.
         """

@@ -57,7 +57,7 @@ def read_value(path: Path, wanted: str, what: str) -> tuple[dict[str, Any], dict
 
 
 def real_tensor(value: Any, what: str) -> Tensor:
-    """A tensor of real numbers, from a tensor, an array or a list.
+    """Return a tensor of real numbers, from a tensor, an array or a list.
 
     Raises:
         SteeringError: if it is none.

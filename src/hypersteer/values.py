@@ -33,7 +33,7 @@ def check_text(text: object, what: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text, which end at line feeds and nowhere else.
+    """Return the lines of a text, which end at line feeds and nowhere else.
 
     So a form feed or U+2028 stays inside its line, which `str.splitlines` would cut. The carriage
     return of a file from Windows goes with its line feed; what follows the last line feed counts
@@ -46,7 +46,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def json_of(text: str) -> Any:
-    """The value that a JSON text stands for.
+    """Return the value that a JSON text stands for.
 
     Raises:
         ValueError: with one line that says why, if it is no JSON, is nested too deeply, has a
@@ -65,7 +65,7 @@ def json_of(text: str) -> Any:
 
 
 def _broken(text: str) -> int | None:
-    """The place of the first character that is none, if there is one."""
+    """Return the place of the first character that is none, if there is one."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -74,7 +74,7 @@ def _broken(text: str) -> int | None:
 
 
 def as_whole(value: object) -> int | None:
-    """The value as an int, or None if it is no whole number.
+    """Return the value as an int, or None if it is no whole number.
 
     Takes whole numbers of Python and numpy, and arrays and tensors that hold just one; no booleans,
     and no fractions, even if nothing follows the point.
@@ -86,7 +86,7 @@ def as_whole(value: object) -> int | None:
 
 
 def as_real(value: object) -> float | None:
-    """The value as a float, or None if it is no real number.
+    """Return the value as a float, or None if it is no real number.
 
     Takes what `as_whole` takes, and fractions. What is too large for a float becomes infinite, so
     that one check for finite numbers tells of it.
@@ -101,7 +101,7 @@ def as_real(value: object) -> float | None:
 
 
 def _held(value: Any) -> Any:
-    """The one number in an array or a tensor without dimensions; else the value itself."""
+    """Return the one number in an array or a tensor without dimensions; else the value itself."""
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()
     return value

@@ -23,7 +23,7 @@ def cast_condition(
     name: str = "cast",
     base_lm: str = "",
 ) -> Condition:
-    """A condition with the settings that CAST publishes, in CAST's own numbering.
+    """Return a condition with the settings that CAST publishes, in CAST's own numbering.
 
     CAST measures at the *input* of its condition layer, so its layer L with vector L is read here
     at the output of block L - 1. Its comparator describes the threshold: `larger` fires where the
@@ -77,7 +77,7 @@ def cast_condition(
 
 
 def _layer(key: object) -> int:
-    """A layer's number; as a key of JSON it is a text."""
+    """Return a layer's number; as a key of JSON it is a text."""
     number = int(key) if isinstance(key, str) and re.fullmatch(r"\d{1,9}", key) else as_whole(key)
     if number is None:
         raise SteeringError(f"CAST's layer {shown(key)} is not a whole number")

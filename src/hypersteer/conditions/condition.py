@@ -169,14 +169,14 @@ class Condition:
         return self.directions.shape[1]
 
     def layer_scores(self, layer: int, states: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-        """Scores of pooled states at one of the fitted layers."""
+        """Return scores of pooled states at one of the fitted layers."""
         row = self.fitted.index(layer)
         direction, mean = (t[row].to(states.device) for t in (self.directions, self.means))
         scale = None if self.scales is None else self.scales[row].to(states.device)
         return score(states, direction, mean, self.scorer, scale)
 
     def score(self, states: Mapping[int, Float[Tensor, "B D"]]) -> Float[Tensor, " B"]:
-        """The score that is compared with the threshold.
+        """Return the score that is compared with the threshold.
 
         Args:
             states: pooled states by layer, for every one of `layers`.
@@ -188,7 +188,7 @@ class Condition:
         return scores.amax(0) if self.fires == "above" else scores.amin(0)
 
     def passed(self, scores: Float[Tensor, " B"], fired: Tensor | None = None) -> Tensor:
-        """Which scores fire, as booleans [B].
+        """Return which scores fire, as booleans [B].
 
         Args:
             scores: of `score`.
@@ -267,7 +267,7 @@ def score(
     scorer: Scorer,
     scales: Float[Tensor, "... D"] | None = None,
 ) -> Float[Tensor, "..."]:
-    """Scores of pooled states along unit directions, from -1 to 1.
+    """Return scores of pooled states along unit directions, from -1 to 1.
 
     `cosine` is cos((h - mean) / scale, c). `legacy` is CAST's cos(h, tanh(c (c . h))): up to the
     tanh it is the absolute value of cos(h, c), so it cannot tell c from -c.

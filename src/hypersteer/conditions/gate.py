@@ -67,7 +67,7 @@ class Gate:
         return len(self._of)
 
     def open(self, slot: int) -> Bool[Tensor, " R"]:
-        """In which rows the edit that is the row's number `slot` acts; what has no rules always."""
+        """Return in which rows edit number `slot` of the row acts; without rules it always does."""
         if slot < self.slots:
             return self._open[slot]
         return torch.ones_like(self._open[0])
@@ -206,7 +206,7 @@ class Gate:
             self._note(rules, members.tolist(), fired, acts)
 
     def _score(self, condition: Condition) -> Tensor:
-        """Scores [R] of what has been read so far, worked out once per pass."""
+        """Return scores [R] of what has been read so far, worked out once per pass."""
         if condition not in self._scores:
             states = {}
             for layer in condition.layers:
@@ -238,7 +238,7 @@ class Gate:
 
 
 def _layers_read(lm: BaseLM, rules: Rules) -> set[int]:
-    """The layers that the conditions of some rules read, all of them checked."""
+    """Return the layers that the conditions of some rules read, all of them checked."""
     layers = set()
     for name, condition in rules.conditions.items():
         check_condition(lm, condition, name)
@@ -267,7 +267,7 @@ def check_condition(lm: BaseLM, condition: Condition, name: str = "") -> None:
 
 
 def _above(lm: BaseLM, rules: Rules, name: str, lowest: Site) -> set[int]:
-    """The layers of a condition that lie above the lowest edit of its rows.
+    """Return the layers of a condition that lie above the lowest edit of its rows.
 
     Raises:
         SteeringError: if the condition is to be checked during the response.

@@ -36,7 +36,7 @@ class Name:
     name: str
 
     def value(self, fired: Mapping[str, Tensor]) -> Tensor:
-        """What the expression says, given which conditions have fired (booleans of one shape)."""
+        """Return what the expression says, given which conditions have fired (booleans)."""
         return fired[self.name]
 
 
@@ -114,7 +114,7 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
 
 
 def at_column(rule: str, column: int, told: str) -> SteeringError:
-    """An error that points into a rule."""
+    """Return an error that points into a rule."""
     return SteeringError(f"rule '{rule}', column {column}: {told}")
 
 
@@ -195,7 +195,7 @@ class _Reader:
         self._next += 1
 
     def _word(self) -> str | None:
-        """The token to be read; words of the grammar in lower case. None at the end."""
+        """Return the token to be read; words of the grammar in lower case. None at the end."""
         if self._next == len(self._tokens):
             return None
         word = self._tokens[self._next][0]

@@ -45,7 +45,7 @@ class Rules:
         return self.steering_prompt
 
     def acting(self, fired: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which edits act, as booleans of the shape of those in `fired`.
+        """Return which edits act, as booleans of the shape of those in `fired`.
 
         Args:
             fired: for every condition, where it has fired.
@@ -118,7 +118,7 @@ def _check_names(conditions: Mapping[str, object], edits: Mapping[str, object]) 
 def _found(
     rule: Rule, mentions: Sequence[Mention], known: Mapping[str, T], kind: str
 ) -> dict[str, T]:
-    """The named values, in the order of their mention."""
+    """Return the named values, in the order of their mention."""
     for name, column in mentions:
         if name not in known:
             told = f"unknown {kind} '{name}'{nearest(name, known)}"
@@ -169,7 +169,7 @@ class Check(NamedTuple):
     edits: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The check as plain JSON values."""
+        """Return the check as plain JSON values."""
         return {
             "token": self.token,
             "scores": {name: round(score, 6) for name, score in self.scores.items()},

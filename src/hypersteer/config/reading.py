@@ -197,7 +197,7 @@ def _number(value: Any) -> int | float:
 
 
 def completed(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings with the defaults of those that earlier versions lacked; else as they are."""
+    """Fill stored settings with the defaults of those that earlier versions lacked."""
     try:
         return to_dict(from_dict(cls, dict(stored), "stored settings"))
     except SteeringError:  # a later version's, or damaged: what differs is told as it stands

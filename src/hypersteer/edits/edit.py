@@ -145,7 +145,7 @@ class Edit:
 
 
 def VectorEdit(*, vector: Any, site: Site, **about: Any) -> Edit:
-    """A steering vector as an edit: `h -> h + strength * vector` on the tokens of its scope.
+    """Return a steering vector as an edit: `h -> h + strength * vector` on the tokens of its scope.
 
     Args:
         vector: shape [D], in units of the hidden states it is added to; kept in float32.

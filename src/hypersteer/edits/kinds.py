@@ -39,7 +39,7 @@ class Applies(Protocol):
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The states after the edit; where `mask` is false or `strength` 0, they are as before.
+        """Return the states after the edit, as before where `mask` is false or `strength` 0.
 
         Args:
             hidden: states at the site.
@@ -61,7 +61,7 @@ class EditKind(Applies, Protocol):
     name: ClassVar[str]
 
     def check(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
-        """One edit's parameters as they are kept: float32 (or bool) copies on the CPU.
+        """Return one edit's parameters as they are kept: float32 (or bool) copies on the CPU.
 
         Raises:
             SteeringError: if one is missing or unknown, has a wrong shape, or is not finite.
@@ -73,7 +73,7 @@ class EditKind(Applies, Protocol):
         ...
 
     def scaled(self, params: Params, factor: float) -> dict[str, Tensor]:
-        """Parameters of the edit that does `factor` times as much.
+        """Return parameters of the edit that does `factor` times as much.
 
         Raises:
             SteeringError: if the kind has none.
@@ -81,7 +81,7 @@ class EditKind(Applies, Protocol):
         ...
 
     def summed(self, one: Params, other: Params) -> dict[str, Tensor]:
-        """Parameters of the edit that does what both do.
+        """Return parameters of the edit that does what both do.
 
         Raises:
             SteeringError: if the kind has none, or the two do not fit together.
@@ -89,7 +89,7 @@ class EditKind(Applies, Protocol):
         ...
 
     def shapes(self, width: int, rank: int) -> dict[str, tuple[int, ...]]:
-        """What a hypernetwork writes for one edit: shapes by name.
+        """Return what a hypernetwork writes for one edit: shapes by name.
 
         Args:
             width: D.
@@ -98,7 +98,7 @@ class EditKind(Applies, Protocol):
         ...
 
     def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
-        """Parameters [B, ...] for states of size `unit`, from those for states of size 1."""
+        """Return parameters [B, ...] for states of size `unit`, from those for states of size 1."""
         ...
 
 
@@ -121,7 +121,7 @@ def plus(
     mask: Bool[Tensor, "B T"],
     strength: Float[Tensor, " B"],
 ) -> Float[Tensor, "B T D"]:
-    """The states plus `strength * delta` on the marked tokens.
+    """Return the states plus `strength * delta` on the marked tokens.
 
     Where nothing is added the state stays as it is, bit for bit, whatever `delta` says.
     """
@@ -131,7 +131,7 @@ def plus(
 
 
 def stacked(rows: Sequence[Params | None]) -> dict[str, Tensor]:
-    """Parameters [B, ...] of B edits of one kind, zeros where a row has none or is shorter.
+    """Stack the parameters [B, ...] of B edits of one kind, zeros where a row has none or less.
 
     Args:
         rows: each row's own parameters; at least one row has some.
@@ -150,7 +150,7 @@ def stacked(rows: Sequence[Params | None]) -> dict[str, Tensor]:
 
 
 def joined(one: Params, other: Params) -> dict[str, Tensor]:
-    """Parameters [B + C, ...] of two batches of edits of one kind; zeros fill the shorter ones."""
+    """Join the parameters [B + C, ...] of two batches of one kind; zeros fill the shorter ones."""
     made = {}
     for name, first in one.items():
         second = other[name].to(first)
@@ -161,7 +161,7 @@ def joined(one: Params, other: Params) -> dict[str, Tensor]:
 
 
 def _filled(part: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A batch of parameters with zeros up to the given shape."""
+    """Return a batch of parameters with zeros up to the given shape."""
     if part.shape[1:] == shape:
         return part
     whole = part.new_zeros(len(part), *shape)

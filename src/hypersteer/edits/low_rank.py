@@ -43,7 +43,7 @@ class LowRank:
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The states plus what the latents write, on the marked tokens; float32 inside."""
+        """Return the states plus what the latents write, on the marked tokens; float32 inside."""
         up, down = params["up"], params["down"]
         latents = hidden.float() @ down.transpose(1, 2) + params["bias"][:, None]
         # A row of fewer directions than others is filled with zeros, whose `up` writes nothing.
@@ -76,7 +76,7 @@ class LowRank:
         return params["up"].shape[-1]
 
     def scaled(self, params: Params, factor: float) -> dict[str, Tensor]:
-        """What is added times the factor; clamped latents go to `factor` times their target.
+        """Return what is added times the factor; clamped latents go to `factor` times their target.
 
         Raises:
             SteeringError: for the negative or 0 of a clamped latent, which is another one.
@@ -91,11 +91,11 @@ class LowRank:
         return {**params, "up": up, "target": target}
 
     def summed(self, one: Params, other: Params) -> dict[str, Tensor]:
-        """The directions of both, all of which read the states as they were."""
+        """Return the directions of both, all of which read the states as they were."""
         return {name: torch.cat([one[name], other[name]]) for name in NAMES}
 
     def shapes(self, width: int, rank: int) -> dict[str, tuple[int, ...]]:
-        """Directions to write and to read, and the biases of what is read."""
+        """Return directions to write and to read, and the biases of what is read."""
         return {"up": (rank, width), "down": (rank, width), "bias": (rank,)}
 
     def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def _filled(params: Params) -> dict[str, Tensor]:
 
 
 def _tensor(value: Any, name: str, dimensions: int) -> Tensor:
-    """A parameter as it is kept.
+    """Return a parameter as it is kept.
 
     Raises:
         SteeringError: if it is none, has another number of dimensions, or is not finite.

@@ -9,7 +9,7 @@ KINDS: dict[str, EditKind] = {kind.name: kind for kind in (VECTOR, LOW_RANK)}
 
 
 def edit_kind(name: object) -> EditKind:
-    """The kind of that name.
+    """Return the kind of that name.
 
     Raises:
         ConfigError: if there is none.

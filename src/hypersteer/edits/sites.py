@@ -68,7 +68,7 @@ def check_scope(scope: object) -> Scope:
 
 
 def _is_flag(value: object) -> bool:
-    """Whether a value is true or false, or the number 1 or 0."""
+    """Return whether a value is true or false, or the number 1 or 0."""
     return isinstance(value, (bool, np.bool_)) or as_real(value) in (0, 1)
 
 

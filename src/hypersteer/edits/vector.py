@@ -25,7 +25,7 @@ class Vector:
         mask: Bool[Tensor, "B T"],
         strength: Float[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
-        """The states plus `strength * vector` on the marked tokens."""
+        """Return the states plus `strength * vector` on the marked tokens."""
         delta = (strength[:, None] * params["vector"]).to(hidden.dtype)
         return hidden + delta[:, None] * mask[..., None].to(hidden.dtype)
 
@@ -45,20 +45,20 @@ class Vector:
         return params["vector"].shape[-1]
 
     def scaled(self, params: Params, factor: float) -> dict[str, Tensor]:
-        """The vector times the factor."""
+        """Return the vector times the factor."""
         return {"vector": params["vector"] * factor}
 
     def summed(self, one: Params, other: Params) -> dict[str, Tensor]:
-        """The sum of the vectors."""
+        """Return the sum of the vectors."""
         return {"vector": one["vector"] + other["vector"]}
 
     def shapes(self, width: int, rank: int) -> dict[str, tuple[int, ...]]:
-        """One vector; it has no rank."""
+        """Return one vector; it has no rank."""
         del rank
         return {"vector": (width,)}
 
     def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
-        """The vectors times the unit."""
+        """Return the vectors times the unit."""
         return {"vector": params["vector"] * unit}
 
 

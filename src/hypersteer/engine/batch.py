@@ -82,7 +82,7 @@ class Batch:
         self._join()
 
     def ending(self, row: int) -> Ending | None:
-        """Why a row has ended; None while it runs, or if it was dropped."""
+        """Return why a row has ended; None while it runs, or if it was dropped."""
         return self._endings.reasons.get(row)
 
     def _forget(self, rows: Collection[int]) -> None:
@@ -137,7 +137,7 @@ class _Sampled:
 
 
 def sampler_of(decodings: Sequence[Decoding], prompts: Sequence[PromptIds]) -> Sampler:
-    """The sampler of some rows."""
+    """Return the sampler of some rows."""
     return Sampler(
         [seed for one in decodings for seed in one.seeds(1)],
         [one.temperature for one in decodings],

@@ -26,7 +26,7 @@ def pick_rows(cache: DynamicCache, rows: Tensor) -> None:
 
 
 def joined(lower: DynamicCache, upper: DynamicCache, below: int, rows: Tensor) -> DynamicCache:
-    """One cache from the lowest layers of one and the others of another.
+    """Return one cache from the lowest layers of one and the others of another.
 
     Args:
         lower: cache of a pass up to a border; its rows are picked by number.

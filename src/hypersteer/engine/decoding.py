@@ -66,7 +66,7 @@ class Decoding:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], others: Iterable[str] = ()) -> "Decoding":
-        """The settings that a caller gave by name.
+        """Return the settings that a caller gave by name.
 
         Args:
             options: names and values.
@@ -90,7 +90,7 @@ class Decoding:
     def per_row(
         cls, options: Mapping[str, Any], rows: int, others: Iterable[str] = ()
     ) -> list["Decoding"]:
-        """The settings of every row, from what a caller gave by name.
+        """Return the settings of every row, from what a caller gave by name.
 
         A number may be a list with one for each row; so may `stop`, as a list of lists.
 
@@ -118,7 +118,7 @@ class Decoding:
         return [replace(one, seed=seed) for one, seed in zip(each, seeds, strict=True)]
 
     def each(self, rows: int) -> list["Decoding"]:
-        """These settings for every row, each with its own seed.
+        """Return these settings for every row, each with its own seed.
 
         Raises:
             ConfigError: if the number of seeds is not the number of rows.
@@ -126,7 +126,7 @@ class Decoding:
         return [replace(self, seed=seed) for seed in self.seeds(rows)]
 
     def seeds(self, rows: int) -> Sequence[int]:
-        """The seed of each row.
+        """Return the seed of each row.
 
         Raises:
             ConfigError: if the number of seeds is not the number of rows, or one is out of range.
@@ -143,7 +143,7 @@ class Decoding:
     def _real(
         self, name: str, least: float, most: float, fault: str, *, above: bool = False
     ) -> float:
-        """A field as a float within its range; `above` leaves out its lower end."""
+        """Return a field as a float within its range; `above` leaves out its lower end."""
         value = as_real(getattr(self, name))
         if (
             value is None
@@ -156,7 +156,7 @@ class Decoding:
 
 
 def _is_per_row(name: str, value: Any) -> bool:
-    """Whether a caller's value is one for each row; seeds are told apart elsewhere."""
+    """Return whether a caller's value is one for each row; seeds are told apart elsewhere."""
     if name == "seed" or isinstance(value, (str, bytes, Mapping)):
         return False
     if name == "stop":
@@ -167,7 +167,7 @@ def _is_per_row(name: str, value: Any) -> bool:
 
 
 def _told(given: object, value: float | None) -> str:
-    """A value as a message names it: the number that it is, if it is one."""
+    """Return a value as a message names it: the number that it is, if it is one."""
     return short(given if value is None else value)
 
 

@@ -93,7 +93,7 @@ def generate_ids(
     told: Sequence[float] | None = None,
     engine: NewEngine = Batch,
 ) -> list[list[int]]:
-    """All response ids of every row of `decode`, without the end of turn."""
+    """Return all response ids of every row of `decode`, without the end of turn."""
     copies = 1 if strengths is None else len(strengths)
     responses: list[list[int]] = [[] for _ in range(copies * len(prompts))]
     for fresh in decode(lm, prompts, writers, decoding, strengths, told, engine):
@@ -110,7 +110,7 @@ def generate_texts(
     told: Sequence[float] | None = None,
     engine: NewEngine = Batch,
 ) -> list[str]:
-    """The text of every row of `decode`, up to the first stop string."""
+    """Return the text of every row of `decode`, up to the first stop string."""
     rows = generate_ids(lm, prompts, writers, decodings, told=told, engine=engine)
     return [
         cut_at(lm.chat.decode(ids), decoding.stops)
@@ -139,7 +139,7 @@ class TextStream:
         self.ended = False
 
     def take(self, token: int) -> str:
-        """What can be sent after one more token; often nothing."""
+        """Return what can be sent after one more token; often nothing."""
         self._ids.append(token)
         text = self._lm.chat.decode(self._ids)
         self.ended = end_at(text, self._stops) is not None
@@ -148,7 +148,7 @@ class TextStream:
         return self._fresh(certain(text, self._stops))
 
     def rest(self) -> str:
-        """What is left to be sent when no more tokens come."""
+        """Return what is left to be sent when no more tokens come."""
         return self._fresh(cut_at(self._lm.chat.decode(self._ids), self._stops))
 
     def _fresh(self, text: str) -> str:
@@ -160,7 +160,7 @@ class TextStream:
 def join_pieces(
     lm: BaseLM, tokens: Iterator[dict[int, int]], stops: Sequence[str] = ()
 ) -> Generator[str]:
-    """The text of row 0, piece by piece; see `TextStream`."""
+    """Yield the text of row 0, piece by piece; see `TextStream`."""
     stream = TextStream(lm, stops)
     for fresh in tokens:
         if piece := stream.take(fresh[0]):

@@ -29,7 +29,7 @@ PLAUSIBLE = 0.05
 def guided_logits(
     prompted: Float[Tensor, "B V"], plain: Float[Tensor, "B V"], guidance: float
 ) -> Float[Tensor, "B V"]:
-    """Logits of the guided next token; impossible tokens have -inf."""
+    """Return the logits of the guided next token; impossible tokens have -inf."""
     with_prompt, without = prompted.float().log_softmax(-1), plain.float().log_softmax(-1)
     likeliest = with_prompt.amax(-1, keepdim=True)
     pushed = with_prompt + guidance * (with_prompt - without)

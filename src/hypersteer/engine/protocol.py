@@ -21,7 +21,7 @@ class Engine(Protocol):
     """
 
     def __init__(self, lm: BaseLM) -> None:
-        """An empty batch of a base LM."""
+        """Return an empty batch of a base LM."""
         ...
 
     @property
@@ -69,5 +69,5 @@ class Engine(Protocol):
         ...
 
     def ending(self, row: int) -> Ending | None:
-        """Why a row has ended; None while it runs, or if it was dropped."""
+        """Return why a row has ended; None while it runs, or if it was dropped."""
         ...

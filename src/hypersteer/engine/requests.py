@@ -78,7 +78,7 @@ def as_request(
 
 
 def per_row(value: Any, count: int, name: str) -> list[Any]:
-    """A value for each of `count` rows, from one for all or a list of as many.
+    """Return a value for each of `count` rows, from one for all or a list of as many.
 
     Raises:
         SteeringError: for a list of another length.

@@ -119,7 +119,7 @@ class RunningRows:
             return self._run(self._lm)
 
     def _fan_out(self, functions: Sequence[tuple[Site, ReadWrite]]) -> Tensor:
-        """The prefill at several strengths: blocks that see no edit run once for all of them."""
+        """Prefill at several strengths: blocks that see no edit run once for all of them."""
         lm, lower_cache = self._lm, self._cache
         index = torch.arange(len(self._mask), device=self._mask.device).repeat(self._copies)
         lowest = min(writer.site for writer in self._writers)
@@ -171,7 +171,7 @@ class RunningRows:
         self._writers = [w for w in self._writers if w.switch is None or not w.switch.rechecks]
 
     def _stepping(self) -> list[tuple[Site, ReadWrite]]:
-        """What a pass over response tokens runs at which site."""
+        """Return what a pass over response tokens runs at which site."""
         rows = len(self.numbers)
         gated = [step for one in self._gated for step in one.functions(rows)]
         return [*gated, *((writer.site, writer.step) for writer in self._writers)]
@@ -195,7 +195,7 @@ class _Gated:
         self._writers, self.places = list(writers), places
 
     def functions(self, rows: int) -> list[tuple[Site, ReadWrite]]:
-        """What a pass over response tokens of so many rows runs at which site."""
+        """Return what a pass over response tokens of so many rows runs at which site."""
         acts = acting(self._writers, None)
         if self.places == list(range(rows)):
             return acts
@@ -236,7 +236,7 @@ class _Places(Collection[int]):
 def _merged(
     mine: Sequence[Writer], theirs: Sequence[Writer], before: int, after: int
 ) -> list[Writer]:
-    """The writers of two running batches as those of one, edits of a kind at a site together."""
+    """Join the writers of two running batches, edits of a kind at a site together."""
     left = list(theirs)
     for writer in mine:
         fits = [w for w in left if w.site == writer.site and w.kind is writer.kind]

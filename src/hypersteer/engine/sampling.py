@@ -94,7 +94,7 @@ class Sampler:
 
 
 def _drawn(logits: Tensor, settings: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """A token of each row, all of which are sampled."""
+    """Return a token of each row, all of which are sampled."""
     temperature, top_p, top_k, min_p, _ = settings[..., None]
     scores = logits.float() / temperature.to(logits.device)
     narrow = (top_k > 0) & (top_k < scores.shape[-1])
@@ -117,13 +117,13 @@ def _drawn(logits: Tensor, settings: Tensor, generators: Sequence[torch.Generato
 
 
 def _each(value: Setting, rows: int) -> Tensor:
-    """A setting of every row."""
+    """Return a setting of every row."""
     values = [value] * rows if isinstance(value, (int, float)) else list(value)
     return torch.tensor(values, dtype=torch.float32)
 
 
 def _tokens_in(prompts: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
-    """Marks [B, V] the tokens that each row's prompt holds."""
+    """Mark [B, V] the tokens that each row's prompt holds."""
     held = torch.zeros_like(logits, dtype=torch.bool)
     for row, ids in zip(held, prompts, strict=True):
         row[torch.tensor([i for i in ids if i < len(row)], device=held.device)] = True

@@ -44,7 +44,7 @@ class Endings:
             held.pop(row, None)
 
     def take(self, rows: Sequence[int], chosen: Tensor, logits: Tensor) -> dict[int, int]:
-        """The new tokens of the rows that still run, by row number.
+        """Return the new tokens of the rows that still run, by row number.
 
         An end of turn is not among them; the token that completes a stop string is.
 
@@ -85,18 +85,18 @@ class Endings:
 
 
 def end_at(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop string begins in a text; None if there is none in it."""
+    """Return where the first stop string begins in a text; None if there is none in it."""
     found = [place for place in (text.find(stop) for stop in stops) if place >= 0]
     return min(found, default=None)
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop string."""
+    """Return the text before the first stop string."""
     return text[: end_at(text, stops)]
 
 
 def certain(text: str, stops: Sequence[str]) -> str:
-    """The beginning of a text that stays whatever follows it.
+    """Return the beginning of a text that stays whatever follows it.
 
     What is left out is a broken character at its end, and the longest ending that is the beginning
     of a stop string.

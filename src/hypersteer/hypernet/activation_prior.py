@@ -45,7 +45,7 @@ class ActivationPrior(nn.Module):
     def forward(
         self, concept_states: Float[Tensor, "R D"]
     ) -> tuple[Float[Tensor, "R D"], Float[Tensor, "R D"]]:
-        """The first guess in units of the site's scale, and what the head reads besides."""
+        """Return the first guess in units of the site's scale, and what the head reads besides."""
         direction = F.rms_norm(concept_states.float() - self.centre, concept_states.shape[-1:])
         return GAIN * self.guess(direction), self.read(direction)
 
@@ -54,7 +54,7 @@ class ActivationPrior(nn.Module):
 def read_concept_states(
     lm: BaseLM, site: Site, steering: Sequence[Sequence[int]]
 ) -> Float[Tensor, "R D"]:
-    """The base LM's state at the site of the last token of each steering prompt, float32.
+    """Return the base LM's state at the site of the last token of each steering prompt, float32.
 
     To be called outside any forward pass of the base LM under edits.
 

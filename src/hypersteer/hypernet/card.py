@@ -62,7 +62,7 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def read_card(folder: Path) -> Card:
-    """What the checkpoint's `config.json` says.
+    """Return what the checkpoint's `config.json` says.
 
     Raises:
         CheckpointError: if it is missing, malformed, or of a foreign format.
@@ -96,7 +96,7 @@ def read_card(folder: Path) -> Card:
 
 
 def model_card(card: Card, about: str = "") -> str:
-    """The model card, with Markdown `about` the checkpoint before its list of concepts."""
+    """Return the model card, with Markdown `about` the checkpoint before its list of concepts."""
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.metrics.items())
     shown = "\n".join(f"- {text}" for text in card.concepts[:40])
     more = len(card.concepts) - 40

@@ -39,7 +39,7 @@ class CrossAttention(nn.Module):
         states: Float[Tensor, "R T D"],
         readable: Bool[Tensor, "R T"],
     ) -> Float[Tensor, "R C D"]:
-        """What each of the trunk's tokens reads from the base LM's readable states."""
+        """Return what each of the trunk's tokens reads from the base LM's readable states."""
         states = self.state_norm(states)
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -73,5 +73,5 @@ def attending(
 
 
 def default_heads(width: int, wanted: int) -> int:
-    """The wanted number of heads, or the largest below it that divides the width."""
+    """Return the wanted number of heads, or the largest below it that divides the width."""
     return next(heads for heads in range(wanted, 0, -1) if width % heads == 0)

@@ -16,7 +16,7 @@ HEAD_INIT = 0.05
 
 
 def new_head(width: int, hidden: int, size: int) -> nn.Sequential:
-    """The MLP that writes `size` numbers from a state of the trunk."""
+    """Return the MLP that writes `size` numbers from a state of the trunk."""
     head = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, size))
     with torch.no_grad():
         for parameter in head[-1].parameters():
@@ -48,7 +48,7 @@ class Layout:
     def split(
         self, numbers: Float[Tensor, "R N"], unit: Float[Tensor, ""]
     ) -> list[dict[str, Tensor]]:
-        """Parameters [R, ...] of each site's edits, float32.
+        """Return parameters [R, ...] of each site's edits, float32.
 
         Args:
             numbers: as the head writes them, for states of size 1.

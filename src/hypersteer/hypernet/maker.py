@@ -63,7 +63,7 @@ class EditMaker:
         strengths: Sequence[float],
         scope: Scope,
     ) -> list[Writer]:
-        """Writers of B rows for those with a steering prompt; edits are made in the prefill."""
+        """Return writers for those of B rows with a text; edits are made in the prefill."""
         rows = [row for row, text in enumerate(texts) if text is not None]
         steering = self._steering([text for text in texts if text is not None])
         own = [prompts[row] for row in rows]
@@ -85,12 +85,12 @@ class EditMaker:
     def edits(
         self, texts: Sequence[str], prompts: Sequence[PromptIds], scope: Scope
     ) -> list[list[Edit]]:
-        """The edits of pairs of steering prompt and base prompt, each with one per site."""
+        """Return the edits of pairs of steering prompt and base prompt, each with one per site."""
         made = self._params(texts, prompts)
         return [self._as_edits(made, row, text, scope) for row, text in enumerate(texts)]
 
     def _as_edits(self, made: Sequence[Params], row: int, text: str, scope: Scope) -> list[Edit]:
-        """The edits of a row, one for each site."""
+        """Return the edits of a row, one for each site."""
         return [
             Edit(
                 kind=edit_kind(self._card.hypernet.edit),
@@ -106,7 +106,7 @@ class EditMaker:
 
     @torch.no_grad()
     def _params(self, texts: Sequence[str], prompts: Sequence[PromptIds]) -> list[Params]:
-        """Parameters [B, ...] at each site for pairs of steering prompt and base prompt."""
+        """Return parameters [B, ...] at each site for pairs of steering prompt and base prompt."""
         steering = self._steering(texts)
         if self._card.hypernet.variant != "cross-attention":
             return self._write(steering, prompts)
@@ -139,7 +139,7 @@ class _Steering(NamedTuple):
 
 
 def _spread(params: Params, rows: Sequence[int], count: int) -> dict[str, Tensor]:
-    """Parameters of some rows as those of all, zeros for the others."""
+    """Return parameters of some rows as those of all, zeros for the others."""
     return {
         name: value.new_zeros(count, *value.shape[1:]).index_copy(
             0, torch.tensor(rows, device=value.device), value
@@ -151,7 +151,7 @@ def _spread(params: Params, rows: Sequence[int], count: int) -> dict[str, Tensor
 def read_steering(
     lm: BaseLM, config: HypernetConfig, site: Site, steering: Sequence[Sequence[int]]
 ) -> Float[Tensor, "R D"] | None:
-    """What `write_edits` wants as `concept_states`: None without the activation prior."""
+    """Return what `write_edits` wants as `concept_states`: None without the activation prior."""
     return read_concept_states(lm, site, steering) if config.prior == "activation" else None
 
 
@@ -165,7 +165,7 @@ def write_edits(
     spans: Spans | None = None,
     concept_states: Float[Tensor, "R D"] | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Parameters [R, ...] at each site, for R steering prompts and B base prompts, in one pass.
+    """Write parameters [R, ...] at each site, for R steering prompts and B base prompts, at once.
 
     Args:
         network: the hypernetwork, or a distributed wrapper around it.

@@ -119,7 +119,7 @@ class Hypernet(nn.Module):
         readable: Bool[Tensor, "R T"] | None = None,
         concept_states: Float[Tensor, "R D"] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Parameters [R, ...] of the edits at each site.
+        """Return parameters [R, ...] of the edits at each site.
 
         Args:
             embeds: the base LM's embeddings of what is read, padded on the right.
@@ -154,7 +154,7 @@ class Hypernet(nn.Module):
         return self.layout.split(numbers, cast(Tensor, self.scale))
 
     def _without_style(self, numbers: Tensor, style: Tensor) -> Tensor:
-        """Numbers less their running mean; in training, with the style in its place."""
+        """Return numbers less their running mean; in training, with the style in its place."""
         if not self.training:
             return numbers - self.mean
         raw = numbers.detach().float()
@@ -186,7 +186,7 @@ def new_hypernet(
     seed: int,
     texts: Sequence[str] = CENTRE_PROMPTS,
 ) -> Hypernet:
-    """An untrained hypernetwork; the same seed gives the same weights.
+    """Return an untrained hypernetwork; the same seed gives the same weights.
 
     Args:
         lm: the base LM.
@@ -211,7 +211,7 @@ def new_hypernet(
 
 
 def sites_of(lm: BaseLM, config: HypernetConfig, site: Site) -> list[Site]:
-    """Where a hypernetwork writes: the site whose states it reads, and others above it.
+    """Return where a hypernetwork writes: the site whose states it reads, and others above it.
 
     Raises:
         ConfigError: if one is not above the last.

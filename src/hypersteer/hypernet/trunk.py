@@ -16,7 +16,7 @@ from hypersteer.lm.base import BaseLM
 
 
 def build_trunk(lm: BaseLM, count: int, *, pretrained: bool) -> nn.Module:
-    """A trainable float32 decoder of `count` blocks with the base LM's architecture.
+    """Return a trainable float32 decoder of `count` blocks with the base LM's architecture.
 
     Args:
         lm: the base LM.
@@ -41,12 +41,12 @@ def build_trunk(lm: BaseLM, count: int, *, pretrained: bool) -> nn.Module:
 
 
 def trunk_blocks(trunk: Any) -> nn.ModuleList:
-    """The decoder blocks of a trunk."""
+    """Return the decoder blocks of a trunk."""
     return trunk.get_submodule(trunk.blocks_path)
 
 
 def truncated(config: Any, depth: int, count: int) -> Any:
-    """The configuration with `count` blocks, no vocabulary to speak of, and no dropout.
+    """Return the configuration with `count` blocks, no vocabulary to speak of, and no dropout.
 
     Lists with one entry per block (attention kinds and the like) are cut to length.
     """

@@ -133,7 +133,7 @@ class BaseLM:
         return int(next((size for size in named if size), 2**31))
 
     def site(self, layer: int | None = None, kind: str = "residual") -> Site:
-        """A site of this model, checked; by default in the block 40 % of the way up.
+        """Return a site of this model, checked; by default in the block 40 % of the way up.
 
         Raises:
             ModelError: if the layer is out of range.
@@ -237,7 +237,7 @@ class BaseLM:
         return edited(self, rows, strengths)
 
     def site_of(self, edit: Any) -> Site:
-        """Where an edit acts in this base LM.
+        """Return where an edit acts in this base LM.
 
         Raises:
             CheckpointError: if it was made for another base LM.
@@ -257,7 +257,7 @@ class BaseLM:
         return self.site(edit.site.layer, edit.site.kind)
 
     def difference(self, stored: str, what: str) -> str:
-        """In what a stored base LM differs from this one: see `hypersteer.identity.difference`."""
+        """Return how a stored base LM differs from this one: see `identity.difference`."""
         return difference(stored, self.identity, what)
 
     def check_made_for(self, stored: str, what: str, way_out: str, made: str = "made") -> None:
@@ -292,7 +292,7 @@ class BaseLM:
 
 
 def _answering() -> Any:
-    """What answers prompts: it stands on conditions and engine, far above this module.
+    """Return what answers prompts: it stands on conditions and engine, far above this module.
 
     Named, not imported, as methods are in their registry: nothing here depends on it.
     """

@@ -96,7 +96,7 @@ def sublayer(block: nn.Module, kind: str) -> nn.Module:
 
 
 def _named(block: nn.Module, parts: tuple[str, ...]) -> nn.Module | None:
-    """The first child whose name has one of these parts, norms and the like left out."""
+    """Return the first child whose name has one of these parts, norms and the like left out."""
     for name, child in block.named_children():
         described = f"{name} {type(child).__name__}".lower()  # as in post_attention_dropout Dropout
         beside = "norm" in described or "dropout" in described

@@ -54,7 +54,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def new_cache(model: PreTrainedModel) -> DynamicCache:
-    """An empty cache for a model, with roomy layers wherever it has plain full-attention ones."""
+    """Return an empty cache for a model, with roomy layers in the place of plain ones."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     cache.layers = [
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers

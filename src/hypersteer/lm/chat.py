@@ -38,11 +38,11 @@ class Spans(NamedTuple):
         return self.prefix | self.prompt | self.response
 
     def to(self, device: torch.device | str) -> "Spans":
-        """The same spans on another device."""
+        """Return the same spans on another device."""
         return Spans(*(mask.to(device) for mask in self))
 
     def rows(self, index: Tensor | slice) -> "Spans":
-        """The spans of some rows."""
+        """Return the spans of some rows."""
         return Spans(*(mask[index] for mask in self))
 
 
@@ -53,7 +53,7 @@ class TokenBatch(NamedTuple):
     spans: Spans
 
     def to(self, device: torch.device | str) -> "TokenBatch":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         return TokenBatch(self.ids.to(device), self.spans.to(device))
 
     @property
@@ -112,7 +112,7 @@ class Chat:
         return [] if bos is None else [bos]
 
     def prompt(self, prompt: Prompt) -> PromptIds:
-        """Token ids of a prompt, ready for the response to follow.
+        """Return the token ids of a prompt, ready for the response to follow.
 
         Raises:
             SteeringError: if the prompt is neither text nor well-formed messages.
@@ -122,7 +122,7 @@ class Chat:
         return PromptIds(ids, min(common(ids, self._prefix), len(ids) - 1))
 
     def response(self, text: str, *, ends: bool = False) -> list[int]:
-        """Token ids of a response, with the end of turn if it `ends`.
+        """Return the token ids of a response, with the end of turn if it `ends`.
 
         Raises:
             ModelError: if it holds a token that the base LM does not know.
@@ -131,7 +131,7 @@ class Chat:
         return [*ids, self.end_of_turn[0]] if ends and self.end_of_turn else ids
 
     def text(self, text: str) -> list[int]:
-        """Token ids of bare text (a steering prompt): no template, no special tokens.
+        """Return the token ids of bare text (a steering prompt): no template, no special tokens.
 
         Raises:
             ModelError: if it holds a token that the base LM does not know.
@@ -139,7 +139,7 @@ class Chat:
         return self._text_ids(text, answer=False)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of response ids, without special tokens and without any clean-up."""
+        """Return the text of response ids, without special tokens and without any clean-up."""
         text = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -170,7 +170,7 @@ class Chat:
         return self._checked(ids)
 
     def _render(self, messages: Messages, *, tokenize: bool) -> Any:
-        """What the template makes of messages: ids, or its text.
+        """Return what the template makes of messages: ids, or its text.
 
         Raises:
             SteeringError: if it refuses them.
@@ -189,7 +189,7 @@ class Chat:
             ) from error
 
     def _without_template(self, text: str, mark: str) -> list[int]:
-        """Ids of a text with what the tokenizer puts before it, and not what it puts after it."""
+        """Return ids of a text with what the tokenizer puts before it, not with what comes after."""
         if mark:
             ids = [*self._lead, *self._control.ids(text, mark)]
         else:
@@ -212,7 +212,7 @@ class Chat:
         return self._rows is None or 0 <= token < self._rows
 
     def _valid(self, *tokens: int | None) -> int:
-        """The first of these ids that the base LM knows."""
+        """Return the first of these ids that the base LM knows."""
         return next((t for t in tokens if t is not None and self._is_known(t)), 0)
 
 

@@ -120,7 +120,7 @@ def check_runs(lm: Runs) -> None:
 
 @torch.no_grad()
 def _apart(lm: Runs) -> tuple[list[Tensor], list[tuple[int, ...]]]:
-    """Logits [T, V] of each row by itself, and the shapes of the states between its blocks."""
+    """Return logits [T, V] of each row by itself, and shapes of the states between its blocks."""
     logits, shapes = [], []
     for ids in trial_rows(lm.vocab, LENGTHS):
         batch = collate([PromptIds(ids, 0)], pad_id=lm.chat.pad_id).to(lm.device)
@@ -132,7 +132,7 @@ def _apart(lm: Runs) -> tuple[list[Tensor], list[tuple[int, ...]]]:
 
 @torch.no_grad()
 def _together(lm: Runs) -> tuple[Tensor, Tensor]:
-    """Logits [B, V] of the last token but one and of the last one, in one batch with a cache."""
+    """Return logits [B, V] of the last token but one and the last, in a batch with a cache."""
     rows = trial_rows(lm.vocab, LENGTHS)
     first = collate([PromptIds(ids[:-1], 0) for ids in rows], pad_id=lm.chat.pad_id, side="left")
     whole = collate([PromptIds(ids, 0) for ids in rows], pad_id=lm.chat.pad_id, side="left")
@@ -146,7 +146,7 @@ def _together(lm: Runs) -> tuple[Tensor, Tensor]:
 
 
 def trial_rows(vocab: int, lengths: Sequence[int]) -> list[list[int]]:
-    """Ids of rows to try a model with; which ones does not matter, but they differ."""
+    """Return ids of rows to try a model with; which ones does not matter, but they differ."""
     known = min(vocab, 97)
     return [[(7 * at + 3 * length) % known for at in range(length)] for length in lengths]
 

@@ -62,7 +62,7 @@ class ControlTokens:
         self._line = self._plain("\n")
 
     def mark(self, value: Any, *, answer: bool = False) -> str:
-        """A character to cut a text (or messages) with; empty if there is nothing to cut.
+        """Return a character to cut a text (or messages) with; empty if there is nothing to cut.
 
         Args:
             value: a text, or messages.
@@ -76,7 +76,7 @@ class ControlTokens:
         return next(chr(code) for code in PRIVATE if chr(code) not in held)
 
     def cut(self, value: Any, mark: str, *, answer: bool = False) -> Any:
-        """A text, or messages, with the mark inside every control token that a text holds."""
+        """Return a text, or messages, with the mark inside every control token in them."""
         if isinstance(value, str):
             return self._cut(value, mark, answer)
         if isinstance(value, Mapping):
@@ -87,7 +87,7 @@ class ControlTokens:
         return value
 
     def ids(self, text: str, mark: str) -> list[int]:
-        """Token ids of a text that has been cut, without special tokens around it."""
+        """Return the token ids of a text that has been cut, without special tokens around it."""
         first, *rest = text.split(mark)
         ids = self._plain(first)
         for piece in rest:
@@ -107,7 +107,7 @@ class ControlTokens:
         return normalizer is not None and bool(pattern.search(normalizer.normalize_str(text)))
 
     def _cut(self, text: str, mark: str, answer: bool) -> str:
-        """The text with the mark after the first character of every control token in it."""
+        """Return the text with the mark after the first character of every control token in it."""
         pattern = self._pattern(answer)
         cut = pattern.sub(rf"\g<0>{mark}", text)
         if self._normalizer is None:
@@ -122,19 +122,19 @@ class ControlTokens:
 
 
 def _cuts(text: str) -> bool:
-    """Whether this is a text that can be cut, and no blank that any text may hold."""
+    """Return whether this is a text that can be cut, and no blank that any text may hold."""
     return len(text) > 1 and not text.isspace()
 
 
 def _firsts(tokens: Collection[str]) -> re.Pattern[str]:
-    """Finds the first character of each of these, also where they overlap."""
+    """Find the first character of each of these, also where they overlap."""
     longest_first = sorted(tokens, key=len, reverse=True)
     within = "|".join(map(re.escape, longest_first))
     return re.compile(f"(?={within})." if within else "(?!)", re.DOTALL)
 
 
 def _texts(value: Any, own: bool = False) -> Iterator[tuple[str, bool]]:
-    """All texts in messages, and whether each is the model's own."""
+    """Yield all texts in messages, and whether each is the model's own."""
     if isinstance(value, str):
         yield value, own
     elif isinstance(value, Mapping):
@@ -148,7 +148,7 @@ def _texts(value: Any, own: bool = False) -> Iterator[tuple[str, bool]]:
 def end_of_turn(
     tokenizer: PreTrainedTokenizerBase, configured: int | Sequence[int] | None
 ) -> list[int]:
-    """Ids that end a response; training teaches the first, each stops generation.
+    """Return ids that end a response; training teaches the first, each stops generation.
 
     They are what the chat template puts after a response, the tokenizer's own end, and what the
     generation configuration names.
@@ -163,7 +163,7 @@ def end_of_turn(
 
 
 def _after_response(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The first added token that the template puts after a response; None if there is none."""
+    """Return the first added token that the template puts after a response, if any."""
     if tokenizer.chat_template is None:
         return None
     turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": PROBE}]
@@ -178,7 +178,7 @@ def _after_response(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after any text unless told otherwise."""
+    """Return ids that the tokenizer puts before and after any text unless told otherwise."""
     whole, bare = (
         list(tokenizer("1", add_special_tokens=special)["input_ids"]) for special in (True, False)
     )

@@ -55,7 +55,7 @@ class Host(Protocol):
         ...
 
     def site_of(self, edit: Any) -> Site:
-        """Where an edit acts; refuses what is none for this base LM."""
+        """Return where an edit acts; refuses what is none for this base LM."""
         ...
 
 
@@ -67,14 +67,14 @@ class Applied(NamedTuple):
 
 
 def several(given: Any) -> list[Any]:
-    """What a row is given, as a list: none, one, or several in the order in which they act."""
+    """Return what a row is given as a list: none, one, or several in their order."""
     if given is None:
         return []
     return list(given) if isinstance(given, list) else [given]
 
 
 def applied(given: Any, strength: float) -> Applied:
-    """An edit, or a pair of an edit and its strength, under the strength of its row.
+    """Return an edit, or a pair of an edit and its strength, under the strength of its row.
 
     Raises:
         SteeringError: for a strength that is no finite number.
@@ -89,7 +89,7 @@ def applied(given: Any, strength: float) -> Applied:
 def edit_writers(
     lm: Host, edits: Sequence[Given | list[Given] | None], strengths: Sequence[float]
 ) -> list[Writer]:
-    """Writers for fixed edits.
+    """Return writers for fixed edits.
 
     Args:
         lm: the base LM.
@@ -115,7 +115,7 @@ def edit_writers(
 
 
 def slot_writers(lm: Host, edits: Sequence[Applied | None]) -> list[Writer]:
-    """Writers for at most one edit per row: one for each site and kind that occurs.
+    """Return writers for at most one edit per row: one for each site and kind that occurs.
 
     Raises:
         SteeringError: see `edit_writers`.
@@ -196,7 +196,7 @@ class _Call:
         return args, kwargs
 
     def at(self, site: Site) -> ReadWrite:
-        """What is done to the states at a site."""
+        """Return what is done to the states at a site."""
 
         def write(hidden: Tensor) -> Tensor:
             for function in self._acting.get(site, ()):
@@ -218,7 +218,7 @@ class _Call:
         return edit_writers(self._lm, rows, strengths)
 
     def _prefix(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Marks what a row has in common with the chat prefix, which no named scope touches."""
+        """Mark what a row has in common with the chat prefix, which no named scope touches."""
         found = torch.zeros_like(real)
         for row, own, marks in zip(found, ids, real, strict=True):
             places = marks.nonzero().squeeze(1)
@@ -228,14 +228,14 @@ class _Call:
 
 
 def _real(mask: Tensor | None, count: int, tokens: int, device: torch.device) -> Tensor:
-    """Marks [B, T] the tokens that are not padding, as far as the call says."""
+    """Mark [B, T] the tokens that are not padding, as far as the call says."""
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return mask[:, -tokens:].bool()
     return torch.ones(count, tokens, dtype=torch.bool, device=device)
 
 
 def edits_of_rows(edit: Any, edits: Sequence[Any], strength: Any) -> tuple[list[Any], list[float]]:
-    """Rows of edits and strengths, from `edit` for one or several rows and `edits` for all.
+    """Return rows of edits and strengths, from `edit` for one or several rows and `edits` for all.
 
     Raises:
         SteeringError: for lists of different lengths, or a strength that is no finite number.

@@ -47,7 +47,7 @@ def check_added(kind: Applies, params: Params, strength: Tensor, dtype: torch.dt
 
 
 def no_logits(strength: float | None, dtype: torch.dtype) -> SteeringError:
-    """What to raise where logits are no longer finite.
+    """Return what to raise where logits are no longer finite.
 
     Args:
         strength: of the row; None where it has no edit.
@@ -65,5 +65,5 @@ def no_logits(strength: float | None, dtype: torch.dtype) -> SteeringError:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """A dtype as options name it."""
+    """Return a dtype as options name it."""
     return str(dtype).removeprefix("torch.")

@@ -44,7 +44,7 @@ class _Owners:
                     del self._counts[owner]
 
     def serves(self, owner: int) -> bool:
-        """Whether what runs now runs for the owner.
+        """Return whether what runs now runs for the owner.
 
         Raises:
             SteeringError: in a backward pass of another thread, if several threads have hooks.

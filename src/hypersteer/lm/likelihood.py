@@ -87,7 +87,7 @@ def token_cross_entropy(
 def row_means(
     values: Float[Tensor, " N"], rows: Int[Tensor, " N"], count: int
 ) -> Float[Tensor, " B"]:
-    """Mean of the values of each row; `rows` tells which row a value belongs to."""
+    """Return the mean of the values of each row; `rows` tells which row a value belongs to."""
     sums = values.new_zeros(count).index_add(0, rows, values)
     return sums / torch.bincount(rows, minlength=count).clamp(min=1)
 
@@ -98,7 +98,7 @@ def response_losses(
     copies: int = 1,
     teacher: Float[Tensor, "N V"] | None = None,
 ) -> Float[Tensor, "K B"]:
-    """Mean loss of each row's response tokens, under whatever hooks are in place.
+    """Return the mean loss of each row's response tokens, under whatever hooks are in place.
 
     Args:
         lm: the base LM.
@@ -158,13 +158,13 @@ def in_batches(
 
 
 def _response_tokens(lm: BaseLM, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Losses [N] of all response tokens, and the row [N] of each."""
+    """Return the losses [N] of all response tokens, and the row [N] of each."""
     logits, rows = response_logits(lm, batch)
     return token_cross_entropy(logits, batch.ids[batch.spans.response]), rows
 
 
 def response_logits(lm: BaseLM, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Logits [N, V] that predict the response tokens, and the row [N] of each."""
+    """Return the logits [N, V] that predict the response tokens, and the row [N] of each."""
     response = batch.spans.response
     wanted = torch.zeros_like(response)
     wanted[:, :-1] = response[:, 1:]

@@ -117,7 +117,7 @@ def _check_template(template: Any) -> None:
 
 
 def pick_device(device: str | None) -> torch.device:
-    """The given device, or the best there is.
+    """Return the given device, or the best there is.
 
     Raises:
         ConfigError: if torch does not know it or it is not there.
@@ -136,7 +136,7 @@ def pick_device(device: str | None) -> torch.device:
 
 
 def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """The given dtype, or float32 on a CPU and bfloat16 elsewhere.
+    """Return the given dtype, or float32 on a CPU and bfloat16 elsewhere.
 
     float32 is the CPU default since bfloat16 products are up to 100 times slower where the
     processor lacks them, and since batches then leave greedy text unchanged.
@@ -154,13 +154,13 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 def _given(
     device_map: str | Mapping[str, Any] | None, attn_implementation: str | None
 ) -> dict[str, Any]:
-    """What `from_pretrained` is told besides, where a caller says so."""
+    """Return what `from_pretrained` is told besides, where a caller says so."""
     given = {"device_map": device_map, "attn_implementation": attn_implementation}
     return {option: value for option, value in given.items() if value is not None}
 
 
 def _locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """Where to load from, and the GGUF file in it, if it is one.
+    """Return where to load from, and the GGUF file in it, if it is one.
 
     Raises:
         ModelError: for a missing file or folder, or a name that is no id.
@@ -199,7 +199,7 @@ def _check_hub(name: str, revision: str | None) -> None:
 
 
 def _quantized(quantization: str | None, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` is told besides for quantised weights, which cannot be moved later."""
+    """Return what `from_pretrained` is told for quantised weights, which cannot be moved later."""
     if quantization is None:
         return {}
     if quantization not in QUANTIZATIONS:

@@ -15,7 +15,7 @@ Messages = list[dict[str, Any]]
 
 
 def is_one_prompt(value: object) -> bool:
-    """Whether this is a single prompt, or nothing that could be a list of prompts."""
+    """Return whether this is a single prompt, or nothing that could be a list of prompts."""
     if isinstance(value, (str, bytes, Mapping)):
         return True
     try:
@@ -26,7 +26,7 @@ def is_one_prompt(value: object) -> bool:
 
 
 def as_messages(prompt: Prompt | Mapping[str, Any]) -> Messages:
-    """The chat messages of a prompt, each with `role` and `content` texts.
+    """Return the chat messages of a prompt, each with `role` and `content` texts.
 
     A text is one user turn, and one message a list of one. A `content` that is a list of text
     parts becomes their joined text, with nothing in between; other keys of a message stay as they
@@ -65,7 +65,7 @@ def _message(message: object) -> dict[str, Any]:
 
 
 def _part(part: object) -> str:
-    """The text of one part of a message's content."""
+    """Return the text of one part of a message's content."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
@@ -80,5 +80,5 @@ def _part(part: object) -> str:
 
 
 def _told(value: object) -> str:
-    """A value as a message shows it: one line, cut."""
+    """Return a value as a message shows it: one line, cut."""
     return one_line(repr(value), 120)

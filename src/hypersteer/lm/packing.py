@@ -73,12 +73,12 @@ def pack(model: nn.Module) -> dict[int, Tensor]:
 
 
 def _signature(weight: Tensor) -> Signature:
-    """Changes whenever the weight does."""
+    """Change whenever the weight does."""
     return weight.data_ptr(), weight._version, weight.dtype
 
 
 def _pack_weight(weight: Tensor) -> Tensor:
-    """The packed weight; the one made before where the weight is still the same."""
+    """Return the packed weight; the one made before where the weight is still the same."""
     held = _by_weight.get(weight)
     if held is None or held[0] != _signature(weight):
         with torch.no_grad():

@@ -16,7 +16,7 @@ TokenPooling = Literal["prompt", "all", "last", "response"]
 
 
 def pool_mask(spans: Spans, pooling: TokenPooling) -> Bool[Tensor, "B T"]:
-    """Marks the tokens that are averaged; never padding.
+    """Mark the tokens that are averaged; never padding.
 
     Args:
         spans: what each token is.
@@ -48,7 +48,7 @@ def run_to(lm: BaseLM, batch: TokenBatch, readers: Sequence[tuple[Site, ReadWrit
 def pooled_states(
     lm: BaseLM, batch: TokenBatch, layers: Sequence[int], pooling: TokenPooling
 ) -> Float[Tensor, "B L D"]:
-    """Mean states at the outputs of several blocks, read in one pass.
+    """Return the mean states at the outputs of several blocks, read in one pass.
 
     Args:
         lm: the base LM.

@@ -26,7 +26,7 @@ SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
 def measure(model: PreTrainedModel, blocks: nn.ModuleList) -> Identity:
-    """The identity of a model, from some thousand entries of each of its weights.
+    """Return the identity of a model, from some thousand entries of each of its weights.
 
     Weights are grouped by block, matrices apart from norms and biases, since quantisation spares
     the latter; the input embeddings are a group of their own. A group with weights that are no
@@ -77,7 +77,7 @@ def _sampled(weights: Iterable[Tensor]) -> np.ndarray | None:
 
 
 def _projected(entries: np.ndarray | None, norm: float) -> np.ndarray:
-    """Sums [K] of the entries under random signs, in units of their norm."""
+    """Sum the entries under K random signs, in units of their norm."""
     if entries is None or not norm:
         return np.zeros(PROJECTIONS)
     return _signs(len(entries)) @ entries / norm
@@ -105,14 +105,14 @@ def _rounding(groups: Iterable[Sequence[Tensor]]) -> float:
 
 
 def _runs(weight: Tensor) -> np.ndarray:
-    """Some runs [n, RUN] of neighbours, none across two rows."""
+    """Return some runs [n, RUN] of neighbours, none across two rows."""
     rows = weight.detach().flatten(0, -2)
     picked = torch.linspace(0, len(rows) - 1, min(RUNS, len(rows))).round().long()
     return rows[picked.to(rows.device), :RUN].float().cpu().numpy().astype(np.float64)
 
 
 def _step(run: np.ndarray) -> float:
-    """The step between neighbouring values of quantised weights; 0 if there is none to see."""
+    """Return the step between neighbouring values of quantised weights; 0 if none is seen."""
     values, few = np.unique(run), np.unique(run[: RUN // 2])
     if len(few) < 3:
         return 0.0
@@ -126,7 +126,7 @@ def _step(run: np.ndarray) -> float:
 
 
 def legacy_fingerprint(model: PreTrainedModel, samples: int = 65536) -> str:
-    """The fingerprint of earlier versions: sizes, and signs of evenly spaced embedding entries."""
+    """Return the fingerprint of earlier versions: sizes, and signs of some embedding entries."""
     config = model.config.get_text_config()
     table = cast(nn.Embedding, model.get_input_embeddings()).weight.detach().flatten()
     signs = (table[:: max(1, table.numel() // samples)] < 0).cpu().numpy()

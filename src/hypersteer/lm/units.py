@@ -36,7 +36,7 @@ def dimension_scales(hidden: Float[Tensor, "N D"]) -> Float[Tensor, " D"]:
 
 
 def excess(scales: Float[Tensor, " D"], limit: float = 1.0) -> Float[Tensor, " D"]:
-    """How many times each dimension is larger than `limit` times the typical one; at least 1.
+    """Return how many times `limit` times the typical dimension each one is; at least 1.
 
     States divided by it have no dimension that outweighs the others, and none that was raised.
     """

@@ -66,7 +66,7 @@ class UpperBlocks:
 
 
 def upper_blocks(lm: BaseLM, below: int) -> UpperBlocks | None:
-    """The base LM without its lowest blocks; None where they cannot be left out.
+    """Return the base LM without its lowest blocks; None where they cannot be left out.
 
     That is so where the model's forward is patched (spread over several devices), and where upper
     blocks need more from lower ones than hidden states (keys and values shared between layers, the
@@ -86,12 +86,12 @@ def upper_blocks(lm: BaseLM, below: int) -> UpperBlocks | None:
 
 
 def shared_below(site: Site) -> int:
-    """How many of the lowest blocks do not see what is written at a site (of a known layer)."""
+    """Return how many of the lowest blocks do not see what is written at a site."""
     return site.layer + (site.kind == "residual")
 
 
 def repeated(batch: TokenBatch, copies: int) -> TokenBatch:
-    """The batch's rows several times over: row r of copy c is row `c * B + r`."""
+    """Return the batch's rows several times over: row r of copy c is row `c * B + r`."""
     spans = type(batch.spans)(*(mask.repeat(copies, 1) for mask in batch.spans))
     return TokenBatch(batch.ids.repeat(copies, 1), spans)
 
@@ -140,13 +140,13 @@ class _StandIn(nn.Module):
             return getattr(self._block[0], name)  # such as the block's attention kind
 
     def forward(self, *_args: Any, **_kwargs: Any) -> Any:
-        """The given states, in the form that the block returns its own."""
+        """Return the given states, in the form that the block returns its own."""
         states = self._states()
         return states if self._rest is None else (states, *self._rest)
 
 
 def _logits_and_rests(lm: BaseLM, probe: TokenBatch) -> tuple[Tensor, list[tuple | None]]:
-    """Logits, and what each block returns beside states; None where it returns a bare tensor."""
+    """Return the logits, and what each block returns beside states; None for a bare tensor."""
     rests: list[tuple | None] = []
 
     def look(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -161,7 +161,7 @@ def _logits_and_rests(lm: BaseLM, probe: TokenBatch) -> tuple[Tensor, list[tuple
 
 
 def _path(model: nn.Module, blocks: nn.ModuleList) -> list[str] | None:
-    """Names that lead from the model to its blocks; None if a forward on the way is patched."""
+    """Return names that lead from the model to its blocks; None if a forward there is patched."""
     dotted = next((name for name, module in model.named_modules() if module is blocks), None)
     if not dotted:
         return None
@@ -171,7 +171,7 @@ def _path(model: nn.Module, blocks: nn.ModuleList) -> list[str] | None:
 
 
 def _with_blocks(module: nn.Module, path: list[str], blocks: nn.ModuleList) -> Any:
-    """A shallow copy of a module that has other blocks at the end of the path."""
+    """Return a shallow copy of a module that has other blocks at the end of the path."""
     name, *rest = path
     twin = copy.copy(module)
     twin._modules = dict(module._modules)

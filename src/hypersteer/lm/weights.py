@@ -76,7 +76,7 @@ def load_weights(
 
 
 def _checked_config(source: str | Path, revision: str | None) -> PretrainedConfig:
-    """The configuration, unless it has so many blocks that making them, still empty, takes hours.
+    """Return the configuration, unless it has so many blocks that making them takes hours.
 
     Raises:
         ModelError: naming the number.

@@ -44,11 +44,11 @@ class Switch(Protocol):
         ...
 
     def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
-        """What is read in the next forward pass, before anything is written there."""
+        """Return what is read in the next forward pass, before anything is written there."""
         ...
 
     def open(self, slot: int) -> Bool[Tensor, " R"]:
-        """In which rows the edit that is the row's number `slot` acts."""
+        """Return in which rows the edit that is the row's number `slot` acts."""
         ...
 
     def keep_rows(self, rows: list[int]) -> None:
@@ -103,7 +103,7 @@ class Writer:
         self._restart()
 
     def at(self, strengths: Sequence[float]) -> "Writer":
-        """This writer for `len(strengths)` copies of its rows, each copy at its own strength.
+        """Return this writer for copies of its rows, each copy at its own strength.
 
         Row r of copy c is row `c * B + r`, as `hypersteer.lm.upper_blocks.repeated` has it.
         """
@@ -119,7 +119,7 @@ class Writer:
         )
 
     def switched(self, switch: Switch, slot: int) -> "Writer":
-        """This writer, turned on and off by a switch that knows its edits by their number."""
+        """Return this writer under a switch that knows its edits by their number."""
         made = self.at(self._copies)
         made.switch, made.slot = switch, slot
         return made
@@ -210,7 +210,7 @@ class Writer:
         self._idle = not bool(touched.any())
 
     def _restart(self) -> None:
-        """Rows and strengths as they were given, whatever rows have left since."""
+        """Begin with rows and strengths as they were given, whatever rows have left since."""
         strengths = torch.tensor(self._given, dtype=torch.float32)
         self._strength = torch.cat([copy * strengths for copy in self._copies])
         touched = torch.tensor([[scope in ("all", "response")] for scope in self._scopes])
@@ -233,7 +233,7 @@ def vector_writer(
     scopes: Sequence[Scope | None],
     strengths: Sequence[float] | None = None,
 ) -> Writer:
-    """A writer that adds one vector per row, given or made from the states at the site."""
+    """Return a writer that adds one vector per row, given or made from the states at the site."""
     if isinstance(vectors, Tensor):
         return Writer(site, VECTOR, {"vector": vectors}, scopes, strengths)
 
@@ -244,12 +244,12 @@ def vector_writer(
 
 
 def switches_of(writers: Sequence[Writer]) -> list[Switch]:
-    """The distinct switches that writers obey."""
+    """Return the distinct switches that writers obey."""
     return list(dict.fromkeys(w.switch for w in writers if w.switch is not None))
 
 
 def acting(writers: Sequence[Writer], spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
-    """What a forward pass runs at which site for the writers and their switches, in order.
+    """Return what a forward pass runs at which site for the writers and their switches, in order.
 
     Args:
         writers: what to write, in order.
@@ -274,7 +274,7 @@ def written(
 
 
 def _prefilling(members: Sequence[Writer], spans: Spans) -> ReadWrite:
-    """The writers of a site in the prefill: all read what is there before any of them writes."""
+    """Join a site's writers for the prefill: all read what is there before any of them writes."""
 
     def write(hidden: Tensor) -> Tensor:
         if len(members) > 1:
@@ -288,5 +288,5 @@ def _prefilling(members: Sequence[Writer], spans: Spans) -> ReadWrite:
 
 
 def _blank(empty: Params, rows: int) -> dict[str, Tensor]:
-    """Parameters of rows without an edit."""
+    """Return parameters of rows without an edit."""
     return {name: value.new_zeros(rows, *value.shape[1:]) for name, value in empty.items()}

@@ -74,7 +74,7 @@ class Found(NamedTuple):
 
 
 def find_genres(means: Means, wanted: Sequence[ListedConcept]) -> list[Concept]:
-    """Number the concepts, and ask for the genre of those that have none.
+    """Give the concepts numbers, and ask for the genre of those that have none.
 
     A reply that names no genre, or several, means text, as in AxBench.
     """
