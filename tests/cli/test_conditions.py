@@ -72,7 +72,7 @@ def test_test_measures_on_a_split(run, topic, tiny_lm, lm, sea, json_lines):
     argv = ["conditions", "test", sea, topic, "--split", "test", "--lm", tiny_lm]
     *rows, last = json_lines(run(*argv, "--json")[1])
     found = measure_condition(lm, hs.load_condition(sea), on_topic(3, 5), off_topic(1, 6))
-    assert last == {"figures": found.figures}
+    assert last == {"figures": found.metrics}
     assert [row["prompt"] for row in rows] == [*on_topic(3, 5), *off_topic(1, 6)]
     assert [row["label"] for row in rows] == ["in"] * 3 + ["out"]
     assert [row["fired"] for row in rows] == [True] * 3 + [False]

@@ -144,7 +144,7 @@ def test_save_and_load_round_trip(tmp_path):
         scorer="legacy",
         pooling="last",
         explained=(0.5, 0.25),
-        figures={"f1": 0.9},
+        metrics={"f1": 0.9},
         note="by hand",
     )
     path = made.save(tmp_path / "deep" / "c.safetensors")

@@ -33,10 +33,10 @@ def test_a_condition_tells_topics_apart_and_gates_on_new_prompts(lm):
         str(lm.identity),
     )
     assert condition.fitted == (0, 1, 2, 3)
-    assert condition.figures["f1"] == 1
+    assert condition.metrics["f1"] == 1
     new = [*on_topic(4, seed=7), *off_topic(4, seed=8)]
     found = measure_condition(lm, condition, new[:4], new[4:])
-    assert found.figures["f1"] == found.figures["auroc"] == 1
+    assert found.metrics["f1"] == found.metrics["auroc"] == 1
     log = hs.Decisions()
     edit = tiny.edit_of(lm, lm.site(3))
     rules = hs.rules("if sea then x", conditions={"sea": condition}, edits={"x": edit})
@@ -55,7 +55,7 @@ def test_two_massive_dimensions_decide_nothing(family, method, tmp_path):
     with massive_dimensions(lm):
         condition = fitted(lm, 20, method=method)
         found = measure_condition(lm, condition, new[:8], new[8:])
-        assert found.figures["f1"] == found.figures["auroc"] == 1
+        assert found.metrics["f1"] == found.metrics["auroc"] == 1
         read = hs.load_condition(condition.save(tmp_path / "c.safetensors"))
         edit = tiny.edit_of(lm, lm.site(3))
         rules = hs.rules("if sea then x", conditions={"sea": read}, edits={"x": edit})
@@ -63,10 +63,10 @@ def test_two_massive_dimensions_decide_nothing(family, method, tmp_path):
         lm.generate(new, edit=rules, decisions=log, max_new_tokens=1)
     assert [bool(row[0].edits) for row in log.rows] == [True] * 8 + [False] * 8
     plain = measure_condition(lm, fitted(lm, 20, method=method), new[:8], new[8:])
-    assert found.figures["margin"] > 0.5 * plain.figures["margin"]
+    assert found.metrics["margin"] > 0.5 * plain.metrics["margin"]
     old = replace(condition, scales=None)
     with massive_dimensions(lm):
-        assert measure_condition(lm, old, new[:8], new[8:]).figures["margin"] < 0.1
+        assert measure_condition(lm, old, new[:8], new[8:]).metrics["margin"] < 0.1
 
 
 def test_the_published_score_has_no_scales(tiny_llama):
@@ -123,11 +123,11 @@ def test_figures_are_those_of_held_out_scores(tiny_llama):
     assert scores[:count].min() > scores[count:].max()
     threshold = float(ordered[count - 1] + ordered[count]) / 2
     assert condition.threshold == pytest.approx(threshold, abs=1e-5)
-    assert condition.figures["margin"] == pytest.approx(
+    assert condition.metrics["margin"] == pytest.approx(
         float(ordered[count] - ordered[count - 1]) / 2, abs=1e-5
     )
     labels = torch.arange(2 * count) < count
-    assert condition.figures["auroc"] == float(auroc(scores[labels], scores[~labels]))
+    assert condition.metrics["auroc"] == float(auroc(scores[labels], scores[~labels]))
 
 
 def scales_by_hand(above, below):
@@ -148,14 +148,14 @@ def test_labels_that_mean_nothing_do_not_look_good_when_held_out(tiny_llama):
     """Directions always fit the texts they are learnt from; held-out scores do not."""
     texts = on_topic(40)
     condition = hs.fit_condition(tiny_llama, texts[::2], texts[1::2])
-    assert condition.figures["auroc"] < 0.85
+    assert condition.metrics["auroc"] < 0.85
 
 
 def test_layers_and_budget_are_respected(tiny_llama):
     condition = fitted(tiny_llama, layers=(-1, 1), false_positives=0.0)
     assert condition.fitted == (3, 1)
     assert set(condition.layers) <= {1, 3}
-    assert condition.figures["false_positives"] == 0
+    assert condition.metrics["false_positives"] == 0
 
 
 @pytest.mark.parametrize("kind", ["response", "prompt"])

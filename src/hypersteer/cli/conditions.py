@@ -169,9 +169,9 @@ def test(argv: Sequence[str]) -> None:
         for prompt, label, score, fired in decided:
             line = {"prompt": prompt, "label": label, "score": round(score, 6), "fired": fired}
             print(to_json(line, ensure_ascii=False))
-        print(to_json({"figures": measured.figures}))
+        print(to_json({"figures": measured.metrics}))
         return
-    _print_metrics(measured.figures, f"{len(sides.positives)} in, {len(sides.negatives)} off")
+    _print_metrics(measured.metrics, f"{len(sides.positives)} in, {len(sides.negatives)} off")
     wrong = [
         (label, abs(score - condition.threshold), prompt)
         for prompt, label, score, fired in decided
@@ -273,8 +273,8 @@ def _print_condition(condition: "Condition") -> None:
         f"score: {condition.scorer}, pooled over: {condition.pooling}; variance explained: {told}"
     )
     print(f"{condition.note}; base LM {condition.base_lm or 'unknown'}")
-    if condition.figures:
-        _print_metrics(condition.figures, "held-out scores, which chose the threshold")
+    if condition.metrics:
+        _print_metrics(condition.metrics, "held-out scores, which chose the threshold")
 
 
 def _print_metrics(metrics: Mapping[str, float], where: str) -> None:

@@ -56,7 +56,7 @@ class Condition:
             `last` (last token of the prompt).
         explained: share of the variance along each direction, [K].
         base_lm: identity of the base LM it was fitted for; another base LM refuses it.
-        figures: how it did on held-out prompts, which chose the point.
+        metrics: how it did on held-out prompts, which chose the point.
         note: how it was made.
 
     Raises:
@@ -76,7 +76,7 @@ class Condition:
     pooling: Pooling = "prompt"
     explained: tuple[float, ...] = ()
     base_lm: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -205,8 +205,9 @@ class Condition:
         Raises:
             SteeringError: if the file cannot be written.
         """
-        known = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Header)}
-        header = {"format": FORMAT, **known, "figures": dict(self.figures)}
+        names = [field.name for field in dataclasses.fields(_Header) if field.name != "figures"]
+        known = {name: getattr(self, name) for name in names}
+        header = {"format": FORMAT, **known, "figures": dict(self.metrics)}
         tensors = {"directions": self.directions, "means": self.means}
         if self.scales is None:
             del header["scaled"]  # a file that earlier versions read
@@ -227,9 +228,10 @@ def load_condition(path: str | Path) -> Condition:
     try:
         known = from_dict(_Header, {k: v for k, v in header.items() if k != "format"}, "header")
         fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
-        scaled = fields.pop("scaled")
+        scaled, metrics = fields.pop("scaled"), fields.pop("figures")
         return Condition(
             **fields,
+            metrics=metrics,
             directions=tensors["directions"],
             means=tensors["means"],
             scales=tensors["scales"] if scaled else None,
@@ -255,6 +257,7 @@ class _Header:
     explained: tuple[float, ...]
     base_lm: str
     figures: dict[str, float]
+    """The condition's metrics, under the name that files have for them."""
     note: str
     scaled: bool = False
     """Whether there are scales among the tensors. Versions that know none refuse the file."""

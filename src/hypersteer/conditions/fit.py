@@ -27,12 +27,12 @@ class Measured(NamedTuple):
     """How a condition does on texts.
 
     Attributes:
-        figures: AUROC, F1, precision, recall, share of false positives, and margin.
+        metrics: AUROC, F1, precision, recall, share of false positives, and margin.
         positives: scores of the texts that should fire, in the order given.
         negatives: scores of the others.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     positives: list[float]
     negatives: list[float]
 
@@ -101,7 +101,7 @@ def fit_condition(
         pooling=config.pooling,
         explained=tuple(round(float(share), 6) for share in learnt.directions.explained),
         base_lm=str(lm.identity),
-        figures={**_figures(point), "positives": len(positives), "negatives": len(negatives)},
+        metrics={**_metrics(point), "positives": len(positives), "negatives": len(negatives)},
         note=f"{config.method} contrast of {len(positives)} and {len(negatives)} prompts",
     )
 
@@ -195,7 +195,7 @@ def measure_condition(
     labels = _labels(len(positives), len(negatives))
     point = describe(scores, labels, (), condition.threshold, condition.fires)
     values = scores.tolist()
-    return Measured(_figures(point), values[: len(positives)], values[len(positives) :])
+    return Measured(_metrics(point), values[: len(positives)], values[len(positives) :])
 
 
 def fit_behaviour(
@@ -251,5 +251,5 @@ def _labels(positives: int, negatives: int) -> Tensor:
     return torch.arange(positives + negatives) < positives
 
 
-def _figures(point: Point) -> dict[str, float]:
+def _metrics(point: Point) -> dict[str, float]:
     return {name: round(float(getattr(point, name)), 6) for name in FIGURES}

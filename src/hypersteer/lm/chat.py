@@ -189,7 +189,7 @@ class Chat:
             ) from error
 
     def _without_template(self, text: str, mark: str) -> list[int]:
-        """Return ids of a text with what the tokenizer puts before it, not with what comes after."""
+        """Return ids of a text with what the tokenizer puts before it, but not after it."""
         if mark:
             ids = [*self._lead, *self._control.ids(text, mark)]
         else:
