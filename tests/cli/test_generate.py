@@ -49,6 +49,35 @@ def test_several_prompts_each_steered_in_its_way(run, checkpoint, steerer, json_
     assert plain == f"> Hi.\n{texts[0].strip()}\n\n> Bye.\n{texts[1].strip()}\n\n"
 
 
+def test_edits_act_besides(run, checkpoint, steerer, tmp_path, json_lines):
+    """With a steering prompt, without one, streamed, in a batch, and side by side."""
+    first, second = (steerer.edit(text, prompt="Hi.") for text in ("sing", "dance"))
+    first.save(tmp_path / "a.safetensors")
+    second.save(tmp_path / "b=c.safetensors")
+    also = ["--also", tmp_path / "a.safetensors", "--also", f"{tmp_path / 'b=c.safetensors'}=-2"]
+    edits, short = [first, (second, -2.0)], {"max_new_tokens": 6}
+    options = [*also, "--max-new-tokens", "6", "--strength", "2"]
+
+    def said(*prompts, more=()):
+        return run("generate", checkpoint, *prompts, *options, *more)
+
+    expected = steerer.generate(["Hi.", "Bye."], edits=[PIRATE, *edits], strength=2.0, **short)
+    code, out, err = said("Hi.", "Bye.", more=["--steer", PIRATE, "--json"])
+    assert (code, err) == (0, "")
+    assert [line["text"] for line in json_lines(out)] == expected
+    assert json_lines(out)[0]["steer"] == PIRATE
+    assert said("Hi.", more=["--steer", PIRATE])[1] == expected[0] + "\n"
+    alone = steerer.generate("Hi.", edits=edits, strength=2.0, **short)
+    assert said("Hi.")[1] == alone + "\n"
+    (line,) = json_lines(said("Hi.", more=["--compare", "--json"])[1])
+    assert line["text"] == alone
+    assert line["unsteered"] == steerer.generate("Hi.", **short)
+    for bad, told in ((tmp_path / "none", "no edit at"), (f"{tmp_path / 'none'}=x", "no edit at")):
+        code, _, err = said("Hi.", more=["--also", bad])
+        assert code == 2
+        assert told in err
+
+
 def test_every_way_to_decode_is_an_option(run, checkpoint, steerer, json_lines):
     argv = ["generate", checkpoint, "Hi.", "Bye.", "--json", "--max-new-tokens", "12"]
     argv += ["--temperature", "0.8", "--top-k", "40", "--min-p", "0.01", "--seed", "2"]

@@ -27,6 +27,7 @@ from hypersteer.files import output_file
 if TYPE_CHECKING:
     from hypersteer.cli.show import ShownPrompt
     from hypersteer.conditions.rules import Check
+    from hypersteer.edits.edit import Edit
     from hypersteer.steering import Steerer
 
 
@@ -63,6 +64,10 @@ class Generate:
         UseAppendAction[tuple[str, ...]], arg(metavar="FILE", help_behavior_hint="")
     ] = ()
     """Steer by the edit in this .safetensors file, not by a steering prompt. Repeat likewise."""
+    also: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="FILE[=X]", help_behavior_hint="")
+    ] = ()
+    """An edit that acts on every prompt besides, at X times its strength; may be repeated."""
     rule: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="RULE", help_behavior_hint="")
     ] = ()
@@ -126,7 +131,7 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
     """
     if not args.rule:
         _check_without_rules(args)
-    if args.compare and not args.steer and not args.edit:
+    if args.compare and not args.steer and not args.edit and not args.also:
         raise ConfigError("--compare needs something to compare with: give --steer or --edit")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size} is below 1")
@@ -162,7 +167,21 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
     steers = _each(steers, len(prompts), "--steer" if texts else "--edit")
     strengths = [check_strength(strength) for strength in args.strength or (1.0,)]
     strengths = _each(strengths, len(prompts), "--strength")
-    return [ShownPrompt(*row) for row in zip(prompts, steers, strengths, strict=True)]
+    besides = tuple(_besides(given) for given in args.also)
+    rows = zip(prompts, steers, strengths, strict=True)
+    return [ShownPrompt(prompt, steer, strength, besides) for prompt, steer, strength in rows]
+
+
+def _besides(given: str) -> tuple["Edit", float]:
+    """Read the file of an edit, and the strength behind the last `=` if there is one."""
+    from hypersteer.edits.edit import load_edit
+
+    name, mark, last = given.rpartition("=")
+    try:
+        strength = float(last) if mark else 1.0
+    except ValueError:
+        name, strength = given, 1.0
+    return load_edit(name if mark and name else given), strength
 
 
 def _check_without_rules(args: Generate) -> None:
@@ -202,9 +221,9 @@ def _stream(steerer: "Steerer", question: "ShownPrompt", decoding: dict[str, Any
     from hypersteer.cli.show import notice
     from hypersteer.conditions.rules import Decisions
 
-    prompt, steer, strength = question
     log = Decisions()
-    for piece in steerer.stream(prompt, steer=steer, strength=strength, decisions=log, **decoding):
+    options: dict[str, Any] = {"strength": question.strength, "decisions": log, **decoding}
+    for piece in steerer.stream(question.prompt, edits=question.everything, **options):
         print(piece, end="", flush=True)
     print()
     if log.rows[0]:
@@ -219,10 +238,13 @@ def _answer(
     from hypersteer.conditions.rules import Decisions
 
     for batch, options in _batches(questions, decoding, args.batch_size):
-        prompts, steers, strengths = map(list, zip(*batch, strict=True))
         log = Decisions()
         texts = steerer.generate(
-            prompts, steer=steers, strength=strengths, decisions=log, **options
+            [question.prompt for question in batch],
+            steer=[question.everything for question in batch],
+            strength=[question.strength for question in batch],
+            decisions=log,
+            **options,
         )
         for question, text, checks in zip(batch, texts, log.rows, strict=True):
             if args.json:

@@ -18,11 +18,17 @@ from hypersteer.steering import Steer, Steerer
 
 
 class ShownPrompt(NamedTuple):
-    """A prompt, what steers the answer, and how strongly."""
+    """A prompt, what steers the answer, how strongly, and edits that act besides."""
 
     prompt: Prompt
     steer: Steer
     strength: float = 1.0
+    edits: tuple[tuple[Edit, float], ...] = ()
+
+    @property
+    def everything(self) -> list[Any]:
+        """All that steers the answer, in the order in which it acts."""
+        return [*([] if self.steer is None else [self.steer]), *self.edits]
 
     @property
     def text(self) -> str:
@@ -78,13 +84,13 @@ def compare(
         questions: what to answer; each is steered by something.
         decoding: keyword arguments of `Steerer.generate`; the seed counts up by question.
     """
-    rows: list[tuple[Prompt, Steer, float, int]] = []
+    rows: list[tuple[Prompt, list[Any], float, int]] = []
     for number, question in enumerate(questions):
         seed = decoding["seed"] + number
-        rows.append((question.prompt, None, 0.0, seed))
+        rows.append((question.prompt, [], 0.0, seed))
         if isinstance(question.steer, str):
-            rows.append((with_words(question.prompt, question.steer), None, 0.0, seed))
-        rows.append((question.prompt, question.steer, question.strength, seed))
+            rows.append((with_words(question.prompt, question.steer), [], 0.0, seed))
+        rows.append((question.prompt, question.everything, question.strength, seed))
     prompts, steers, strengths, seeds = zip(*rows, strict=True)
     options: dict[str, Any] = {**decoding, "seed": tuple(seeds)}
     log = Decisions()
