@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
+import torch
 from bundled_checks import Bundle, Row
 
 from hypersteer.concepts import Concept
 from hypersteer.judges.judge import Answer, Failure, Judgement
 from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.load import load_lm
+from hypersteer.stats import auroc
 
 WORST = 15
 SEEN = 0.8
@@ -61,12 +62,6 @@ def samples(bundle: Bundle, own: int, others: int) -> list[Sample]:
     return found
 
 
-def auroc(high: Sequence[float], low: Sequence[float]) -> float:
-    """Share of pairs in order, ties counting one half."""
-    pairs = np.subtract.outer(np.asarray(high), np.asarray(low))
-    return float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
-
-
 def scores(judged: Sequence[Judgement | Failure]) -> list[float]:
     """The concept scores; the likelihood judge never fails."""
     return [one.concept.score for one in judged if isinstance(one, Judgement)]
@@ -81,7 +76,7 @@ def measure(
     areas = []
     for sample in taken:
         own, others = ([next(found) for _ in part] for part in (sample.own, sample.others))
-        areas.append(auroc(own, others))
+        areas.append(float(auroc(torch.tensor(own), torch.tensor(others))))
     return areas
 
 

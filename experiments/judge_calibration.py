@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from judge_rows import Row, rows_of
 
 from hypersteer.data.sources import load_concepts
@@ -25,6 +26,7 @@ from hypersteer.judges.likelihood import judgement
 from hypersteer.judges.lm_signals import USED, SignalReader, Signals
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import load_lm
+from hypersteer.stats import auroc
 
 SETS = ("axbench:concept10/2b/l10", "axbench:concept10/2b/l20")
 THIRD = "bundled"
@@ -86,12 +88,11 @@ def fitted(sets: Sequence[Measured]) -> dict[str, Scale]:
     return scales
 
 
-def auroc(high: Sequence[float], low: Sequence[float]) -> float:
-    """Share of pairs in order, ties counting one half; NaN if there is no pair."""
+def area(high: Sequence[float], low: Sequence[float]) -> float:
+    """AUROC; NaN if there is no pair."""
     if not len(high) or not len(low):
         return float("nan")
-    pairs = np.subtract.outer(np.asarray(high), np.asarray(low))
-    return float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
+    return float(auroc(torch.tensor(high), torch.tensor(low)))
 
 
 def matched_auroc(high: list[tuple[float, int]], low: list[tuple[float, int]]) -> float:
@@ -125,14 +126,14 @@ def figures(rows: Sequence[Row], judged: Sequence[Judgement]) -> dict[str, float
 
         positive = scores("concept", "positive")
         own = ("positive", "negative")
-        table["concept"].append(auroc(positive, scores("concept", "negative")))
-        table["hard"].append(auroc(positive, scores("concept", "hard negative")))
+        table["concept"].append(area(positive, scores("concept", "negative")))
+        table["hard"].append(area(positive, scores("concept", "hard negative")))
         table["length-matched"].append(matched_auroc(sized("positive"), sized("negative")))
         right = scores("instruction", *own, only=True)
-        table["instruction"].append(auroc(right, scores("instruction", "other instruction")))
+        table["instruction"].append(area(right, scores("instruction", "other instruction")))
         fluent = scores("fluency", *own, only=True)
         for kind in CORRUPTIONS:
-            table[kind].append(auroc(fluent, scores("fluency", kind)))
+            table[kind].append(area(fluent, scores("fluency", kind)))
     return {name: float(np.nanmean(values)) for name, values in table.items() if _any(values)}
 
 

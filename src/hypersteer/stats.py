@@ -1,7 +1,7 @@
 """Statistics that several packages report: AUROC, and means with bootstrap intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,18 @@ def auroc(
     return (below + up_to).double().sum(-1) / (2 * high.shape[-1] * low.shape[-1])
 
 
+def mean(values: Iterable[float]) -> float:
+    """Return the arithmetic mean, correctly rounded.
+
+    Raises:
+        DataError: of nothing.
+    """
+    numbers = list(values)
+    if not numbers:
+        raise DataError("there is no mean of no values; evaluate at least one concept and judge it")
+    return math.fsum(numbers) / len(numbers)
+
+
 def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Return the mean with its 95 % percentile bootstrap interval.
 
@@ -61,9 +73,7 @@ def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int 
     """
     if not all(map(math.isfinite, values)):
         raise DataError("cannot average a value that is not finite; leave such concepts out")
-    if not len(values):
-        raise DataError("there is no mean of no values; evaluate at least one concept and judge it")
-    average = math.fsum(values) / len(values)
+    average = mean(values)
     if len(values) == 1:
         return Interval(average, math.nan, math.nan, 1)
     drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))

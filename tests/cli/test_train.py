@@ -36,7 +36,7 @@ def test_a_finished_run_goes_on_with_extend(run, fails, tmp_path, tiny_lm, setti
     code, text, err = run(*argv, "4", "--extend")
     assert code == 0
     assert "step 4 of 4" in text or "step 2 of 4" in text
-    assert "going on from step 2" in err
+    assert "resuming from step 2" in err
     assert "give an optim.steps above that, not 3" in fails(*argv, "3", "--extend")
 
 

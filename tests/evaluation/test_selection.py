@@ -4,7 +4,8 @@ import pytest
 
 from evaluation.fakes import failed, row
 from hypersteer.errors import DataError
-from hypersteer.evaluation.selection import best_strength, halves, mean, select
+from hypersteer.evaluation.selection import best_strength, halves, select
+from hypersteer.stats import mean
 
 
 def grid(scores, **changes):

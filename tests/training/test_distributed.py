@@ -125,7 +125,7 @@ def test_two_processes_resume_exactly(runs):
     straight = weights(out, 6)
     shutil.rmtree(out / "checkpoints/step-0000006")  # as if killed before its last checkpoint
     told = launch([config], out.parent)
-    assert told.count("going on from step 3") == 1
+    assert told.count("resuming from step 3") == 1
     again = weights(out, 6)
     assert all(torch.equal(again[name], value) for name, value in straight.items())
     assert [line["step"] for line in step_lines(out)] == list(range(1, 7))

@@ -63,7 +63,7 @@ class ConceptsBuild:
     r"""Make a dataset in AxBench's format, with a teacher that writes the responses.
 
     It tells first what it will ask and, with prices set, what that costs. The same command again
-    goes on where it was cut off; nothing is paid for twice. The finished folder is a data source
+    resumes where it was cut off; nothing is paid for twice. The finished folder is a data source
     for train, evaluate and concepts.
 
     Examples:
@@ -90,7 +90,7 @@ class ConceptsDistil:
 
     Its answers are pushed away from what it says unprompted, and the likelihood judge keeps those
     that show the concept and still answer. Nothing is asked of any server. The same command again
-    goes on where it was cut off.
+    resumes where it was cut off.
 
     Examples:
       hypersteer concepts distil concepts.txt --out data/distilled --base-lm.dtype bfloat16

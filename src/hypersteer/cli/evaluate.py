@@ -15,7 +15,7 @@ from hypersteer.errors import ConfigError
 class Evaluate:
     """Evaluate methods: answers at every strength, judged, and reported on other prompts.
 
-    The same command again goes on where an evaluation was cut off; a method added later is
+    The same command again resumes an evaluation that was cut off; a method added later is
     evaluated into the same folder. Hyperparameters of a method are set in the file only, in a
     table [settings.METHOD].
 

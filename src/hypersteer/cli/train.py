@@ -16,7 +16,7 @@ from hypersteer.errors import ConfigError
 class Train:
     """Train a hypernetwork; the base LM stays as it is.
 
-    The same command again goes on where a run was cut off; with --extend and more --optim.steps,
+    The same command again resumes a run that was cut off; with --extend and more --optim.steps,
     also where it had finished. Settings that neither the file nor an option names keep their
     defaults.
 

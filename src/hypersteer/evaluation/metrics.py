@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from hypersteer.errors import DataError
 from hypersteer.evaluation.records import Judged
-from hypersteer.evaluation.selection import Choice, is_judged, mean
-from hypersteer.stats import Interval, bootstrap
+from hypersteer.evaluation.selection import Choice, is_judged
+from hypersteer.stats import Interval, bootstrap, mean
 
 TOLERANCE = 1e-6
 """Overall scores that differ by no more are a tie."""

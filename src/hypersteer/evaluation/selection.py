@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hypersteer.errors import DataError
 from hypersteer.evaluation.records import Held, Judged
+from hypersteer.stats import mean
 
 TIE = 1e-9
 """Mean scores that differ by less are equal: they are sums of the same numbers in another order."""
@@ -62,18 +63,6 @@ class Selection(NamedTuple):
 def is_judged(row: Judged) -> bool:
     """Return whether the row has scores."""
     return not row.error and row.overall is not None
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the arithmetic mean, correctly rounded.
-
-    Raises:
-        DataError: of nothing.
-    """
-    numbers = list(values)
-    if not numbers:
-        raise DataError("there is no mean of no values; evaluate at least one concept and judge it")
-    return math.fsum(numbers) / len(numbers)
 
 
 def halves(rows: Sequence[Judged]) -> tuple[frozenset[int], frozenset[int]]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hypersteer.evaluation.metrics import Interval
 from hypersteer.evaluation.records import Held
 from hypersteer.report.published import Published
+from hypersteer.stats import Interval
 
 NONE = "\u2013"
 """Stands where there is no value."""

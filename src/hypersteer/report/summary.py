@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from hypersteer.errors import ConfigError, nearest
 from hypersteer.evaluation.metrics import (
     ConceptMeans,
-    Interval,
     Point,
     SideEffects,
-    bootstrap,
     concept_means,
     paired,
     perplexity,
@@ -22,6 +20,7 @@ from hypersteer.evaluation.records import HELD, Held, Judged, Place
 from hypersteer.evaluation.run import Findings
 from hypersteer.evaluation.selection import Choice, Missing, Selection, is_judged, select
 from hypersteer.methods.registry import UNSTEERED
+from hypersteer.stats import Interval, bootstrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from hypersteer.synthesis.filters import (
     why_dropped,
 )
 from hypersteer.synthesis.folder import BuildFolder
-from hypersteer.synthesis.pools import Instruction, Pool, load_pool
+from hypersteer.synthesis.pools import Pool, PooledInstruction, load_pool
 from hypersteer.synthesis.sources import read_concepts
 from hypersteer.synthesis.stages import TRAIN_PROMPTS
 from hypersteer.synthesis.teacher import Bars
@@ -47,14 +47,14 @@ class _Asked(NamedTuple):
     """An instruction under a concept, and the seed of the sampling of its answer."""
 
     concept: Concept
-    instruction: Instruction
+    instruction: PooledInstruction
     seed: int
 
 
 class Tried(NamedTuple):
     """An answer that was tried for a concept."""
 
-    instruction: Instruction
+    instruction: PooledInstruction
     text: str
     complete: bool
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from hypersteer.concepts import Concept
 from hypersteer.progress import ProgressBar
-from hypersteer.synthesis.pools import Instruction
+from hypersteer.synthesis.pools import PooledInstruction
 from hypersteer.synthesis.prompts import (
     Message,
     ask_distinct,
@@ -105,7 +105,7 @@ def _group(means: Means, concept: Concept, senses: Sequence[Sense]) -> Group:
     )
 
 
-def _unused(means: Means, concept: Concept, count: int) -> list[Instruction]:
+def _unused(means: Means, concept: Concept, count: int) -> list[PooledInstruction]:
     """Test instructions of the concept's genre after those that its positives took."""
     taken, seeds = means.config.counts.test_positives, (means.config.seed, concept.id, TEST_PROMPTS)
     return means.pool.draw("test", concept.genre, taken + count, *seeds)[taken:]

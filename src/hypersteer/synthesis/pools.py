@@ -25,7 +25,7 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-class Instruction(NamedTuple):
+class PooledInstruction(NamedTuple):
     """A base prompt, the pool that it comes from, and the split where the pool fixes it."""
 
     text: str
@@ -44,13 +44,13 @@ class Pool:
     """
 
     name: str
-    halves: Mapping[tuple[Split, str], Sequence[Instruction]]
+    halves: Mapping[tuple[Split, str], Sequence[PooledInstruction]]
 
     def texts(self) -> list[list[object]]:
         """Return what is in it, by split and genre, as plain JSON types."""
         return [[*key, [one.text for one in half]] for key, half in self.halves.items()]
 
-    def draw(self, split: Split, genre: str, count: int, *seeds: int) -> list[Instruction]:
+    def draw(self, split: Split, genre: str, count: int, *seeds: int) -> list[PooledInstruction]:
         """Draw distinct instructions in a seeded order; more are a superset of fewer."""
         half = self.halves[split, genre]
         order = np.random.default_rng([*seeds, GENRES.index(genre)]).permutation(len(half))
@@ -70,7 +70,7 @@ def load_pool(name: str, seed: int) -> Pool:
         DataError: the pool cannot be had, or is malformed or empty.
     """
     if name == "hub":
-        found = [Instruction(*one) for one in hub_instructions()]
+        found = [PooledInstruction(*one) for one in hub_instructions()]
     elif name == "bundled":
         found = _from_file(package_data("data", "bundled", "instructions.jsonl"), "bundled")
     elif name.endswith((".json", ".jsonl")):
@@ -81,13 +81,13 @@ def load_pool(name: str, seed: int) -> Pool:
             f"instructions '{name}' is unknown{nearest(name, ('bundled', 'hub'))}; or give a .json "
             "or .jsonl file"
         )
-    distinct: dict[str, Instruction] = {}
+    distinct: dict[str, PooledInstruction] = {}
     for one in found:
         distinct.setdefault(" ".join(one.text.casefold().split()), one)
     kept = [one for one in distinct.values() if 0 < len(one.text) < MAX_CHARS]
     if not kept:
         raise DataError(f"the instructions '{name}' are empty; give at least some")
-    halves: dict[tuple[Split, str], list[Instruction]] = {}
+    halves: dict[tuple[Split, str], list[PooledInstruction]] = {}
     for number, genre in enumerate(GENRES):
         mine = [one for one in kept if one.genre == genre]
         order = np.random.default_rng([seed, 11, number]).permutation(len(mine))[:PER_GENRE]
@@ -138,7 +138,7 @@ def check_pool(pool: Pool, counts: CountsConfig, genres: Collection[str]) -> Non
                 )
 
 
-def _from_file(path: Path, source: str) -> list[Instruction]:
+def _from_file(path: Path, source: str) -> list[PooledInstruction]:
     """Read the instructions of a file."""
     try:
         text = read_text(path)
@@ -156,7 +156,7 @@ def _from_file(path: Path, source: str) -> list[Instruction]:
     return [_instruction(entry, f"'{path}', entry {n}", source) for n, entry in enumerate(entries)]
 
 
-def _instruction(entry: Any, where: str, source: str) -> Instruction:
+def _instruction(entry: Any, where: str, source: str) -> PooledInstruction:
     fields = {"instruction": entry} if isinstance(entry, str) else entry
     text = fields.get("instruction") if isinstance(fields, dict) else None
     if not isinstance(text, str):
@@ -168,7 +168,7 @@ def _instruction(entry: Any, where: str, source: str) -> Instruction:
     split = next((one for one in SPLITS if one == marked), None)
     if marked is not None and split is None:
         raise DataError(f"{where}: unknown split {marked!r}{nearest(str(marked), SPLITS)}")
-    return Instruction(text.strip(), genre, source, split)
+    return PooledInstruction(text.strip(), genre, source, split)
 
 
 WAY_OUT = (

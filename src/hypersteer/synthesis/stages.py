@@ -11,7 +11,7 @@ from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.lm.base import BaseLM
 from hypersteer.synthesis.folder import BuildFolder
-from hypersteer.synthesis.pools import Instruction, Pool, Split, negative_shares
+from hypersteer.synthesis.pools import Pool, PooledInstruction, Split, negative_shares
 from hypersteer.synthesis.prompts import (
     ask_genre,
     ask_negative,
@@ -123,7 +123,7 @@ def _asked(rows: Sequence[Written]) -> set[str]:
     return {row.instruction for row in rows}
 
 
-def _answers(lm: BaseLM, batch: Sequence[Instruction], limit: int) -> list[Written]:
+def _answers(lm: BaseLM, batch: Sequence[PooledInstruction], limit: int) -> list[Written]:
     """Answer with the base LM by itself; empty answers are left out."""
     prompts = [lm.chat.prompt(one.text) for one in batch]
     answers = generate_ids(lm, prompts, [], Decoding(max_new_tokens=limit))

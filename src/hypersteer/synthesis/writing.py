@@ -8,7 +8,7 @@ from hypersteer.config.synthesis import FilterConfig
 from hypersteer.endpoint.replies import Failed, Messages, Reply
 from hypersteer.lm.base import BaseLM
 from hypersteer.synthesis.filters import NO_REPLY, WORD, Shingles, shingles, why_dropped
-from hypersteer.synthesis.pools import Instruction, Split
+from hypersteer.synthesis.pools import PooledInstruction, Split
 from hypersteer.synthesis.prompts import clean
 from hypersteer.synthesis.teacher import Ask, Done, Teacher
 
@@ -57,7 +57,7 @@ class Task(NamedTuple):
     """
 
     split: Split
-    instruction: Instruction
+    instruction: PooledInstruction
     messages: Messages
     concept: str
     category: str

@@ -151,7 +151,7 @@ class _Run:
         with reporter:
             reporter.say(self.rows.summary)
             if progress.step:
-                reporter.say(f"going on from step {progress.step}")
+                reporter.say(f"resuming from step {progress.step}")
             if not progress.baselines:
                 progress.baselines = self.validation.baselines(self.validated)
             self._steps(reporter)
