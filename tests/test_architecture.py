@@ -1,6 +1,7 @@
 """The rules that keep the package readable, as tests."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,19 @@ def test_a_file_is_a_room_that_one_person_holds_in_the_head(path):
     assert len(lines) <= 300
     assert len(path.relative_to(ROOT / "src").parts) <= 3, "nothing deeper than package/module.py"
     assert "utils" not in path.stem
+
+
+def test_the_readers_path_is_there_and_short():
+    """What the README says of it: ten files, so many lines in all."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Reading the code")[1]
+    path, _, _ = text.partition("[docs/")
+    names = re.findall(r"`(\w+(?:/\w+)?)`", path)
+    told = int(re.search(r"about ([\d,]+) lines", path)[1].replace(",", ""))
+    lines = sum(
+        len((ROOT / "src/hypersteer" / f"{name}.py").read_text().splitlines()) for name in names
+    )
+    assert len(names) == 10
+    assert abs(lines - told) < 100
 
 
 def test_imports_go_one_way():
