@@ -12,6 +12,7 @@ from fuzz.world import check_call, workplace
 from hypersteer.config import from_dict, to_dict
 from hypersteer.config.conditions import ConditionConfig
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
+from hypersteer.edits.registry import KINDS
 
 CONFIGS = (
     hs.TrainConfig,
@@ -40,7 +41,29 @@ def steering(world, draw) -> dict[str, Callable[[], object]]:
     """Calls that steer."""
     steerer, lm, edit = world.steerer, world.lm, hs.load_edit(world.edit)
     edits = st.sampled_from([edit, None, "sing", 3])
+    given_edit = st.one_of(edits, st.tuples(edits, strengths), st.lists(edits, max_size=2))
+    several = st.one_of(st.lists(given_edit, max_size=3), python_value)
+    listed = st.one_of(st.lists(python_number, max_size=2), python_value)
+
+    def edited() -> None:
+        with lm.edited(draw(given_edit), edits=draw(several), strength=draw(listed)):
+            lm.model(lm.tokenizer("the sea", return_tensors="pt")["input_ids"])
+
     return {
+        "edited": edited,
+        "several": lambda: steerer.generate(
+            ["Hi.", "Why?"],
+            steer=[draw(given_edit), draw(steers)],
+            edits=draw(several),
+            strength=draw(listed),
+            max_new_tokens=2,
+        ),
+        "settings of rows": lambda: lm.generate(
+            ["Hi.", "Why?"],
+            max_new_tokens=draw(st.sampled_from([2, [1, 2], [1], (2, 0), "2"])),
+            temperature=draw(listed),
+            stop=draw(st.one_of(st.none(), st.lists(st.one_of(any_text, st.lists(any_text))))),
+        ),
         "generate": lambda: steerer.generate(
             draw(prompts), steer=draw(steers), strength=draw(strengths), **decoding(draw)
         ),
@@ -74,6 +97,10 @@ def reading(world, draw) -> dict[str, Callable[[], object]]:
         "load_condition": lambda: hs.load_condition(draw(paths)),
         "load_concepts": lambda: hs.load_concepts(draw(paths), split=draw(any_text)),
         "save": lambda: edit.save(draw(paths)),
+        "save checkpoint": lambda: world.steerer.save(draw(paths)),
+        "load_lm more": lambda: hs.load_lm(
+            model, revision=draw(any_text), attn_implementation=draw(any_text)
+        ),
         "save condition": lambda: hs.load_condition(world.condition).save(draw(paths)),
     }
 
@@ -88,6 +115,18 @@ def values(world, draw) -> dict[str, Callable[[], object]]:
             site=draw(st.sampled_from([hs.Site(1), 1, None])),
             scope=draw(python_value),
             steering_prompt=draw(steers),
+        ),
+        "Edit": lambda: hs.Edit(
+            kind=draw(st.sampled_from([*KINDS.values(), "vector", None])),
+            params=draw(
+                st.one_of(
+                    st.dictionaries(
+                        st.sampled_from(["vector", "up", "down", "bias"]), python_value
+                    ),
+                    python_value,
+                )
+            ),
+            site=hs.Site(1),
         ),
         "Site": lambda: hs.Site(draw(python_value), draw(python_value)),
         "scaled": lambda: edit.__mul__(draw(python_number)),

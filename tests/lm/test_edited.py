@@ -132,7 +132,7 @@ def test_what_is_no_edit_is_told_at_once(tiny_llama):
     for edit, error, told in (
         ("sing", SteeringError, "'sing' is not an edit"),
         (tiny.edit_of(other, Site(1)), CheckpointError, other.fingerprint),
-        (edits_of(lm)[0], SteeringError, "2 values of 'strength' for 1 rows"),
+        (edits_of(lm)[0], SteeringError, "2 values of 'strength' for 1 prompts"),
     ):
         strength = [1.0, 2.0] if told.startswith("2") else 1.0
         with pytest.raises(error, match=told), lm.edited(edit, strength=strength):

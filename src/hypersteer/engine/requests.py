@@ -9,7 +9,7 @@ from hypersteer.engine.generate import check_room
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
-from hypersteer.lm.edited import several
+from hypersteer.lm.edited import all_edits, per_row, several
 from hypersteer.lm.finite import check_range
 from hypersteer.lm.messages import Prompts, is_one_prompt
 
@@ -38,7 +38,7 @@ def as_request(
     steer: Any,
     strength: Any,
     *,
-    edits: Sequence[Any] = (),
+    edits: Any = (),
     name: str = "steer",
     decoding: Mapping[str, Any] | None = None,
 ) -> Request:
@@ -67,28 +67,11 @@ def as_request(
     strengths = [check_strength(s) for s in per_row(strength, len(rows), "strength")]
     check_range(strengths)
     steers = per_row(steer, len(rows), name)
-    if edits:
-        steers = [[*several(own), *edits] for own in steers]
+    if besides := all_edits(edits):
+        steers = [[*several(own), *besides] for own in steers]
     request = Request(
         [lm.chat.prompt(prompt) for prompt in rows], steers, strengths, single, decodings
     )
     if decodings:
         check_room(lm, request.prompts, decodings)
     return request
-
-
-def per_row(value: Any, count: int, name: str) -> list[Any]:
-    """Return a value for each of `count` rows, from one for all or a list of as many.
-
-    Raises:
-        SteeringError: for a list of another length.
-    """
-    if hasattr(value, "tolist") and getattr(value, "shape", None):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        if len(value) != count:
-            raise SteeringError(
-                f"{len(value)} values of '{name}' for {count} prompts; give one, or one per prompt"
-            )
-        return list(value)
-    return [value] * count

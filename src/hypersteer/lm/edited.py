@@ -234,20 +234,44 @@ def _real(mask: Tensor | None, count: int, tokens: int, device: torch.device) ->
     return torch.ones(count, tokens, dtype=torch.bool, device=device)
 
 
-def edits_of_rows(edit: Any, edits: Sequence[Any], strength: Any) -> tuple[list[Any], list[float]]:
+def edits_of_rows(edit: Any, edits: Any, strength: Any) -> tuple[list[Any], list[float]]:
     """Return rows of edits and strengths, from `edit` for one or several rows and `edits` for all.
 
     Raises:
         SteeringError: for lists of different lengths, or a strength that is no finite number.
     """
     rows = edit if isinstance(edit, list) else [edit]
-    rows = [[*several(row), *edits] for row in rows]
-    given = list(strength) if isinstance(strength, (list, tuple)) else [strength]
-    if len(given) not in (1, len(rows)):
-        raise SteeringError(
-            f"{len(given)} values of 'strength' for {len(rows)} rows of edits ({short(edit)}); "
-            "give one, or one per row"
-        )
-    strengths = [check_strength(one) for one in given] * (len(rows) if len(given) == 1 else 1)
+    if not rows:
+        raise SteeringError("the list of edits is empty; give one for all rows, or one per row")
+    besides = all_edits(edits)
+    strengths = [check_strength(one) for one in per_row(strength, len(rows), "strength")]
     check_range(strengths)
-    return rows, strengths
+    return [[*several(row), *besides] for row in rows], strengths
+
+
+def all_edits(edits: Any) -> list[Any]:
+    """Return the edits that act on every row.
+
+    Raises:
+        SteeringError: if they are no list.
+    """
+    if not isinstance(edits, (list, tuple)):
+        raise SteeringError(f"edits is {short(edits)}; give a list, such as [edit, (other, 0.5)]")
+    return list(edits)
+
+
+def per_row(value: Any, count: int, name: str) -> list[Any]:
+    """Return a value for each of `count` rows, from one for all or a list of as many.
+
+    Raises:
+        SteeringError: for a list of another length.
+    """
+    if hasattr(value, "tolist") and getattr(value, "shape", None):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        if len(value) != count:
+            raise SteeringError(
+                f"{len(value)} values of '{name}' for {count} prompts; give one, or one per prompt"
+            )
+        return list(value)
+    return [value] * count
