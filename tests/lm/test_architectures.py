@@ -14,6 +14,7 @@ import torch
 import architectures
 import tiny
 from hypersteer.config import HypernetConfig
+from hypersteer.engine.batch import Batch
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import ModelError, SteeringError
@@ -44,7 +45,7 @@ def loaded(name: str) -> BaseLM | str:
 
 
 def steers(lm: BaseLM) -> None:
-    """Cached, batched, with finished rows and at several strengths: always the same answers."""
+    """Cached, batched, joined, with ended rows, at several strengths: always the same answers."""
     endless = tiny.ending_with(lm)
     prompts = [lm.chat.prompt(text) for text in TEXTS]
     edits = [tiny.edit_of(lm, lm.site(1), 1), None, tiny.edit_of(lm, lm.site(2), 2)]
@@ -64,6 +65,15 @@ def steers(lm: BaseLM) -> None:
     ended = generate_ids(tiny.ending_with(lm, *stops), prompts, [], Decoding(max_new_tokens=STEPS))
     for ids, row in zip(ended, plain.ids, strict=True):
         assert ids == row[: next((at for at, id_ in enumerate(row) if id_ in stops), STEPS)]
+    batch, answers = Batch(endless), {}
+    for prompt, edit in zip(prompts, edits, strict=True):
+        batch.add([prompt], edit_writers(lm, [edit], [1.0]), [Decoding(max_new_tokens=STEPS)])
+        for row, token in batch.step().items():
+            answers.setdefault(row, []).append(token)
+    while batch.rows:
+        for row, token in batch.step().items():
+            answers.setdefault(row, []).append(token)
+    assert [answers[row] for row in range(3)] == together.ids
     strengths, fan = (0.5, 2.0), [edits[0]] * 3
     fanned = generate_ids(
         endless, prompts, edit_writers(lm, fan, [1.0] * 3), Decoding(max_new_tokens=3), strengths
