@@ -23,7 +23,6 @@ from hypersteer.config import (
     ProtocolConfig,
     SiteConfig,
     TrainConfig,
-    cache_folder,
     check_choices,
     from_dict,
     load_toml,
@@ -32,6 +31,7 @@ from hypersteer.config import (
 from hypersteer.config.conditions import ConditionConfig
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig, TeacherConfig
 from hypersteer.errors import ConfigError
+from hypersteer.files import cache_folder
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hypersteer.config.folders import holds_checkpoint
 from hypersteer.errors import CheckpointError, SteeringError, one_line
 from hypersteer.files import (
     exists,
+    holds_checkpoint,
     is_folder,
     output_folder,
     package_data,

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read in one way; and names that are refused in time."""
+"""Files: written whole or not at all, read in one way; names refused in time; where things lie."""
 
 import errno
 import importlib.resources
@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from hypersteer.errors import ConfigError, SteeringError, one_line, short
 from hypersteer.values import json_of, lines_of
 
@@ -19,6 +21,8 @@ LONGEST_NAME, LONGEST_PATH = 255, 4096
 """Bytes that file systems take in one name, and in a path."""
 SHOWN_NAME = 40
 """Characters of a file's name that its temporary name begins with."""
+CACHE_VARIABLE = "HYPERSTEER_CACHE"
+"""Names a folder for converted models and data, instead of the user's cache."""
 
 
 @contextmanager
@@ -243,3 +247,18 @@ def numbers(raw: Mapping[str, float | None]) -> dict[str, float]:
 def package_data(*parts: str) -> Path:
     """Return a file or folder that ships with the package, by its path below it."""
     return Path(str(importlib.resources.files("hypersteer"))).joinpath(*parts)
+
+
+def cache_folder() -> Path:
+    """Return the folder of converted models and data: the user's cache, or `HYPERSTEER_CACHE`.
+
+    Raises:
+        ConfigError: if that variable holds no path.
+    """
+    override = os.environ.get(CACHE_VARIABLE)
+    return path_of(override, CACHE_VARIABLE) if override else user_cache_path("hypersteer")
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds what a checkpoint is made of."""
+    return is_file(folder / "config.json") and is_file(folder / "model.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.data.sources import load_concepts
 from hypersteer.errors import DataError
 

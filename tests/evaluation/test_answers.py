@@ -10,7 +10,7 @@ import torch
 import tiny
 from hypersteer.concepts import Concept
 from hypersteer.config import ProtocolConfig
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.edits.edit import VectorEdit
 from hypersteer.evaluation.answers import Prepared, answer, batches, even_parts
 from hypersteer.evaluation.concept_gap import concept_gap

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import tiny
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.learning.values import ConceptExamples
 from hypersteer.lm.base import BaseLM
 

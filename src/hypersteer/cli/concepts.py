@@ -11,10 +11,9 @@ from tyro.conf import DisallowNone, Positional, arg
 
 from hypersteer.cli.options import Flag, parse
 from hypersteer.config import load_toml
-from hypersteer.config.folders import holds_checkpoint
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 from hypersteer.errors import ConfigError
-from hypersteer.files import path_of
+from hypersteer.files import holds_checkpoint, path_of
 
 if TYPE_CHECKING:
     from hypersteer.synthesis.build import Confirm

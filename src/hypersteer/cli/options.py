@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 from tyro.conf import UseAppendAction, arg
 
-from hypersteer.config.folders import holds_checkpoint
 from hypersteer.errors import ConfigError, SteeringError
-from hypersteer.files import path_of
+from hypersteer.files import holds_checkpoint, path_of
 
 if TYPE_CHECKING:
     from hypersteer.steering import Steerer

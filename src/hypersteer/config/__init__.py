@@ -2,7 +2,6 @@
 
 from hypersteer.config.base_lm import LMConfig, SiteConfig
 from hypersteer.config.evaluation import EvaluateConfig, JudgeConfig, ProtocolConfig
-from hypersteer.config.folders import cache_folder
 from hypersteer.config.reading import (
     check_choices,
     completed,
@@ -32,7 +31,6 @@ __all__ = [
     "SiteConfig",
     "TrainConfig",
     "Variant",
-    "cache_folder",
     "check_choices",
     "completed",
     "differing",

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from hypersteer.concepts import Concept, text_key
 from hypersteer.data import schema
-from hypersteer.data.examples import Example
 from hypersteer.data.locate import FORMS, locate
+from hypersteer.data.schema import Example
 from hypersteer.data.table import LENGTH, open_table
 from hypersteer.errors import DataError, nearest, short
 

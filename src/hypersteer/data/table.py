@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hypersteer.concepts import LARGEST_ID
-from hypersteer.config.folders import CACHE_VARIABLE, cache_folder
 from hypersteer.data import schema
 from hypersteer.errors import DataError, one_line
-from hypersteer.files import each_line, replacing
+from hypersteer.files import CACHE_VARIABLE, cache_folder, each_line, replacing
 from hypersteer.values import json_of
 
 BATCH_ROWS = 8192

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from hypersteer.config import cache_folder
 from hypersteer.endpoint.cache import ReplyCache, cache_key, open_cache
 from hypersteer.endpoint.connection import Connection
 from hypersteer.endpoint.replies import Failed, Messages, Reply, Trouble, Usage, without_thoughts
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import EndpointError
+from hypersteer.files import cache_folder
 
 T = TypeVar("T")
 Done = Callable[[int], object]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.evaluation.answers import SCORED_TOGETHER, Prepared, even_parts
 from hypersteer.evaluation.protocol import Question
 from hypersteer.lm.likelihood import response_token_losses

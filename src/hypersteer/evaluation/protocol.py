@@ -16,8 +16,7 @@ from huggingface_hub import hf_hub_download
 from hypersteer.concepts import Concept, rank_ids
 from hypersteer.config import EvaluateConfig
 from hypersteer.data.batches import prompted
-from hypersteer.data.examples import Example
-from hypersteer.data.schema import NEGATIVE_POOL
+from hypersteer.data.schema import NEGATIVE_POOL, Example
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
 from hypersteer.errors import ConfigError, DataError, one_line

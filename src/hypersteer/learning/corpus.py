@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.config import check_choices
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.learning.values import ConceptExamples

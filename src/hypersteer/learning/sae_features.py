@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.edits.kinds import Applies, Params, plus
 from hypersteer.edits.low_rank import LOW_RANK, clamped_feature
 from hypersteer.edits.sites import Scope, Site

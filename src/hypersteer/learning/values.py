@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.messages import Prompt
 from hypersteer.lm.writers import Writer

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.edits.sites import NamedScope, Site
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.learning.corpus import States, checked_texts

@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from hypersteer.config import cache_folder
 from hypersteer.errors import ModelError, SteeringError, one_line
+from hypersteer.files import cache_folder
 from hypersteer.lm.blocks import find_blocks
 
 MOST_BLOCKS = 10_000

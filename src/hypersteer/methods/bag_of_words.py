@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.learning.corpus import Corpus, need_rows

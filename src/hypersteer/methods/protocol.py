@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.edits.sites import Site
 from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.lm.base import BaseLM

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypersteer.concepts import Concept
-from hypersteer.data.examples import Example
+from hypersteer.data.schema import Example
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, TrainingError
 from hypersteer.learning import dispatch, vectors

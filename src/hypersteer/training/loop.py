@@ -1,16 +1,19 @@
-"""The training loop: batch -> base LM under edits -> loss -> step -> validate -> save."""
+"""The training loop: start, then batch -> base LM under edits -> loss -> step, validate, save."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from hypersteer.config import TrainConfig, to_dict
+from hypersteer.config import LMConfig, TrainConfig, to_dict
 from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.load import open_lm, pick_device
 from hypersteer.training.forward import Steered
 from hypersteer.training.objectives import read_targets, step_losses
 from hypersteer.training.processes import (
@@ -22,7 +25,6 @@ from hypersteer.training.processes import (
 )
 from hypersteer.training.report import Reporter
 from hypersteer.training.rows import prepare_rows
-from hypersteer.training.setup import new_accelerator, start_lm
 from hypersteer.training.state import Progress, RunFolder, hold_run
 from hypersteer.training.step import HypernetOptimizer
 from hypersteer.training.validate import Validation
@@ -211,3 +213,41 @@ class _Run:
             held_out=self.rows.held_out,
         )
         self.folder.save(self.hypernet, self.optimizer.adamw, card, self.progress)
+
+
+def new_accelerator(device_name: str | None, mixed_precision: str) -> Accelerator:
+    """Return Accelerate's view of devices and processes, with the run's precision."""
+    device = pick_device(device_name)
+    # A second run in one process may want another precision, which Accelerate refuses otherwise.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision(mixed_precision, device), cpu=device.type == "cpu")
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """Return the wanted arithmetic, or with `auto` bf16 where the device has it natively.
+
+    Processors without native bfloat16 products are up to 100 times slower at them.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if native else "no"
+    return "no"
+
+
+def start_lm(config: LMConfig, accelerator: Accelerator) -> BaseLM:
+    """Load the base LM onto this process's device.
+
+    Every process loads for itself, with no barrier between, so that bad input ends all of them
+    with the same one line.
+
+    Its weights are frozen, so with bf16 arithmetic they are held in bf16, unless the settings say
+    otherwise: that saves casting them anew in every step.
+    """
+    dtype = config.dtype
+    if dtype is None and accelerator.mixed_precision == "bf16":
+        dtype = "bfloat16"
+    return open_lm(replace(config, device=str(accelerator.device), dtype=dtype))
