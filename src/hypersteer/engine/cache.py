@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from hypersteer.errors import ModelError
+from hypersteer.lm.cache import RoomyLayer
 
 FOREIGN = ("indexer_keys", "_quantized_keys")
 """What layers hold that are more than keys, values and states."""
@@ -77,6 +78,9 @@ def crop_left(cache: DynamicCache, count: int) -> None:
 
 def _join_keys(mine: Any, theirs: Any, length: int) -> None:
     """Join keys and values; where the layer has a window, both keep its last tokens only."""
+    if isinstance(mine, RoomyLayer):
+        mine.join(theirs)
+        return
     size = max(mine.keys.shape[-2], theirs.keys.shape[-2])
     for name in ("keys", "values"):
         parts = [getattr(layer, name) for layer in (mine, theirs)]

@@ -1,5 +1,7 @@
 """A key-value cache that does not copy itself at every step."""
 
+from typing import Any
+
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -35,6 +37,14 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[..., :new, :] for room in self._room)
         return self.keys, self.values
 
+    def join(self, other: DynamicLayer) -> None:
+        """Put another layer's rows behind its own, the shorter ones padded on the left with 0."""
+        one: Any = self  # both hold keys and values
+        two: Any = other
+        size = max(one.keys.shape[-2], two.keys.shape[-2])
+        self._room = (_beside(one.keys, two.keys), _beside(one.values, two.values))
+        self.keys, self.values = (room[..., :size, :] for room in self._room)
+
     def forget_room(self) -> None:
         """Begin with new room at the next step, since keys and values are other ones."""
         self._room = None
@@ -51,6 +61,17 @@ class RoomyLayer(DynamicLayer):
         if held is not None and old:
             room[..., :old, :] = held
         return room
+
+
+def _beside(one: Tensor, other: Tensor) -> Tensor:
+    """Return the rows of both in one tensor with spare room, copied once; all end alike."""
+    size = max(one.shape[-2], other.shape[-2])
+    room = one.new_empty(len(one) + len(other), one.shape[1], size + CHUNK, one.shape[-1])
+    for rows, held in ((room[: len(one)], one), (room[len(one) :], other)):
+        start = size - held.shape[-2]
+        rows[..., :start, :] = 0  # masked, but it is multiplied by 0, so it must be finite
+        rows[..., start:size, :] = held
+    return room
 
 
 def new_cache(model: PreTrainedModel) -> DynamicCache:
