@@ -58,14 +58,15 @@ def test_rows_that_come_one_by_one_are_answered_as_alone(lm, pause):
     """Each with its own edits, strength, scope and sampling; past the sliding window."""
     lm = tiny.ending_with(lm)
     decodings, edits, strengths = settings_of(), edits_of(lm), [1.0, 1.0, -0.5, 2.0]
-    batch, answers = Batch(lm), {}
+    batch, answers, numbers = Batch(lm), {}, []
     for row, text in enumerate(TEXTS):
         writers = edit_writers(lm, [edits[row]], [strengths[row]])
-        assert batch.add([lm.chat.prompt(text)], writers, [decodings[row]]) == [row]
+        numbers.append(batch.add([lm.chat.prompt(text)], writers, [decodings[row]]))
         for _ in range(pause):
             for number, token in batch.step().items():
                 answers.setdefault(number, []).append(token)
     run_to_the_end(batch, answers)
+    assert numbers == [[0], [1], [2], [3]]
     for row, text in enumerate(TEXTS):
         assert answers[row] == alone(lm, text, edits[row], strengths[row], decodings[row]), row
         assert batch.ending(row) == "length"

@@ -100,7 +100,7 @@ class RunningRows:
         self._positions = torch.cat([self._positions, other._positions])
         ids = torch.cat([self._next.ids, other._next.ids])
         self._next = TokenBatch(ids, self._next.spans)
-        self.numbers += other.numbers
+        self.numbers = [*self.numbers, *other.numbers]
         self._writers = _merged(self._writers, other._writers, mine, theirs)
         for gated in other._gated:
             gated.places = [place + mine for place in gated.places]
