@@ -9,6 +9,7 @@ never touched, so other threads may use it meanwhile, and hooks on its upper blo
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,8 +29,12 @@ CLOSE = {torch.float32: 1e-3}
 CLOSE_IN_HALF = 3e-2
 """Largest difference to the whole model's logits, as a share of the largest of them."""
 
+TRIALS = 3
+"""A model whose upper blocks could not be run alone so many times is not tried again."""
+
 _views: WeakKeyDictionary[nn.ModuleList, dict[int, "UpperBlocks | None"]] = WeakKeyDictionary()
 """By blocks, since what is held does not refer to them."""
+_tried: WeakKeyDictionary[nn.ModuleList, Counter[int]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -81,7 +86,12 @@ def upper_blocks(lm: BaseLM, below: int) -> UpperBlocks | None:
     with _lock:
         held = _views.setdefault(lm.blocks, {})
         if below not in held:
-            held[below] = _checked(lm, below)
+            found, tried = _checked(lm, below), _tried.setdefault(lm.blocks, Counter())
+            tried[below] += 1
+            # What stood in the way (little memory, others' hooks) may be gone the next time.
+            if found is None and tried[below] < TRIALS:
+                return None
+            held[below] = found
         return held[below]
 
 
@@ -148,8 +158,11 @@ class _StandIn(nn.Module):
 def _logits_and_rests(lm: BaseLM, probe: TokenBatch) -> tuple[Tensor, list[tuple | None]]:
     """Return the logits, and what each block returns beside states; None for a bare tensor."""
     rests: list[tuple | None] = []
+    owner = threading.get_ident()  # other threads may run the model meanwhile
 
     def look(_module: nn.Module, _args: Any, output: Any) -> None:
+        if threading.get_ident() != owner:
+            return
         rests.append(None if isinstance(output, Tensor) else (None,) * (len(output) - 1))
 
     handles = [block.register_forward_hook(look) for block in lm.blocks]
