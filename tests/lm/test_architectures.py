@@ -123,7 +123,13 @@ def row_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", architectures.OPTIONS)
 def test_it_works_as_the_page_says(name, silent_libraries):
-    row = row_of(name)
+    try:
+        row = row_of(name)
+    except Exception as error:
+        if tiny.older_than_the_page():
+            silent_libraries.clear()
+            pytest.skip(f"the page is of a newer transformers; in this one: {error!r:.200}")
+        raise
     silent_libraries.clear()  # of optional kernels, and of sizes that no real configuration has
     page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else f"{BEGIN}{END}"
     before, _, rest = page.partition(BEGIN)
@@ -135,6 +141,8 @@ def test_it_works_as_the_page_says(name, silent_libraries):
         head = "| architecture | steers | hypernetworks |\n|---|---|---|\n"
         body = "".join(f"{one}\n" for one in sorted(rows) if one)
         PAGE.write_text(f"{before}{BEGIN}{head}{body}{END}{after}", encoding="utf-8")
+    elif row not in table.splitlines() and tiny.older_than_the_page():
+        pytest.skip(f"the page is of a newer transformers, and this one says: {row}")
     else:
         assert row in table.splitlines()
 

@@ -103,7 +103,7 @@ def test_the_edit_is_what_is_added_at_the_site(lm):
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-6)
 
 
-def test_a_pipeline_is_steered(tiny_llama):
+def test_a_pipeline_is_steered(tiny_llama, silent_libraries):
     lm = tiny.ending_with(tiny_llama)
     edit = edits_of(lm)[0]
     pipe = pipeline("text-generation", model=lm.model, tokenizer=lm.tokenizer)
@@ -116,6 +116,8 @@ def test_a_pipeline_is_steered(tiny_llama):
     assert steered == lm.generate(TEXTS[0], edit=edit, strength=2.0, max_new_tokens=5)
     assert steered != plain
     assert pipe(chat, **options)[0]["generated_text"] == plain
+    if tiny.older_than_the_page():  # whose pipelines complain of their own settings
+        silent_libraries.clear()
 
 
 def test_gradients_pass_through(tiny_llama):
