@@ -72,7 +72,10 @@ def test_a_damaged_file_is_told(folder, config, name, how):
         (to_table([ROW], Answered).slice(0, 0), "no rows"),
         (to_table([ROW], Answered).drop_columns(["nll"]), "nll"),
         (to_table([ROW], Answered).append_column("more", pa.array([1])), "unknown column 'more'"),
-        (to_table([ROW], Answered).append_column("nll", pa.array([1.0])), "nll|duplicate field names"),
+        (
+            to_table([ROW], Answered).append_column("nll", pa.array([1.0])),
+            "nll|duplicate field names",
+        ),
         (to_table([dataclasses.replace(ROW, response=None)], Answered), "response is missing"),
         (
             to_table([ROW], Answered).set_column(6, "strength", pa.array(["x"])),
