@@ -1,6 +1,7 @@
 """A real HTTP server on this machine that speaks the chat-completions protocol, to a script."""
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,6 +31,15 @@ def said(text, finish="stop", tokens=(10, 5), **message):
     """A whole reply with a text."""
     choice = {"index": 0, "finish_reason": finish}
     choice["message"] = {"role": "assistant", "content": text, **message}
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+    return Sent(body=json.dumps({"id": "x", "choices": [choice], "usage": usage}))
+
+
+def unsure(likely, tokens=(10, 1)):
+    """A reply of one token with the probabilities of the likeliest first ones."""
+    top = [{"token": token, "logprob": math.log(share)} for token, share in likely.items()]
+    choice = {"index": 0, "finish_reason": "length", "message": {"content": top[0]["token"]}}
+    choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
     usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
     return Sent(body=json.dumps({"id": "x", "choices": [choice], "usage": usage}))
 

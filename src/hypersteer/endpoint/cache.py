@@ -8,7 +8,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from hypersteer.endpoint.replies import Messages, Reply
@@ -31,6 +31,8 @@ def cache_key(config: EndpointConfig, messages: Messages, sample: int) -> str:
         "seed": config.seed,
         "sample": sample,
     }
+    if config.top_logprobs:
+        parts["top_logprobs"] = config.top_logprobs
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -47,10 +49,10 @@ class ReplyCache:
         Raises:
             EndpointError: if the file is damaged or cannot be read.
         """
-        query = "SELECT text, input_tokens, output_tokens FROM replies WHERE key = ?"
+        query = "SELECT text, input_tokens, output_tokens, likely FROM replies WHERE key = ?"
         with _told(self._path):
             row = self._connection.execute(query, (key,)).fetchone()
-        return None if row is None else Reply(*row)
+        return None if row is None else Reply(*row[:3], json.loads(row[3]))
 
     def put(self, key: str, reply: Reply) -> None:
         """Keep a reply; it is safe when this returns.
@@ -58,10 +60,9 @@ class ReplyCache:
         Raises:
             EndpointError: if the file is damaged or cannot be written.
         """
+        row = (key, *reply[:3], json.dumps(dict(reply.likely)))
         with _told(self._path):
-            self._connection.execute(
-                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", (key, *reply)
-            )
+            self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
 
 
 @contextmanager
@@ -96,8 +97,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(
         "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, "
-        "input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL) WITHOUT ROWID"
+        "input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, "
+        "likely TEXT NOT NULL DEFAULT '{}') WITHOUT ROWID"
     )
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(replies)")]
+    if "likely" not in columns:  # written before replies had probabilities
+        with suppress(sqlite3.OperationalError):  # another process has just added it
+            connection.execute("ALTER TABLE replies ADD COLUMN likely TEXT NOT NULL DEFAULT '{}'")
 
 
 @contextmanager

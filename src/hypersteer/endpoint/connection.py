@@ -21,14 +21,18 @@ PASSING = (408, 409, 429)
 class Connection:
     """An open client. Every `ask` is one HTTP request: who calls decides about retries.
 
+    Args:
+        config: which model, where, and how to ask.
+        key: of the server, instead of the one in the environment.
+
     Raises:
         EndpointError: if the `openai` package or the key is missing.
     """
 
-    def __init__(self, config: EndpointConfig) -> None:
+    def __init__(self, config: EndpointConfig, key: str | None = None) -> None:
         self._config = config
         self._openai = _package()
-        self._key = _key(config)
+        self._key = _key(config) if key is None else key
         self._client = self._openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=config.url,
@@ -55,7 +59,7 @@ class Connection:
                 raw = await self._client.chat.completions.with_raw_response.create(
                     **_body(config, messages, sample)
                 )
-            return read_reply(raw.text, config.max_tokens)
+            return read_reply(raw.text, config.max_tokens, config.top_logprobs)
         except openai.APIStatusError as error:
             return self._refused(error)
         except (TimeoutError, openai.APITimeoutError):
@@ -138,6 +142,8 @@ def _body(config: EndpointConfig, messages: Messages, sample: int) -> dict[str, 
     }
     if config.temperature is not None:
         body["temperature"] = config.temperature
+    if config.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": config.top_logprobs}
     if config.seed is not None:
         body["seed"] = config.seed + sample
     return body

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from hypersteer.endpoint.cache import ReplyCache, cache_key, open_cache
 from hypersteer.endpoint.connection import Connection
+from hypersteer.endpoint.local_server import LocalServer
 from hypersteer.endpoint.replies import Failed, Messages, Reply, Trouble, Usage, without_thoughts
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import EndpointError
@@ -58,10 +59,12 @@ class Endpoint:
 
     Args:
         config: which model, where, and how to ask.
+        engine: a server of our own to ask instead, started when something is to be asked.
     """
 
-    def __init__(self, config: EndpointConfig) -> None:
+    def __init__(self, config: EndpointConfig, engine: LocalServer | None = None) -> None:
         self.config = config
+        self._engine = engine
         self._lock = threading.Lock()
         self._usage = Usage()
         self._works = False
@@ -98,7 +101,7 @@ class Endpoint:
         Raises:
             EndpointError: if nothing can be answered (no `openai` package, no key or a wrong one,
                 no server, an unknown model, no credit), after the first request that shows it or
-                after `GIVE_UP` in a row; or if the cache is damaged.
+                after `GIVE_UP` in a row; if the cache is damaged; or if an engine of ours ends.
         """
         numbers = [0] * len(requests) if samples is None else list(samples)
         pairs = list(zip(requests, numbers, strict=True))
@@ -125,10 +128,16 @@ class Endpoint:
             if done is not None and hits:
                 done(hits)
             if left:
-                async with Connection(self.config) as connection:
+                async with self._connection() as connection:
                     run = _Run(connection, cache, done, results)
                     await self._ask_all(run, left)
         return results
+
+    def _connection(self) -> Connection:
+        if self._engine is None:
+            return Connection(self.config)
+        url, key = self._engine.start()
+        return Connection(replace(self.config, base_url=url), key)
 
     async def _ask_all(self, run: _Run, jobs: list[_Job]) -> None:
         """Ask some at a time, but the first alone until the server has answered once."""
@@ -151,6 +160,8 @@ class Endpoint:
         attempt = 0
         while True:
             result = await connection.ask(job.messages, job.sample)
+            if self._engine is not None and (ended := self._engine.ended()):
+                raise EndpointError(f"{ended}; what it answered is kept, so run the same again")
             self._count(
                 Usage(
                     calls=1,

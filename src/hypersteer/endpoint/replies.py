@@ -1,8 +1,10 @@
 """What goes to a server and what comes back: messages, replies, failures, and counts of them."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hypersteer.errors import one_line
@@ -10,16 +12,27 @@ from hypersteer.errors import one_line
 THOUGHTS = ("<think>", "</think>")
 """What models write around their thoughts."""
 
+TOLERANCE = 1e-3
+"""How far above 1 rounding may take a probability."""
+
 Messages = Sequence[Mapping[str, str]]
 """One request: chat messages, each with a `role` and a `content`."""
 
 
 class Reply(NamedTuple):
-    """A whole reply, and the tokens that were paid for it when it was made."""
+    """A reply, and the tokens that were paid for it when it was made.
+
+    Attributes:
+        text: what was written.
+        input_tokens: tokens sent.
+        output_tokens: tokens received.
+        likely: probability of each of the likeliest first tokens; empty if it was not asked for.
+    """
 
     text: str
     input_tokens: int = 0
     output_tokens: int = 0
+    likely: Mapping[str, float] = MappingProxyType({})
 
 
 def without_thoughts(text: str) -> str:
@@ -96,15 +109,17 @@ class Usage:
         )
 
 
-def read_reply(body: str, max_tokens: int) -> Reply | Trouble:
+def read_reply(body: str, max_tokens: int, top_logprobs: int = 0) -> Reply | Trouble:
     """Read the body of a chat completion.
 
     Args:
         body: what the server sent.
         max_tokens: the limit that was asked for, to name it where the reply hit it.
+        top_logprobs: how many first tokens were asked for; above 0 a reply may be cut off or empty.
 
     Returns:
-        The reply, or the trouble where it is malformed, empty, cut off or withheld.
+        The reply, or the trouble where it is malformed, empty, cut off or withheld, or lacks the
+        probabilities that were asked for.
     """
     try:
         content = json.loads(body)
@@ -114,10 +129,12 @@ def read_reply(body: str, max_tokens: int) -> Reply | Trouble:
     used = fields.get("usage")
     tokens = used if isinstance(used, dict) else {}
     sent, received = _count(tokens.get("prompt_tokens")), _count(tokens.get("completion_tokens"))
-    text = _text(fields, max_tokens)
-    if isinstance(text, Trouble):
-        return text._replace(input_tokens=sent, output_tokens=received)
-    return Reply(text, sent, received)
+    found = _likely(fields) if top_logprobs else _text(fields, max_tokens)
+    if isinstance(found, Trouble):
+        return found._replace(input_tokens=sent, output_tokens=received)
+    if isinstance(found, str):
+        return Reply(found, sent, received)
+    return Reply(max(found, key=found.__getitem__), sent, received, found)
 
 
 def _text(fields: dict[str, Any], max_tokens: int) -> str | Trouble:
@@ -127,8 +144,7 @@ def _text(fields: dict[str, Any], max_tokens: int) -> str | Trouble:
         text, reason = choice["message"].get("content"), choice.get("finish_reason")
         refusal = choice["message"].get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
-        said = f": {one_line(fields['error'], 120)}" if fields.get("error") else ""
-        return Trouble(f"the reply holds no choices{said}", retry=True)
+        return _no_choices(fields)
     if reason == "length":
         return Trouble(f"the reply was cut off; raise max_tokens ({max_tokens})")
     if reason == "content_filter":
@@ -137,7 +153,40 @@ def _text(fields: dict[str, Any], max_tokens: int) -> str | Trouble:
         return Trouble(f"the model refused: {one_line(refusal, 120)}")
     if not isinstance(text, str) or not without_thoughts(text).strip():
         return Trouble("the reply is empty", retry=True)
-    # JSON may spell half of a surrogate pair, which nothing can write.
+    return _whole(text)
+
+
+def _likely(fields: dict[str, Any]) -> dict[str, float] | Trouble:
+    """Return the probabilities of a completion's likeliest first tokens; equal texts are added."""
+    try:
+        choice = fields["choices"][0]
+    except (KeyError, IndexError, TypeError):
+        return _no_choices(fields)
+    found: dict[str, float] = {}
+    try:
+        for entry in choice["logprobs"]["content"][0]["top_logprobs"]:
+            token, share = _whole(entry["token"]), math.exp(entry["logprob"])
+            found[token] = found.get(token, 0.0) + share
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError):
+        found = {}
+    if not all(share <= 1 + TOLERANCE for share in found.values()):  # NaN neither
+        found = {}
+    if not found:
+        return Trouble(
+            "the reply holds no logprobs: choose a server and a model that give them "
+            "(OpenAI's chat models, llama.cpp, vLLM)",
+            hopeless=True,
+        )
+    return found
+
+
+def _no_choices(fields: dict[str, Any]) -> Trouble:
+    said = f": {one_line(fields['error'], 120)}" if fields.get("error") else ""
+    return Trouble(f"the reply holds no choices{said}", retry=True)
+
+
+def _whole(text: str) -> str:
+    """Return text that can be written: JSON may spell half of a surrogate pair."""
     return text.encode("utf-8", "replace").decode()
 
 

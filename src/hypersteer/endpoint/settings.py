@@ -7,6 +7,7 @@ from typing import Literal
 from hypersteer.errors import ConfigError
 
 OPENAI = "https://api.openai.com/v1"
+MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,9 @@ class EndpointConfig:
     """Most tokens of a reply; a reply that needs more counts as failed."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the server calls that limit; OpenAI's reasoning models use the second name."""
+    top_logprobs: int = 0
+    """Above 0, as many likeliest first tokens come with each reply, with their probabilities; a
+    reply may then stop after any number of tokens. OpenAI gives 20 at most."""
     seed: int | None = None
     """Sent with every request, plus the number of the sample; by default none is sent."""
     timeout_s: float = 60.0
@@ -50,6 +54,10 @@ class EndpointConfig:
         for name in ("max_tokens", "concurrency"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is below 1")
+        if not 0 <= self.top_logprobs <= MOST_LOGPROBS:
+            raise ConfigError(
+                f"top_logprobs {self.top_logprobs} is not within 0 and {MOST_LOGPROBS}"
+            )
         for name in ("temperature", "retries", "backoff_s", "input_price", "output_price"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
