@@ -68,8 +68,8 @@ def known_gguf(name: str) -> KnownLM:
         raise ModelError(f"no base LM has the alias '{name}'{nearest(name, aliases())}")
     if not model.file:
         raise ModelError(
-            f"'{name}' comes from the Hugging Face Hub only ({model.hub}), which fetches it when "
-            "it is first loaded and keeps it in a cache of its own"
+            f"'{name}' comes from the Hugging Face Hub only ({model.hub}): it is fetched when it "
+            "is first loaded, and lies in the cache of the Hugging Face libraries (hf cache)"
         )
     return model
 
