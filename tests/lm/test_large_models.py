@@ -38,4 +38,4 @@ def test_it_loads_and_writes_words(model):
     ]
     counted = sum(weights.numel() for weights in (*blocks, ends[0]))
     assert counted / 1e6 == pytest.approx(model.parameters, rel=0.01)
-    assert "Paris" in lm.generate("The capital of France is", max_new_tokens=16)
+    assert "Paris" in lm.generate("What is the capital of France?", max_new_tokens=16)
