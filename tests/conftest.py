@@ -45,6 +45,7 @@ import torch  # noqa: E402
 
 import tiny  # noqa: E402
 from tiers import mark_redundant  # noqa: E402
+from wheels import index, known  # noqa: E402, F401  (fixtures)
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ import pytest
 
 from hypersteer import locks
 from hypersteer.errors import ConfigError
-from hypersteer.locks import HOLDER, LOCK, hold, is_empty
+from hypersteer.locks import HOLDER, LOCK, hold, is_empty, turn
 
 WAITING = """
 import sys, time
@@ -117,3 +117,45 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         hold(tmp_path / "file" / "run")
+
+
+TURN = """
+import sys
+from pathlib import Path
+from hypersteer.locks import turn
+
+with turn(Path(sys.argv[1]), lambda: print("busy", flush=True)):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_turns_are_waited_for_even_after_a_kill(tmp_path):
+    lock = tmp_path / "a" / "b.lock"
+    command = [sys.executable, "-c", TURN, str(lock)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+        assert {first.stdout.readline(), second.stdout.readline()} == {"mine\n", "busy\n"}
+        first.send_signal(signal.SIGKILL)
+        second.send_signal(signal.SIGKILL)
+    with turn(lock, lambda: pytest.fail("a killed process still has its turn")):
+
+        def refuse():
+            raise ConfigError("not now")
+
+        with pytest.raises(ConfigError, match="not now"), turn(lock, refuse):
+            pytest.fail("two turns at once")
+    with turn(lock, refuse):
+        pass
+
+
+def test_who_waits_has_the_next_turn(tmp_path):
+    command = [sys.executable, "-c", TURN, str(tmp_path / "lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:
+        assert first.stdout.readline() == "mine\n"
+        with subprocess.Popen(command, **pipes) as second:
+            assert second.stdout.readline() == "busy\n"
+            first.stdin.close()
+            assert second.stdout.readline() == "mine\n"
+            second.stdin.close()

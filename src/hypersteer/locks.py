@@ -1,10 +1,11 @@
-"""A folder that one process works in: the next one is told at once, and by whom it is in use."""
+"""What one process works on: a folder, where the next is told at once, or a file to take turns."""
 
 import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -76,6 +77,35 @@ def hold(folder: Path) -> Hold:
         _remove_empty(made)
         raise
     return Hold(folder, lock, made)
+
+
+@contextmanager
+def turn(lock: Path, busy: Callable[[], object]) -> Generator[None]:
+    """Have one's turn with what a file stands for: one process, and one thread of it, at a time.
+
+    The file itself stays, since who waits for it would otherwise wait for one that is gone.
+
+    Args:
+        lock: the file; it and its folders are made.
+        busy: called once if another has its turn. It may raise; else the turn is waited for.
+
+    Raises:
+        OSError: if the file cannot be made or locked.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, thread_local=False)
+    try:
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            busy()
+            held.acquire()
+    except NotImplementedError as error:  # older releases of filelock, on a system without locks
+        raise OSError(str(error)) from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def is_empty(folder: Path) -> bool:

@@ -29,6 +29,8 @@ def server():
 def world(built, server, monkeypatch):
     monkeypatch.setenv("HYPERSTEER_CACHE", str(built.folder.parent / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
     for command in ("generate", "chat"):  # the one that ships takes half a minute to convert
         monkeypatch.setattr(f"hypersteer.cli.{command}.BUNDLED", str(built.checkpoint))
     monkeypatch.delenv("RANK", raising=False)

@@ -138,6 +138,11 @@ def commands(world):
         ("conditions", "test", INPUT, world.labelled, "--lm", world.model),
         ("conditions", "show", INPUT),
         ("conditions", WORD),
+        ("models", WORD),
+        ("models", "get", WORD),
+        ("models", "get", "gemma-3-270m", WORD),
+        ("models", "remove", WORD),
+        ("models", "--json"),
         ("demo", "--out", OUTPUT, "--lm", world.model, "--steps", "1", "--seed", NUMBER),
     ]
 

@@ -1,17 +1,22 @@
 """Loading base LMs from folders and GGUF files, and what is said when it cannot be done."""
 
+import copy
 import json
 import shutil
+from typing import ClassVar
 
-import gguf
 import pytest
 import torch
+from transformers import modeling_gguf_pytorch_utils
 
 import tiny
+from gguf_files import write_gguf
 from hypersteer.errors import ConfigError, ModelError
 from hypersteer.lm import load as load_module
+from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import collate
 from hypersteer.lm.load import load_lm, pick_device, pick_dtype
+from hypersteer.progress import ProgressBar
 
 PROMPT = "Tell me about your day."
 
@@ -135,42 +140,6 @@ def test_the_dtype_follows_the_device(monkeypatch):
     assert pick_device(None) == torch.device("cuda")
 
 
-def write_gguf(path, model, tokenizer):
-    """A Llama in llama.cpp's format: its names, order of rotary channels and tokenizer."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    bpe = json.loads(tokenizer.backend_tokenizer.to_str())
-    special = {token["id"] for token in bpe["added_tokens"]}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokenizer.convert_ids_to_tokens(range(config.vocab_size)))
-    writer.add_token_types([3 if token in special else 1 for token in range(config.vocab_size)])
-    writer.add_token_merges([" ".join(pair) for pair in bpe["model"]["merges"]])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_chat_template(tokenizer.chat_template)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, value in model.state_dict().items():
-        for part, count in heads.items():
-            if part in name:
-                value = value.unflatten(0, (count, 2, -1)).transpose(1, 2).flatten(0, 2)
-        writer.add_tensor(names.get_name(name, (".weight", ".bias")), value.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_a_gguf_file_loads_once_and_then_from_the_cache(tmp_path, tiny_llama, monkeypatch):
     monkeypatch.setenv("HYPERSTEER_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "tiny.gguf"
@@ -182,6 +151,46 @@ def test_a_gguf_file_loads_once_and_then_from_the_cache(tmp_path, tiny_llama, mo
     assert len(list((tmp_path / "cache" / "models").iterdir())) == 1
     monkeypatch.setattr("hypersteer.lm.weights._convert", lambda *_: pytest.fail("converted again"))
     assert torch.equal(logits(load_lm(path, device="cpu")), logits(lm))
+
+
+def test_a_gguf_file_of_a_model_whose_head_is_its_embeddings(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERSTEER_CACHE", str(tmp_path / "cache"))
+    model = copy.deepcopy(tiny.model_of("llama"))
+    model.lm_head.weight = model.model.embed_tokens.weight
+    model.config.tie_word_embeddings = True
+    write_gguf(tmp_path / "tied.gguf", model, tiny.tokenizer())
+    lm = load_lm(tmp_path / "tied.gguf", device="cpu")
+    assert lm.model.lm_head.weight is lm.model.model.embed_tokens.weight
+    expected = BaseLM.of(model, tiny.tokenizer(), name="tied")
+    torch.testing.assert_close(logits(lm), logits(expected), rtol=0, atol=1e-5)
+
+
+def test_reading_a_gguf_file_shows_our_bar_only(tmp_path, tiny_llama, monkeypatch, capfd):
+    monkeypatch.setenv("HYPERSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("hypersteer.lm.weights.ProgressBar", Watched)
+    write_gguf(tmp_path / "tiny.gguf", tiny_llama.model, tiny.tokenizer())
+    load_lm(tmp_path / "tiny.gguf", device="cpu")
+    tensors = len(tiny_llama.model.state_dict())
+    (bar,) = Watched.made
+    assert bar.seen == [(0, tensors), *((n, tensors) for n in range(1, tensors + 1))]
+    assert capfd.readouterr() == ("", "")
+    assert load_module.hf_logging.is_progress_bar_enabled() is False
+    assert "tqdm" in str(modeling_gguf_pytorch_utils.tqdm)
+
+
+class Watched(ProgressBar):
+    """A progress bar that remembers what it has shown."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, *args, **named):
+        super().__init__(*args, **named)
+        self.seen = []
+        self.made.append(self)
+
+    def update(self, *args):
+        super().update(*args)
+        self.seen.append((self.completed, self.total))
 
 
 def test_a_damaged_gguf_file_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):

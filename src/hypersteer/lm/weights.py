@@ -1,9 +1,7 @@
 """Load all weights of a model, GGUF files too: what would be filled at random is an error."""
 
-import hashlib
-import importlib.util
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,15 +18,13 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from hypersteer.errors import ModelError, SteeringError, one_line
-from hypersteer.files import cache_folder
 from hypersteer.lm.blocks import find_blocks
+from hypersteer.lm.stored import UNFINISHED, converted_folder
+from hypersteer.progress import ProgressBar
 
 MOST_BLOCKS = 10_000
 SHOWN = 3
 """Names that a message shows."""
-
-FORMAT = 1
-"""Raised when the converted form changes, so that old ones are not read."""
 
 BUFFERS = ("inv_freq", "bias", "masked_bias", "position_ids")
 """Last parts of names that old files hold for what is computed today (rotary embeddings, masks)."""
@@ -125,29 +121,21 @@ def _quiet() -> Generator[None]:
         hf_logging.set_verbosity(level)
 
 
-def packaged_gguf(package: str, file: str) -> Path | None:
-    """Path of a GGUF file shipped in a Python package, found without importing the package."""
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        if (path := Path(folder) / file).is_file():
-            return path
-    return None
-
-
 def converted(path: Path) -> str:
     """Folder with the float32 safetensors form of a GGUF file, made on first use.
 
-    De-quantising takes about half a minute; the result is kept in the user's cache folder
-    (`HYPERSTEER_CACHE` overrides it), keyed by the file's size and its first and last megabyte.
+    De-quantising takes half a minute and more; the result is kept in the user's cache folder
+    (`HYPERSTEER_CACHE` overrides it), where `hypersteer.lm.stored.converted_folder` says.
 
     Raises:
         ModelError: if the file is damaged or the cache cannot be written.
     """
-    folder = cache_folder() / "models" / f"{path.stem}-{_key(path)}"
+    folder = converted_folder(path)
     if not (folder / "config.json").is_file():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            unfinished = f"{folder.name}{UNFINISHED}"
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=unfinished) as scratch:
                 _convert(path, Path(scratch) / "model")
                 _move(Path(scratch) / "model", folder)
         except SteeringError:
@@ -166,24 +154,44 @@ def _move(source: Path, target: Path) -> None:
             raise
 
 
-def _key(path: Path, edge: int = 1 << 20) -> str:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(edge)
-        file.seek(max(0, size - edge))
-        tail = file.read(edge)
-    return hashlib.sha256(repr((FORMAT, size)).encode() + head + tail).hexdigest()[:12]
-
-
 def _convert(path: Path, folder: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    loaded = load_weights(path.parent, dtype=torch.float32, gguf_file=path.name)
+    with _own_bar(f"converting {path.name}"):
+        loaded = load_weights(path.parent, dtype=torch.float32, gguf_file=path.name)
     config: Any = loaded.config
     # transformers refuses to save what it calls quantised, though all weights are float32 by now.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = type(loaded)(config)
-    plain.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):  # the weights are there once already
+        plain = type(loaded)(config)
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _own_bar(text: str) -> Generator[None]:
+    """Show the progress of de-quantising in our own way; transformers prints a bar of its own.
+
+    Its reader takes the bar by name from its module, and offers no way to leave it out.
+    """
+    from transformers import modeling_gguf_pytorch_utils
+
+    bar = ProgressBar(text, None, note=lambda: "tensors", transient=True)
+
+    def counted(tensors: Iterable[Any], **_: object) -> Iterator[Any]:
+        items = list(tensors)
+        bar.update(0, len(items))
+        for number, item in enumerate(items, start=1):
+            yield item
+            bar.update(number)
+
+    reader: Any = modeling_gguf_pytorch_utils
+    theirs, reader.tqdm = reader.tqdm, counted
+    try:
+        with bar:
+            yield
+    finally:
+        reader.tqdm = theirs
