@@ -67,20 +67,29 @@ class ProtocolConfig:
 class JudgeConfig:
     """Who scores the answers."""
 
-    kind: Literal["likelihood", "llm"] = "likelihood"
-    """The base LM's own likelihoods, offline, or an LM behind an OpenAI-compatible endpoint."""
+    kind: Literal["auto", "local", "likelihood", "llm"] = "auto"
+    """local: an independent model's probabilities of Yes, and likelihoods; likelihood: the base
+    LM's own, offline; llm: an LM behind an OpenAI-compatible endpoint, in words. auto: local where
+    its model and engine are at hand (hypersteer models), else likelihood."""
+    model: str | None = None
+    """local: an alias of `hypersteer models`, a .gguf file, a Hugging Face id or folder, or with
+    base_url a model of that server; by default qwen2.5-coder-1.5b-instruct. llm: which model
+    judges; by default gpt-4o-mini."""
+    fluency_lm: str | None = None
+    """local: which model's likelihoods measure fluency; by default smollm2-135m-instruct, or
+    qwen2.5-coder-0.5b-instruct where that is what is steered."""
+    threads: int | None = None
+    """local: threads of the engine; by default one per core. Take fewer on a busy machine."""
     calibration: str | None = None
-    """likelihood: file that experiments/judge_calibration.py wrote; by default the bundled one."""
-    model: str = "gpt-4o-mini"
-    """llm: which model judges."""
+    """local, likelihood: file of a calibration; by default the bundled one."""
     base_url: str | None = None
-    """llm: address of the endpoint; by default OpenAI's."""
+    """llm, local: address of an endpoint; by default OpenAI's, or for local an engine of ours."""
     api_key_env: str = "OPENAI_API_KEY"
-    """llm: environment variable that holds the key."""
+    """llm, local with base_url: environment variable that holds the key."""
     temperature: float = 0.0
     """llm: of the judge's sampling."""
     concurrency: int = 16
-    """llm: calls under way at a time."""
+    """llm, local with base_url: calls under way at a time."""
     input_price: float | None = None
     """llm: dollars per million tokens read, to tell the cost."""
     output_price: float | None = None
@@ -88,7 +97,7 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         settle(self, "judge.")
-        at_least(1, "judge.", self, "concurrency")
+        at_least(1, "judge.", self, "concurrency", "threads")
         at_least(0, "judge.", self, "temperature", "input_price", "output_price")
 
 

@@ -52,7 +52,10 @@ class ReplyCache:
         query = "SELECT text, input_tokens, output_tokens, likely FROM replies WHERE key = ?"
         with _told(self._path):
             row = self._connection.execute(query, (key,)).fetchone()
-        return None if row is None else Reply(*row[:3], json.loads(row[3]))
+        if row is None:
+            return None
+        text, prompt_tokens, completion_tokens, likely = row
+        return Reply(text, prompt_tokens, completion_tokens, json.loads(likely))
 
     def put(self, key: str, reply: Reply) -> None:
         """Keep a reply; it is safe when this returns.

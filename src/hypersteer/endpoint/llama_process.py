@@ -9,6 +9,7 @@ error.
 import json
 import os
 import sys
+from typing import Any
 
 LOOPBACK = "127.0.0.1"
 ERRORS_ONLY = 1
@@ -19,7 +20,8 @@ def main() -> None:
     settings = json.loads(sys.stdin.readline())
     import xllamacpp
 
-    params = xllamacpp.CommonParams()
+    engine: Any = xllamacpp  # a compiled module, of which type checkers see nothing
+    params = engine.CommonParams()
     params.model.path = settings["model"]
     params.hostnames = [LOOPBACK]
     params.port = 0  # the system chooses one that is free
@@ -29,7 +31,7 @@ def main() -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
     params.ui = False
     params.verbosity = ERRORS_ONLY
-    server = xllamacpp.Server(params)
+    server = engine.Server(params)
     sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

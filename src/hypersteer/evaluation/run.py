@@ -17,9 +17,10 @@ from hypersteer.evaluation.detection import measure_detection
 from hypersteer.evaluation.detection_metrics import Detection
 from hypersteer.evaluation.protocol import Plan, Question, check_fits, make_plan
 from hypersteer.evaluation.records import HELD, Answered, Held, Judged, Place
-from hypersteer.evaluation.scoring import judge_rows, make_judge
+from hypersteer.evaluation.scoring import judge_rows
 from hypersteer.evaluation.selection import Key, select
 from hypersteer.evaluation.store import ResultsFolder, writing
+from hypersteer.judges.choose import make_judge
 from hypersteer.judges.judge import Judge
 from hypersteer.learning.values import Cost
 from hypersteer.lm.base import BaseLM
@@ -199,7 +200,9 @@ class _Evaluation:
             kept.append(before)
         with self._bar(f"{name}: judging", sum(len(rows) for _, rows in left)) as bar:
             for place, rows in left:
-                kept[place] = judge_rows(self.judge, rows, kept[place])
+                plain = self.folder.answers(UNSTEERED, rows[0].held, rows[0].concept_id) or []
+                usual = {row.prompt_id: row.response for row in plain}
+                kept[place] = judge_rows(self.judge, rows, kept[place], usual)
                 self.folder.keep_judged(self.judge.name, kept[place])
                 bar.advance(len(rows))
         return [row for rows in kept for row in rows]

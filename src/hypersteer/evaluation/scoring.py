@@ -1,40 +1,32 @@
-"""Judging answers: by whom, and which rows still lack a judgement."""
+"""Judging answers: which rows still lack a judgement, and what they are compared with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from hypersteer.config import JudgeConfig
 from hypersteer.evaluation.records import Answered, Judged
 from hypersteer.judges.judge import Answer, Failure, Judge, Judgement
-from hypersteer.lm.base import BaseLM
 
 
-def make_judge(config: JudgeConfig, lm: BaseLM) -> Judge:
-    """Make the judge that settings ask for.
-
-    Raises:
-        SteeringError: if it needs a key or a calibration that is not there.
-    """
-    if config.kind == "llm":
-        from hypersteer.judges.llm import LLMJudge  # needs an extra
-
-        return LLMJudge.from_config(config)
-    from hypersteer.judges.likelihood import LikelihoodJudge
-
-    return LikelihoodJudge.from_config(config, lm)
-
-
-def judge_rows(judge: Judge, rows: Sequence[Answered], before: Sequence[Judged]) -> list[Judged]:
+def judge_rows(
+    judge: Judge,
+    rows: Sequence[Answered],
+    before: Sequence[Judged],
+    plain: Mapping[int, str],
+) -> list[Judged]:
     """Judge the rows that have no judgement yet; those that failed before are tried again.
 
     Args:
         judge: who judges.
         rows: answers.
         before: the same rows as they were judged before; empty if they were not.
+        plain: prompt id -> what the unsteered base LM answered, where it is known.
     """
     found = {_key(row): row for row in before if not row.error}
     open_rows = [row for row in rows if _key(row) not in found]
-    answers = [Answer(row.concept, row.instruction, row.response) for row in open_rows]
+    answers = [
+        Answer(row.concept, row.instruction, row.response, plain.get(row.prompt_id, ""))
+        for row in open_rows
+    ]
     judgements = judge.judge(answers) if answers else []
     for row, judgement in zip(open_rows, judgements, strict=True):
         found[_key(row)] = _judged(row, judgement)

@@ -146,7 +146,7 @@ class Calibration:
             name: from_dict(Scale, entry["scales"][name], f"scales.{name}") for name in DIMENSIONS
         }
         for name, scale in scales.items():
-            _check_scale(name, scale)
+            check_scale(f"scales.{name}", scale)
         background = from_dict(Background, entry["background"], "background")
         if len(background.layers) != 2 or not background.texts:
             raise ValueError("background needs texts, and two layers")
@@ -156,19 +156,26 @@ class Calibration:
         return cls(**named, background=background, scales=scales, identity=identity)
 
 
-def _check_scale(name: str, scale: Scale) -> None:
+def check_scale(name: str, scale: Scale, known: Sequence[str] = ()) -> None:
     """See that a scale can score: as many numbers as signals, all finite, no deviation of 0.
 
+    Args:
+        name: of the scale, for messages.
+        scale: the scale.
+        known: signals that it may read; any if it is empty.
+
     Raises:
-        ValueError: naming the dimension.
+        ValueError: naming the scale.
     """
     rows = (scale.mean, scale.std, scale.weights)
     if not scale.signals or any(len(row) != len(scale.signals) for row in rows):
-        raise ValueError(f"scales.{name} has not one mean, std and weight for each signal")
+        raise ValueError(f"{name} has not one mean, std and weight for each signal")
     if not np.isfinite([*scale.mean, *scale.std, *scale.weights, scale.bias]).all():
-        raise ValueError(f"scales.{name} holds NaN or infinite numbers")
+        raise ValueError(f"{name} holds NaN or infinite numbers")
     if min(scale.std) <= 0:
-        raise ValueError(f"scales.{name} has a std that is not above 0")
+        raise ValueError(f"{name} has a std that is not above 0")
+    if known and (unknown := set(scale.signals) - set(known)):
+        raise ValueError(f"{name} reads the unknown signal '{min(unknown)}'")
 
 
 def fit(

@@ -8,11 +8,19 @@ DIMENSIONS = ("concept", "instruction", "fluency")
 
 
 class Answer(NamedTuple):
-    """What is judged: a response, the instruction it answers, and the concept it should show."""
+    """What is judged: a response, the instruction it answers, and the concept it should show.
+
+    Attributes:
+        concept: what it should show.
+        instruction: what it answers.
+        response: the answer itself.
+        plain: what the unsteered model answered, where it is known; judges may compare with it.
+    """
 
     concept: str
     instruction: str
     response: str
+    plain: str = ""
 
 
 class Rating(NamedTuple):

@@ -16,6 +16,8 @@ from hypersteer.endpoint.replies import Failed, Reply
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.judges.judge import DIMENSIONS, Answer, Failure, Judgement, Rating
 
+MODEL = "gpt-4o-mini"
+"""Which model judges where none is named: AxBench's."""
 EMPTY = Rating(0.0, "The response is empty.")
 
 
@@ -41,7 +43,7 @@ class LLMJudge:
     def from_config(cls, config: JudgeConfig) -> "LLMJudge":
         """Make the judge that an evaluation's settings describe."""
         settings = EndpointConfig(
-            model=config.model,
+            model=config.model or MODEL,
             base_url=config.base_url,
             api_key_env=config.api_key_env,
             temperature=config.temperature,

@@ -145,6 +145,11 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def has_native_bf16() -> bool:
+    """Return whether this processor multiplies bfloat16 natively; else it is far slower at it."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def _given(
     device_map: str | Mapping[str, Any] | None, attn_implementation: str | None
 ) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypersteer.config import LMConfig, TrainConfig, to_dict
 from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.load import open_lm, pick_device
+from hypersteer.lm.load import has_native_bf16, open_lm, pick_device
 from hypersteer.training.forward import Steered
 from hypersteer.training.objectives import read_targets, step_losses
 from hypersteer.training.processes import (
@@ -233,8 +233,7 @@ def precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if native else "no"
+        return "bf16" if has_native_bf16() else "no"
     return "no"
 
 
