@@ -120,6 +120,12 @@ def silent_libraries():
     assert not told
 
 
+@pytest.fixture(autouse=True)
+def no_engine_at_hand(monkeypatch):
+    """What large models the user's cache holds changes no test: no judge is taken from there."""
+    monkeypatch.setattr("hypersteer.judges.choose.PACKAGE", "no_such_package")
+
+
 @pytest.fixture(scope="session", params=tiny.FAMILIES)
 def lm(request):
     return tiny.lm_of(request.param)

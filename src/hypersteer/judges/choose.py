@@ -2,6 +2,8 @@
 
 import importlib.util
 
+from rich.console import Console
+
 from hypersteer.config import JudgeConfig
 from hypersteer.endpoint.endpoint import Endpoint
 from hypersteer.endpoint.local_server import PACKAGE, EngineSettings, LocalServer
@@ -22,6 +24,11 @@ ASKED = "qwen2.5-coder-1.5b-instruct"
 SMALL, OTHER = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
 """Who measures fluency: the first, and the second where the first is what is steered."""
 
+ADVICE = (
+    "judging by the base LM's own likelihoods; for an independent judge: pip install "
+    f'"hypersteer[local]", hypersteer models get {ASKED}, hypersteer models get {OTHER}'
+)
+
 
 def make_judge(config: JudgeConfig, lm: BaseLM) -> Judge:
     """Make the judge that settings ask for; a local engine is started when it is first asked.
@@ -36,6 +43,8 @@ def make_judge(config: JudgeConfig, lm: BaseLM) -> Judge:
     kind = config.kind
     if kind == "auto":
         kind = "local" if config.base_url or _at_hand(config, lm) else "likelihood"
+        if kind == "likelihood":
+            Console(stderr=True).print(ADVICE, markup=False, highlight=False, soft_wrap=True)
     if kind == "llm":
         from hypersteer.judges.llm import LLMJudge  # needs an extra
 
@@ -44,7 +53,7 @@ def make_judge(config: JudgeConfig, lm: BaseLM) -> Judge:
         return LikelihoodJudge.from_config(config, lm)
     calibration = LocalCalibration.load(config.calibration)
     measuring = _measuring(config, lm)
-    asker = _asker(config)
+    asker = open_asker(config)
     return LocalJudge(asker, measuring, calibration, _shared(config, lm, measuring))
 
 
@@ -57,8 +66,15 @@ def _at_hand(config: JudgeConfig, lm: BaseLM) -> bool:
     return all(model is None or stored_gguf(model) is not None for model in known)
 
 
-def _asker(config: JudgeConfig) -> Asker:
-    """Open the model that is asked: behind a server, in an engine of ours, or in this process."""
+def open_asker(config: JudgeConfig) -> Asker:
+    """Open the model that is asked: behind a server, in an engine of ours, or in this process.
+
+    Args:
+        config: `model` says which, and `base_url` whether it is behind a server.
+
+    Raises:
+        SteeringError: if the model, or the package that runs it, is missing.
+    """
     name = config.model or ASKED
     if config.base_url is not None:
         settings = EndpointConfig(

@@ -37,7 +37,7 @@ class GoldAnswer:
 
 def gold_answers() -> list[GoldAnswer]:
     """Read the labelled answers, in the order in which they were read."""
-    return [_gold(json.loads(line)) for line in read_lines(package_data("gold", FILE))]
+    return [_gold(json.loads(line)) for line in read_lines(package_data("data", "gold", FILE))]
 
 
 def _gold(entry: dict[str, Any]) -> GoldAnswer:

@@ -1,0 +1,191 @@
+"""The local judge: questions, scores, failures, and which judge settings get."""
+
+import dataclasses
+import math
+
+import pytest
+
+import tiny
+from hypersteer.endpoint.replies import Failed
+from hypersteer.errors import ConfigError
+from hypersteer.judges.calibration import Scale
+from hypersteer.judges.judge import Answer, Failure, Judgement
+from hypersteer.judges.local import EMPTY, MOST_CHARACTERS, LocalJudge, question
+from hypersteer.judges.local_calibration import AskedScales, FluencyScale, LocalCalibration
+
+PIRATE = Answer("talk like a pirate", "How do I boil an egg?", "Arr, boil it nine minutes, matey!")
+PLAIN = Answer("talk like a pirate", "Who wrote Faust?", "Goethe wrote the two parts of Faust.")
+
+
+class Knows:
+    """Answers questions from a table of texts; counts what it is asked."""
+
+    name = "knows 0123abcd"
+
+    def __init__(self, odds):
+        self.odds = odds
+        self.asked = []
+
+    def ask(self, questions, done=None):
+        texts = [one[-1]["content"] for one in questions]
+        self.asked += texts
+        if done is not None:
+            for _ in texts:
+                done(1)
+        return [next((o for part, o in self.odds.items() if part in text), 0.0) for text in texts]
+
+
+def scale(weight, *signals, bias=0.0):
+    zeros, ones = (0.0,) * len(signals), (1.0,) * len(signals)
+    return Scale(signals=signals, mean=zeros, std=ones, weights=(weight,) * len(signals), bias=bias)
+
+
+def calibration(lm, weights=("0123abcd",)):
+    asked = AskedScales(
+        model="knows",
+        weights=weights,
+        concept=scale(0.5, "log_odds"),
+        instruction=scale(1.0, "log_odds", bias=1.0),
+    )
+    fluency = FluencyScale(
+        base_lm=lm.name,
+        identity=str(lm.identity),
+        plain_likelihood=-6.0,
+        plain_worst=-9.0,
+        scale=scale(1.0, "likelihood", "novelty", bias=2.0),
+    )
+    return LocalCalibration(data="a test", models=(asked,), fluency=(fluency,))
+
+
+@pytest.fixture
+def judge(tiny_llama):
+    def build(odds, **changes):
+        return LocalJudge(Knows(odds), tiny_llama, calibration(tiny_llama, **changes))
+
+    return build
+
+
+def test_scores_are_calibrated_log_odds(judge):
+    (found,) = judge({"clearly show": 2.0, "deal with": -1.0}).judge([PIRATE])
+    assert isinstance(found, Judgement)
+    assert found.concept.score == pytest.approx(1 + math.tanh(0.5))
+    assert found.instruction.score == pytest.approx(1 + math.tanh(0.0))
+    assert "0.88" in found.concept.reason
+    assert 0 < found.fluency.score < 2
+
+
+def test_a_model_without_scales_gives_its_probabilities_and_says_so(judge):
+    uncalibrated = judge({"clearly show": 2.0}, weights=("ffff",))
+    (found,) = uncalibrated.judge([PIRATE])
+    assert found.concept.score == pytest.approx(2 / (1 + math.exp(-2)))
+    assert "not calibrated" in uncalibrated.name
+    assert "not calibrated" not in judge({}).name
+
+
+def test_a_question_begins_with_the_text_so_that_it_is_read_once():
+    (concept,), (instruction,) = (question(name, PIRATE) for name in ("concept", "instruction"))
+    shared = f"Text:\n{PIRATE.response}\n\n"
+    assert concept["content"].startswith(shared)
+    assert instruction["content"].startswith(shared)
+    assert PIRATE.concept in concept["content"]
+    assert PIRATE.instruction not in concept["content"]
+    assert PIRATE.instruction in instruction["content"]
+    assert PIRATE.concept not in instruction["content"]
+
+
+def test_long_texts_are_cut():
+    (asked,) = question("concept", PIRATE._replace(response="x" * 10 * MOST_CHARACTERS))
+    assert len(asked["content"]) < MOST_CHARACTERS + 200
+
+
+def test_empty_answers_score_0_and_are_not_asked_about(judge):
+    local = judge({})
+    told = []
+    found = local.judge([PIRATE._replace(response=" \n"), PLAIN], told.append)
+    assert tuple(found[0]) == (EMPTY,) * 3
+    assert len(local._asker.asked) == 2
+    assert sum(told) == 2
+
+
+def test_a_failed_question_is_a_failure_and_never_a_score(judge):
+    lost = Failed("the model begins with 'Sure'")
+    found = judge({"nine minutes": lost}).judge([PIRATE, PLAIN])
+    assert isinstance(found[0], Failure)
+    assert "concept: the model begins with 'Sure'" in found[0].error
+    assert isinstance(found[1], Judgement)
+
+
+def test_fluency_falls_with_words_that_are_missing_and_with_loops(judge):
+    texts = ("boil it for nine whole minutes", "boil it", "boil it " * 12)
+    whole, short, loop = judge({}).judge([PIRATE._replace(response=text) for text in texts])
+    assert short.fluency.score < whole.fluency.score
+    assert loop.fluency.score < whole.fluency.score
+    assert "2 of the 4 words" in short.fluency.reason
+    assert "novelty" in loop.fluency.reason
+
+
+def test_what_the_plain_model_says_is_the_measure(judge):
+    """A text that is as likely as the plain answer loses nothing; the same text beside a likelier
+    plain answer does."""
+    text = "zq xv jw kp wq zx"
+    (alike,) = judge({}).judge([PIRATE._replace(response=text, plain=text)])
+    (usual,) = judge({}).judge([PIRATE._replace(response=text)])
+    assert alike.fluency.score >= usual.fluency.score
+    assert alike.fluency.score == pytest.approx(1 + math.tanh(1.0), abs=1e-6)
+
+
+def test_equal_answers_get_equal_scores_wherever_they_stand(judge):
+    local = judge({"nine minutes": 1.0})
+    together = local.judge([PIRATE, PLAIN, PIRATE])
+    (alone,) = local.judge([PIRATE])
+    assert together[0] == together[2]
+    for a, b in zip(together[0], alone, strict=True):
+        assert a.score == pytest.approx(b.score, abs=1e-5)
+
+
+def test_its_name_tells_all_that_decides(judge, tiny_llama):
+    name = judge({}).name
+    assert "knows 0123abcd" in name
+    assert tiny_llama.fingerprint in name
+    assert calibration(tiny_llama).version in name
+
+
+def test_fluency_needs_a_scale_for_the_model_that_measures(tiny_llama):
+    with pytest.raises(ConfigError, match=r"no scale .*take one of"):
+        LocalJudge(Knows({}), tiny.lm_of("gpt2"), calibration(tiny_llama))
+
+
+def test_a_calibration_survives_its_file(tiny_llama, tmp_path):
+    made = calibration(tiny_llama)
+    made.save(tmp_path / "calibration.json")
+    found = LocalCalibration.load(tmp_path / "calibration.json")
+    assert found == made
+    assert found.version == made.version
+    changed = dataclasses.replace(made, data="another")
+    assert changed.version != made.version
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"format": 1', '"format": 9', "format is 9"),
+        ('"log_odds"', '"log_oods"', "unknown signal 'log_oods'"),
+        ('"novelty"', '"news"', "unknown signal 'news'"),
+        ("-6.0", "NaN", ""),
+        ('"models"', '"model"', ""),
+        ("{", "[", ""),
+    ],
+)
+def test_a_damaged_calibration_is_told(tiny_llama, tmp_path, old, new, told):
+    path = tmp_path / "calibration.json"
+    calibration(tiny_llama).save(path)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ConfigError, match="calibration") as caught:
+        LocalCalibration.load(path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_calibration_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the calibration"):
+        LocalCalibration.load(tmp_path / "none.json")
