@@ -34,6 +34,8 @@ def test_methods_side_by_side(tmp_path):
             max_new_tokens=12,
             temperature=0.0,
             gap_rows=1,
+            skill_items=10,
+            refusal_requests=5,
         ),
     )
     result = hs.evaluate(config)
