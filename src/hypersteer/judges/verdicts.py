@@ -3,8 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from hypersteer.judges.lexical import FUNCTION_WORDS
+from hypersteer.judges.lexical import FRAME_WORDS, FUNCTION_WORDS
 from hypersteer.judges.numerals import numbers_in
+
+BRIEF = 2
+"""Words of content beside an option, at most, in a sentence that does not take up the question."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _CLAUSE_END = re.compile(r"[,;:]\s|\s(?:while|but|whereas)\s")
@@ -33,7 +36,8 @@ def _pattern(option: str) -> re.Pattern[str]:
 def chosen(question: str, options: Sequence[str], text: str) -> str | None:
     """Return the option that a text chooses; None where it chooses none, or more than one.
 
-    The first sentence that names an option decides. It may name the chosen one alone, or say of it
+    The first sentence that names an option decides. It may name the chosen one alone, if it is
+    brief or takes up words of the question (what only mentions it chooses nothing), or say of it
     what the question asks and set the others against it: `A whale is larger than a mouse`, `Mars is
     a planet, while London is a city`. A later sentence that says no more than another option takes
     the choice back.
@@ -60,12 +64,22 @@ def chosen(question: str, options: Sequence[str], text: str) -> str | None:
 
 def _verdict(question: str, options: Sequence[str], sentence: str) -> set[str]:
     """Return what a sentence chooses."""
+    asked = re.findall(r"[\w']+", question.casefold().partition(":")[0])
     names = named(options, sentence)
     if len(names) == 1:
         above, _, _ = sentence.partition(" than ")
-        return set() if _OPEN.search(sentence) else named(options, above)
-    asked = re.findall(r"[\w']+", question.casefold().partition(":")[0])
+        answers = _answers(asked, names, sentence) and not _OPEN.search(sentence)
+        return named(options, above) if answers else set()
     return _compared(asked, options, sentence) or _contrasted(asked, options, sentence)
+
+
+def _answers(asked: Sequence[str], names: set[str], sentence: str) -> bool:
+    """Return whether a sentence that names one option answers: briefly, or in the asked words."""
+    option = set(re.findall(r"[\w']+", " ".join(names).casefold()))
+    known = FUNCTION_WORDS | _FILLERS | option
+    others = [word for word in re.findall(r"[\w']+", sentence) if word not in known]
+    meant = set(asked) - FUNCTION_WORDS - FRAME_WORDS
+    return len(others) <= BRIEF or "answer" in sentence or bool(meant.intersection(others))
 
 
 def _compared(asked: Sequence[str], options: Sequence[str], sentence: str) -> set[str]:
