@@ -154,6 +154,17 @@ def test_another_prompt_under_the_same_name_is_asked_anew(tiny_llama, folder):
     assert [row.prompt for row in rows] == [probe.prompt for probe in other]
 
 
+def test_what_was_kept_is_counted_as_this_version_counts(tiny_llama, folder, monkeypatch):
+    before = ask(tiny_llama, Unsteered(), folder, towards(None, None))
+    monkeypatch.setattr(measures, "generate_ids", lambda *_a: pytest.fail("answered again"))
+    others = [dataclasses.replace(probe, counts=lambda response: True) for probe in PROBES]
+    rows = ask(tiny_llama, Unsteered(), folder, towards(None, None), probes=others)
+    assert [row.response for row in rows] == [row.response for row in before]
+    assert all(row.counted for row in rows)
+    assert not all(row.counted for row in before)
+    assert folder.probed("skills", "name") == rows
+
+
 def rows_of(method, *counted, kinds="ab"):
     return [
         dataclasses.replace(PROBED, method=method, kind=kinds[i % len(kinds)], counted=bool(value))

@@ -5,7 +5,7 @@ its chosen strength: probe i towards concept i mod n. Answers are greedy and kep
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from hypersteer.concepts import Concept
@@ -76,6 +76,8 @@ def answer_probes(
 ) -> list[Probed]:
     """Return the answers of a method to all probes, in their order; those kept are not made again.
 
+    What counts is worked out anew, so that a folder of an earlier version is counted as this one.
+
     Args:
         prepared: who answers.
         towards: what it is steered towards, at least one.
@@ -87,7 +89,10 @@ def answer_probes(
     """
     wanted = [(probe, towards[i % len(towards)]) for i, probe in enumerate(probes)]
     kept = {_key_of(row): row for row in folder.probed(measure, prepared.name)}
-    rows = {i: kept[key] for i, pair in enumerate(wanted) if (key := _key(*pair)) in kept}
+    found = {i: kept[key] for i, pair in enumerate(wanted) if (key := _key(*pair)) in kept}
+    rows = {i: replace(row, counted=wanted[i][0].counts(row.response)) for i, row in found.items()}
+    if rows != found:  # kept by a version that counted in another way
+        folder.keep_probed(measure, [rows[i] for i in sorted(rows)])
     done(len(rows))
     missing = [i for i in range(len(wanted)) if i not in rows]
     decoding = Decoding(max_new_tokens=NEW_TOKENS[measure])
