@@ -4,6 +4,7 @@ The fixtures were written by that version, with the base LM and the data that li
 `expected.json` holds its settings, an edit's vector, and texts that it generated.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -80,6 +81,8 @@ def test_a_results_folder_is_read_and_nothing_done_anew(earlier, lm, monkeypatch
     monkeypatch.setattr(run, "make_judge", lambda _config, _lm: judge)
     before = from_table(pq.read_table("results/rows.parquet"), Judged)
     config = from_dict(EvaluateConfig, earlier["config"], "expected.json")
+    protocol = dataclasses.replace(config.protocol, skill_items=0, refusal_requests=0)  # since then
+    config = dataclasses.replace(config, protocol=protocol)
     monkeypatch.setattr(BaseLM, "forward", lambda *_a, **_k: pytest.fail("the base LM ran"))
     result = hs.evaluate(config, lm)
     assert from_table(pq.read_table(result.rows), Judged) == before

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersteer.errors import DataError
-from hypersteer.stats import auroc, bootstrap
+from hypersteer.stats import auroc, bootstrap, bootstrap_ratio
 
 LABELS = torch.tensor([True] * 9 + [False] * 7)
 
@@ -89,3 +89,40 @@ def test_one_concept_has_no_interval():
 def test_nothing_is_not_zero(values):
     with pytest.raises(DataError):
         bootstrap(values)
+
+
+def test_a_ratio_is_of_means_and_resampled_in_pairs():
+    theirs = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+    halved = bootstrap_ratio([value / 2 for value in theirs], theirs)
+    assert halved == (0.5, 0.5, 0.5, 8)  # pairs that vary together leave the ratio as it is
+    ours = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+    found = bootstrap_ratio(ours, theirs)
+    assert found.mean == pytest.approx(statistics.fmean(ours) / statistics.fmean(theirs))
+    assert found.low < found.mean < found.high
+    assert bootstrap_ratio(ours, theirs) == found
+    assert bootstrap_ratio(ours, theirs, seed=1) != found
+
+
+def test_a_ratio_over_nothing_is_none_and_draws_without_any_are_left_out():
+    assert bootstrap_ratio([1.0, 0.0], [0.0, 0.0]) is None
+    rare = bootstrap_ratio([0.0, 1.0, 0.0], [1.0, 0.0, 0.0])  # many draws have no denominator
+    assert math.isfinite(rare.low)
+    assert math.isfinite(rare.high)
+    single = bootstrap_ratio([1.0], [2.0])
+    assert (single.mean, single.count) == (0.5, 1)
+    assert math.isnan(single.low)
+    assert math.isnan(single.high)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        ([1.0], [1.0, 0.0], "1 and 2 values are not of the same items"),
+        ([math.nan, 1.0], [1.0, 1.0], "not finite"),
+        ([1.0, 1.0], [math.inf, 1.0], "not finite"),
+        ([], [], "no values"),
+    ],
+)
+def test_a_ratio_of_what_is_no_pairs_of_numbers_is_refused(ours, theirs, told):
+    with pytest.raises(DataError, match=told):
+        bootstrap_ratio(ours, theirs)

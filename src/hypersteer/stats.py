@@ -15,7 +15,7 @@ RESAMPLES = 1000
 
 
 class Interval(NamedTuple):
-    """A mean over concepts with its 95 % interval.
+    """A mean over concepts or items, or a ratio of means, with its 95 % interval.
 
     Attributes:
         mean: over the concepts.
@@ -79,3 +79,40 @@ def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int 
     drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
     low, high = np.percentile(np.asarray(values, dtype=float)[drawn].mean(1), [2.5, 97.5])
     return Interval(average, float(low), float(high), len(values))
+
+
+def bootstrap_ratio(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | None:
+    """Return the mean of ours over the mean of theirs, resampled in pairs.
+
+    Args:
+        ours: one value per item.
+        theirs: values of the same items, in their order; none is negative.
+        resamples: how often items are drawn anew, with replacement.
+        seed: of the draws.
+
+    Returns:
+        None where theirs are all 0. Draws in which they are have no ratio and are left out.
+
+    Raises:
+        DataError: there are no values, one is not finite, or they are not of the same items.
+    """
+    if len(ours) != len(theirs):
+        raise DataError(f"{len(ours)} and {len(theirs)} values are not of the same items")
+    if not all(map(math.isfinite, (*ours, *theirs))):
+        raise DataError("cannot average a value that is not finite; leave such items out")
+    above, below = mean(ours), mean(theirs)
+    if below == 0:
+        return None
+    if len(ours) == 1:
+        return Interval(above / below, math.nan, math.nan, 1)
+    drawn = np.random.default_rng(seed).integers(0, len(ours), (resamples, len(ours)))
+    tops, bottoms = (np.asarray(values, dtype=float)[drawn].mean(1) for values in (ours, theirs))
+    ratios = tops[bottoms > 0] / bottoms[bottoms > 0]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Interval(above / below, float(low), float(high), len(ours))

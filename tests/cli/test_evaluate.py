@@ -18,6 +18,8 @@ prompts = 2
 strengths = [1.0, 2.0]
 max_new_tokens = 4
 gap_rows = 1
+skill_items = 2
+refusal_requests = 0
 [judge]
 kind = "llm"
 base_url = "{url}"

@@ -19,6 +19,9 @@ pytestmark = [
 ]
 
 
+METHODS = ("unsteered", "prompting", "diffmean")
+
+
 def test_methods_side_by_side(tmp_path):
     native = torch.cpu._is_avx512_bf16_supported()
     config = hs.EvaluateConfig(
@@ -34,6 +37,8 @@ def test_methods_side_by_side(tmp_path):
             max_new_tokens=12,
             temperature=0.0,
             gap_rows=1,
+            skill_items=10,
+            refusal_requests=5,
         ),
     )
     result = hs.evaluate(config)
@@ -57,3 +62,9 @@ def test_methods_side_by_side(tmp_path):
     report = result.markdown.read_text(encoding="utf-8")
     assert "likelihood (smollm2-135m-instruct" in report.replace("\\", "")
     assert "diffmean" in report
+    assert "Skill kept" in report
+    kept = {name: pq.read_table(result.folder / "skills" / f"{name}.parquet") for name in METHODS}
+    assert all(len(table) == 10 for table in kept.values())
+    solved = {name: sum(table["counted"].to_pylist()) for name, table in kept.items()}
+    assert solved["unsteered"] > 0
+    assert len(pq.read_table(result.folder / "refusals" / "prompting.parquet")) == 5

@@ -4,7 +4,8 @@ import math
 import random
 
 from hypersteer.evaluation.detection_metrics import TextScores, detect
-from hypersteer.evaluation.records import Judged
+from hypersteer.evaluation.measures import shares
+from hypersteer.evaluation.records import Judged, Probed
 from hypersteer.evaluation.run import Findings
 from hypersteer.judges.judge import harmonic_mean
 from hypersteer.learning.values import Cost
@@ -99,6 +100,10 @@ def made_up(failures=True):
         },
         gaps={("cross-attention", "held_out"): 0.051, ("cross-attention", "held_in"): 0.112},
         detection={(name, "held_in"): _detection(rng, shift) for name, shift in DETECTORS.items()},
+        measures={
+            "skills": shares({name: _probed(rng, name, 0.6) for name in METHODS}),
+            "refusals": shares({name: _probed(rng, name, 0.3) for name in METHODS}),
+        },
     )
 
 
@@ -131,6 +136,26 @@ def _answer(rng, method, held, concept_id, prompt_id, strength, reach, best):
         instruction_reason="the response is likelier after the instruction",
         fluency_reason="as likely as the model's own samples",
     )
+
+
+def _probed(rng, method, share):
+    return [
+        Probed(
+            method=method,
+            held="held_in",
+            concept_id=0,
+            concept=CONCEPTS[0],
+            strength=None,
+            probe_id=f"{kind}-{number}",
+            kind=kind,
+            prompt="Which?",
+            given="",
+            response="whale",
+            counted=rng.random() < share,
+        )
+        for kind in ("facts", "copy")
+        for number in range(10)
+    ]
 
 
 def _unjudged(old):

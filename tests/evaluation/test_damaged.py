@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from damages import DAMAGES, check_told, damaged, odd_values
-from evaluation.test_store import ROW
+from evaluation.test_store import PROBED, ROW
 from hypersteer.checkpoint import save_tensors
 from hypersteer.config import EvaluateConfig
 from hypersteer.errors import SteeringError
@@ -25,6 +25,7 @@ READERS = {
     "answers/runs-my-method/held_out-3.parquet": lambda folder, _: folder.answers(*KEY),
     "judged/judge/runs-my-method/held_out-3.parquet": lambda f, _: f.judged("judge", *KEY),
     "learned/caa.safetensors": lambda folder, _: folder.learned("caa", {"a": 1}, [1, 2]),
+    "skills/runs-my-method.parquet": lambda f, _: f.probed("skills", PROBED.method),
     "gaps/caa.json": lambda folder, _: folder.gaps("caa"),
     "detection/caa.json": lambda folder, _: folder.metrics("detection", "caa"),
 }
@@ -41,6 +42,7 @@ def folder(config):
     made.start(config)
     made.keep_answers([ROW])
     made.keep_judged("judge", [Judged(**dataclasses.asdict(ROW), overall=1.5)])
+    made.keep_probed("skills", [PROBED])
     made.keep_learned("caa", {"a": 1}, [1, 2], LEARNED)
     made.keep_metrics("gaps", "caa", {"held_in-0-1.0-6": 0.5, "held_in-1-1.0-6": None})
     made.keep_metrics("detection", "caa", {"0": {"pool": 1}})

@@ -9,8 +9,10 @@ import pytest
 
 from hypersteer.config import DataConfig, EvaluateConfig, LMConfig, ProtocolConfig, SiteConfig
 from hypersteer.errors import ConfigError, SteeringError
-from hypersteer.evaluation import answers, run
-from hypersteer.evaluation.records import Judged, from_table
+from hypersteer.evaluation import answers, measures, run
+from hypersteer.evaluation.probes import NEW_TOKENS, make_probes
+from hypersteer.evaluation.records import Judged, Probed, from_table
+from hypersteer.evaluation.selection import select
 from hypersteer.judges.judge import Failure, Judgement, Rating
 from hypersteer.report.evaluate import evaluate
 from hypersteer.training.loop import train
@@ -68,6 +70,12 @@ def checkpoint(world, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    for measure, count in (("skills", 3), ("refusals", 4)):
+        monkeypatch.setitem(NEW_TOKENS, measure, count)
+
+
 @pytest.fixture
 def judge(monkeypatch):
     made = LetterJudge()
@@ -90,6 +98,8 @@ def config(world, checkpoint, tmp_path):
             max_new_tokens=5,
             batch_size=20,
             gap_rows=2,
+            skill_items=0,
+            refusal_requests=0,
         ),
     )
 
@@ -156,6 +166,66 @@ def test_what_is_finished_is_not_done_again(config, judge, monkeypatch):
     assert not calls
 
 
+def with_probes(config, **counts):
+    counts = {"skill_items": 7, "refusal_requests": 4} | counts
+    return dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, **counts))
+
+
+def probed(result, measure, method):
+    return from_table(pq.read_table(result.folder / measure / f"{method}.parquet"), Probed)
+
+
+def test_every_method_that_steers_answers_the_probes(config, judge):
+    config = with_probes(dataclasses.replace(config, methods=("bag-of-words", *config.methods)))
+    result = evaluate(config)
+    wanted = {
+        measure: [p.id for p in some] for measure, some in make_probes(config.protocol).items()
+    }
+    chosen = {choice.key: choice.strength for choice in select(rows_of(result)).choices}
+    for measure, ids in wanted.items():
+        names = {"unsteered", *METHODS, "hypernet"}
+        assert {file.stem for file in (result.folder / measure).glob("*.parquet")} == names
+        for name in names:
+            rows = probed(result, measure, name)
+            assert [row.probe_id for row in rows] == ids
+            if measure == "skills":
+                held = {"held_in"} if name == "diffmean" else {"held_in", "held_out"}
+                assert {row.held for row in rows} == held
+            for row in rows:
+                assert row.strength == chosen[name, row.held, row.concept_id]
+                assert bool(row.given) == (name == "prompting")
+    plain = probed(result, "skills", "unsteered")
+    kept = json.loads((result.folder / "skills" / "random.json").read_text())
+    assert kept["share"]["count"] == len(plain) == 7
+    report = result.markdown.read_text()
+    assert "Skill kept" in report
+    assert "Refusals" in report
+
+
+def test_probes_are_asked_once_and_may_be_added_or_left_out_later(config, judge, monkeypatch):
+    """They change no answer of the protocol, so a folder takes any number of them."""
+    config = dataclasses.replace(config, methods=("prompting", "random"))
+    rows = rows_of(evaluate(config))
+    generate, calls = measures.generate_ids, []
+
+    def counted(lm, prompts, *rest):
+        calls.append(len(prompts))
+        return generate(lm, prompts, *rest)
+
+    monkeypatch.setattr(measures, "generate_ids", counted)
+    monkeypatch.setattr(answers, "generate_ids", lambda *_a: pytest.fail("answered again"))
+    first = evaluate(with_probes(config))
+    assert rows_of(first) == pytest.approx(rows, nan_ok=True)
+    assert sum(calls) == 3 * (7 + 4)
+    report = first.markdown.read_text()
+    evaluate(with_probes(config))
+    assert sum(calls) == 3 * (7 + 4)
+    left_out = evaluate(config).markdown.read_text()
+    assert "Skill kept" not in left_out
+    assert evaluate(with_probes(config)).markdown.read_text() == report
+    assert sum(calls) == 3 * (7 + 4)
+
+
 def test_failed_judgements_are_no_scores_and_are_tried_again(config, judge):
     judge.broken = True
     with pytest.raises(SteeringError, match="no answer could be judged: the judge is out"):
@@ -189,6 +259,7 @@ def test_a_method_may_be_added_later(config, judge):
         ({"settings": {"random": {"sed": 1}}}, "unknown key 'sed'; did you mean 'seed'"),
         ({"methods": ("prompting", "prompting")}, "names 'prompting' twice"),
         ({"data": DataConfig(source=("/nowhere",))}, "/nowhere"),
+        ({"protocol": ProtocolConfig(skill_items=241)}, "skill_items 241 is more than the 240"),
     ],
 )
 def test_bad_settings_are_told_before_any_model_work(config, judge, monkeypatch, change, told):
@@ -268,3 +339,20 @@ def test_what_outgrows_the_window_is_told_before_anything_is_done(config, world,
             evaluate(changed, lm)
         assert "\n" not in str(caught.value)
         assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize("methods", [("random",), ("prompting",)])
+def test_probes_that_outgrow_the_window_are_told_before_anything_is_done(
+    config, world, monkeypatch, methods
+):
+    lm, probes = world.lm, make_probes(ProtocolConfig())["skills"]
+    monkeypatch.setattr(type(lm), "forward", lambda *_a, **_k: pytest.fail("the model ran"))
+    monkeypatch.setattr(run, "make_judge", lambda _config, _lm: LetterJudge())
+    room = lm.context_window - max(len(lm.chat.prompt(probe.prompt).ids) for probe in probes)
+    monkeypatch.setitem(NEW_TOKENS, "skills", room + (methods == ("random",)))
+    config = with_probes(dataclasses.replace(config, methods=methods, compare_to=methods[0]))
+    config = with_probes(config, skill_items=240)
+    told = r"\w+-\d\d with its answer \(protocol\.skill_items = 0 leaves it out\) needs \d+ tokens"
+    with pytest.raises(SteeringError, match=told):
+        evaluate(config, lm)
+    assert not Path(config.out).exists()

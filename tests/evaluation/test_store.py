@@ -12,7 +12,7 @@ from safetensors import safe_open
 from hypersteer.checkpoint import save_tensors
 from hypersteer.config import EvaluateConfig, JudgeConfig, ProtocolConfig
 from hypersteer.errors import ConfigError, SteeringError
-from hypersteer.evaluation.records import Answered, Judged
+from hypersteer.evaluation.records import Answered, Judged, Probed
 from hypersteer.evaluation.store import ResultsFolder
 from hypersteer.learning.values import Cost, Learned
 from hypersteer.report.evaluate import evaluate
@@ -93,6 +93,32 @@ def test_what_was_learnt_before_kinds_were_kept_is_read(folder):
     assert (back.kind, back.notes) == ("directions", recipe)
 
 
+PROBED = Probed(
+    method="runs/my method",
+    held="held_in",
+    concept_id=3,
+    concept="talk like a pirate",
+    strength=0.5,
+    probe_id="facts-01",
+    kind="facts",
+    prompt="Which?",
+    given="",
+    response="Arr | \n<b>",
+    counted=True,
+)
+
+
+def test_answers_to_probes_come_back_as_they_were(folder, config):
+    rows = [PROBED, dataclasses.replace(PROBED, strength=None, response="", counted=False)]
+    assert folder.probed("skills", PROBED.method) == []
+    folder.keep_probed("skills", rows)
+    assert ResultsFolder(config).probed("skills", PROBED.method) == rows
+    assert folder.probed("refusals", PROBED.method) == []
+    folder.keep_probed("skills", rows[:1])
+    assert folder.probed("skills", PROBED.method) == rows[:1]
+    assert not list(folder.path.rglob("*.tmp"))
+
+
 def test_nothing_learnt_is_kept_as_well(folder):
     folder.keep_learned("prompting", {}, [1], Learned(notes={"a": "b"}))
     assert folder.learned("prompting", {}, [1]).notes == {"a": "b"}
@@ -118,7 +144,7 @@ def test_what_changes_no_answer_may_change(folder, config):
             methods=("random",),
             compare_to="random",
             judge=JudgeConfig(kind="llm"),
-            protocol=ProtocolConfig(batch_size=3),
+            protocol=ProtocolConfig(batch_size=3, skill_items=5, refusal_requests=0),
         )
     )
 

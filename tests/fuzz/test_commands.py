@@ -38,6 +38,7 @@ def commands(world):
     evaluate += ("--protocol.held-in-concepts", "1", "--protocol.held-out-concepts", "0")
     evaluate += ("--protocol.prompts", "2", "--protocol.max-new-tokens", "2")
     evaluate += ("--protocol.strengths", "1", "--protocol.gap-rows", "1")
+    evaluate += ("--protocol.skill-items", "1", "--protocol.refusal-requests", "0")
     train = ("train", *lm, *data, "--out", "made", *SMALL, "--data.held-out-concepts", "1")
     targets = ("--hypernet.variant", "no-context", "--loss.objective", "reconstruction")
     targets += ("--loss.targets",)

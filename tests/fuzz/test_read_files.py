@@ -23,6 +23,7 @@ def readers(world):
     evaluate += ("--data.held-out-concepts", "1")
     evaluate += ("--protocol.held-in-concepts", "1", "--protocol.prompts", "2")
     evaluate += ("--protocol.max-new-tokens", "2", "--protocol.strengths", "1")
+    evaluate += ("--protocol.skill-items", "1", "--protocol.refusal-requests", "0")
     evaluate += ("--compare-to", "unsteered", "--judge.kind", "llm")
     evaluate += ("--judge.base-url", world.server)
     rule = (*mine, "--rule", "if sea then x", "--edit", f"x={world.edit}", "--condition")

@@ -89,7 +89,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(written):
 
 def test_tables_are_accessible_and_even(written):
     page = Page(written[1])
-    assert len(page.captions) == len(page.tables) == 7
+    assert len(page.captions) == len(page.tables) == 8
     for table in page.tables:
         widths = {sum(span for _, span in cells) for cells in table}
         assert len(widths) == 1
@@ -109,12 +109,63 @@ def test_table_1_holds_ours_beside_the_published(written):
         f"[{overall.low:.3f},",
         f"{overall.high:.3f}]",
     ]
-    assert found["cross-attention"][2:] == [["0.608"], ["0.742"], ["0.934"], ["1.091"]]
+    assert found["cross-attention"][4:] == [["0.608"], ["0.742"], ["0.934"], ["1.091"]]
     assert found["DiffMean"][0] == ["\u2013"]
-    assert found["LoReFT"][:2] == [["\u2013"], ["\u2013"]]
-    assert found["LoReFT"][3] == ["0.722"]
+    assert found["LoReFT"][:4] == [["\u2013"]] * 4
+    assert found["LoReFT"][5] == ["0.722"]
     order = [name for name in found if name in ("unsteered", "prompt", "DiffMean", "ReFT-r1")]
     assert order == ["unsteered", "prompt", "DiffMean", "ReFT-r1"]
+
+
+def percent(value):
+    return f"{100 * value:.0f} %"
+
+
+def in_words(interval):
+    low, high = percent(interval.low), percent(interval.high)
+    return f"{percent(interval.mean)} [{low}, {high}]"
+
+
+def test_skill_kept_and_refusals_stand_beside_the_scores(written):
+    page = Page(written[1])
+    tables = page.tables
+    measures, order = made_up().measures, tables[0][1]
+    places = [[text for text, _ in order].index(name) for name in ("Skill kept", "Refusals")]
+    for cells in tables[0]:
+        name = cells[0][0]
+        if name in measures["skills"]:
+            kept, refused = (" ".join(cells[place][0].split()) for place in places)
+            expected = measures["skills"][name].kept
+            assert kept == ("reference" if name == "unsteered" else in_words(expected))
+            assert refused == in_words(measures["refusals"][name].share)
+    table = tables[page.captions.index("Skill kept, by kind")]
+    assert [text for text, _ in table[1]] == ["Method", "Kept", "All", "Facts", "Copy"]
+    for cells in table[2:]:
+        found = measures["skills"][cells[0][0]]
+        shown = [" ".join(text.split()) for text, _ in cells[2:]]
+        assert shown == [in_words(one) for one in (found.share, *found.kinds.values())]
+    assert "Share of 20 small tasks" in written[0]
+
+
+def test_what_was_not_measured_has_no_column(tmp_path):
+    only = {"refusals": made_up().measures["refusals"]}
+    markdown, _ = write_report(tmp_path, dataclasses.replace(made_up(), measures=only))
+    text = markdown.read_text(encoding="utf-8")
+    assert "This run: Refusals" in text
+    assert "Skill kept" not in text
+
+
+def test_a_method_that_could_not_be_measured_has_empty_cells(tmp_path):
+    measures = {
+        measure: {name: values for name, values in found.items() if name != "random"}
+        for measure, found in made_up().measures.items()
+    }
+    measures["skills"]["prompt"] = dataclasses.replace(measures["skills"]["prompt"], kept=None)
+    _, html = write_report(tmp_path, dataclasses.replace(made_up(), measures=measures))
+    found = {cells[0][0]: cells for cells in Page(html.read_text(encoding="utf-8")).tables[0]}
+    assert [text.strip() for text, _ in found["random"][3:5]] == ["\u2013", "\u2013"]
+    assert found["prompt"][3][0].strip() == "\u2013"
+    assert "%" in found["prompt"][4][0]
 
 
 def test_published_columns_are_marked(written):
@@ -214,7 +265,7 @@ def test_samples_are_the_best_the_median_and_the_worst():
 
 
 def test_optional_parts_may_be_absent(tmp_path):
-    bare = dataclasses.replace(made_up(), costs={}, gaps={}, detection={}, about={})
+    bare = dataclasses.replace(made_up(), costs={}, gaps={}, detection={}, about={}, measures={})
     rows = [r for r in bare.rows if r.method in ("unsteered", "prompt")]
     bare = dataclasses.replace(bare, rows=rows, compare_to="unsteered")
     _, path = write_report(tmp_path, bare)

@@ -41,10 +41,16 @@ class ProtocolConfig:
     """Rows per concept that the concept gap is measured on; 0 leaves it out."""
     detection: bool = True
     """Whether methods that can also detect concepts are measured at that, where data allow."""
+    skill_items: int = 240
+    """Small tasks with exact answers that every method does at the chosen strengths, of 240; fewer
+    are spread over their kinds, 0 leaves out the measure "skill kept"."""
+    refusal_requests: int = 60
+    """Harmless requests that models refuse, asked likewise, of 60; 0 leaves out refusals."""
 
     def __post_init__(self) -> None:
         settle(self, "protocol.")
         at_least(0, "protocol.", self, "held_in_concepts", "held_out_concepts", "gap_rows")
+        at_least(0, "protocol.", self, "skill_items", "refusal_requests")
         at_least(1, "protocol.", self, "max_new_tokens", "batch_size")
         at_least(MIN_PROMPTS, "protocol.", self, "prompts")
         if not self.strengths or not all(map(math.isfinite, self.strengths)):

@@ -89,7 +89,7 @@ def _answer_together(
     strengths = list(protocol.strengths) if prepared.scales else [None]
     together = max(1, protocol.batch_size // len(strengths))
     found: list[list[Answered]] = []
-    for part, steering in _steerings(prepared, questions, together):
+    for part, steering in steerings(prepared, questions, together):
         rows: list[list[Answered]] = [[] for _ in part]
         for some in even_parts(strengths, protocol.batch_size):
             for own, new in zip(
@@ -100,10 +100,16 @@ def _answer_together(
     return found
 
 
-def _steerings(
+def steerings(
     prepared: Prepared, questions: Sequence[Question], together: int
 ) -> Iterator[tuple[Sequence[Question], Steering]]:
-    """Yield questions in parts, and how each is steered; a concept's own model is made once."""
+    """Yield questions in parts, and how each is steered; a concept's own model is made once.
+
+    Args:
+        prepared: who is asked.
+        questions: of one concept, where the method `Adapts`.
+        together: most questions of a part.
+    """
     parts = even_parts(questions, together)
     whole = prepared.steer(questions) if isinstance(prepared.method, Adapts) else None
     start = 0
@@ -192,8 +198,12 @@ def by_concept(
         start = end
 
 
+def rewritten(given: object, prompt: str) -> str:
+    """Return the prompt that was given instead of another one; "" where it is the same."""
+    return given if isinstance(given, str) and given != prompt else ""
+
+
 def _row(prepared: Prepared, question: Question, given: object, ids: Sequence[int]) -> dict:
-    rewritten = isinstance(given, str) and given != question.instruction
     return {
         "method": prepared.name,
         "held": question.held,
@@ -202,7 +212,7 @@ def _row(prepared: Prepared, question: Question, given: object, ids: Sequence[in
         "prompt_id": question.prompt_id,
         "instruction": question.instruction,
         "seed": question.seed,
-        "given": given if rewritten else "",
+        "given": rewritten(given, question.instruction),
         "response": prepared.lm.chat.decode(ids),
         "tokens": len(ids),
     }

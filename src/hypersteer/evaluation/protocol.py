@@ -142,7 +142,7 @@ def check_fits(
         SteeringError: naming the text and the lengths.
     """
     kinds = tuple(type(method) for method in methods.values())
-    worded = any(issubclass(kind, (Prompting, RewrittenPrompting)) for kind in kinds)
+    worded = is_worded(methods)
 
     def size(text: str, concept: Concept) -> int:
         return len(lm.chat.prompt(prompted(text, concept.text) if worded else text).ids)
@@ -162,6 +162,11 @@ def check_fits(
             cut = min(len(answer), config.data.max_response_tokens)
             tokens = max(size(example.prompt, one) for one in (concept, other or concept))
             lm.check_length(tokens + cut, f"the data row {example.prompt[:40]!r} with its response")
+
+
+def is_worded(methods: Mapping[str, Learner]) -> bool:
+    """Return whether one of the methods puts the concept into the prompt."""
+    return any(isinstance(one, (Prompting, RewrittenPrompting)) for one in methods.values())
 
 
 def pick_instructions(pool: Sequence[str], concept_id: int, count: int) -> list[str]:

@@ -1,7 +1,7 @@
 """One row of results: an answer of a method to a prompt, at a strength, and what judges say."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import pyarrow as pa
 
@@ -69,21 +69,58 @@ class Judged(Answered):
     error: str = ""
 
 
-_TYPES = {int: pa.int64(), float: pa.float64(), float | None: pa.float64()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """An answer to a probe: a skill item, or a request that models refuse.
+
+    Attributes:
+        method: name of the method, or `unsteered`.
+        held: set of the concept it is steered towards, which has nothing to do with the probe.
+        concept_id: the concept's id in its data.
+        concept: the concept's text.
+        strength: the one chosen for the concept; None for methods that have no strength.
+        probe_id: the probe's name in its set.
+        kind: the part of the set that it belongs to.
+        prompt: the probe.
+        given: the prompt that the base LM was given, where the method rewrites it; else "".
+        response: what it answered.
+        counted: whether the response solves the item, or refuses the request.
+    """
+
+    method: str
+    held: Held
+    concept_id: int
+    concept: str
+    strength: float | None
+    probe_id: str
+    kind: str
+    prompt: str
+    given: str
+    response: str
+    counted: bool
+
+
+_TYPES = {
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    float | None: pa.float64(),
+}
 OPTIONAL = (float | None,)
+Row = TypeVar("Row", Answered, Judged, Probed)
 
 
-def schema(kind: type[Answered]) -> pa.Schema:
+def schema(kind: type[Row]) -> pa.Schema:
     """Return the parquet columns of a kind of row."""
     return pa.schema([(f.name, _TYPES.get(f.type, pa.string())) for f in fields(kind)])  # type: ignore[arg-type]
 
 
-def to_table(rows: list[Answered], kind: type[Answered]) -> pa.Table:
+def to_table(rows: list[Row], kind: type[Row]) -> pa.Table:
     """Return rows of one kind as a table."""
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
 
 
-def from_table(table: pa.Table, kind: type[Answered]) -> list[Answered]:
+def from_table(table: pa.Table, kind: type[Row]) -> list[Row]:
     """Return the rows of a table, which are one at least.
 
     Raises:

@@ -15,10 +15,12 @@ from hypersteer.evaluation.answers import Prepared, answer, batches, by_concept
 from hypersteer.evaluation.concept_gap import concept_gap
 from hypersteer.evaluation.detection import measure_detection
 from hypersteer.evaluation.detection_metrics import Detection
-from hypersteer.evaluation.protocol import Plan, Question, check_fits, make_plan
+from hypersteer.evaluation.measures import Shares, measure_all
+from hypersteer.evaluation.probes import Measure, Probe, check_probes_fit, make_probes
+from hypersteer.evaluation.protocol import Plan, Question, check_fits, is_worded, make_plan
 from hypersteer.evaluation.records import HELD, Answered, Held, Judged, Place
 from hypersteer.evaluation.scoring import judge_rows
-from hypersteer.evaluation.selection import Key, select
+from hypersteer.evaluation.selection import Key, Strengths, select
 from hypersteer.evaluation.store import ResultsFolder, writing
 from hypersteer.judges.choose import make_judge
 from hypersteer.judges.judge import Judge
@@ -60,6 +62,7 @@ class Findings:
         costs: method -> cost per concept.
         gaps: concept gaps, in nats per token, where measured.
         detection: detection metrics, where measured.
+        measures: shares of skill items solved and of requests refused, by method, where measured.
     """
 
     rows: Sequence[Judged]
@@ -70,6 +73,7 @@ class Findings:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     gaps: Mapping[Place, float] = field(default_factory=dict)
     detection: Mapping[Place, Detection] = field(default_factory=dict)
+    measures: Mapping[Measure, Mapping[str, Shares]] = field(default_factory=dict)
 
 
 WriteReport = Callable[[Path, Findings], tuple[Path, Path]]
@@ -97,6 +101,7 @@ def _evaluate(
 ) -> tuple[Findings, Path]:
     """Open what the evaluation needs, and do it."""
     methods = make_methods(config)
+    probes = make_probes(config.protocol)
     plan = make_plan(config)
     held_in, held_out = ([c.text for c in plan.concepts(held)] for held in ("held_in", "held_out"))
     check_split(methods, held_in, held_out)
@@ -104,8 +109,9 @@ def _evaluate(
     judge = make_judge(config.judge, lm)
     site = lm.site(config.site.layer, config.site.kind)
     check_fits(lm, plan, config, methods)
+    check_probes_fit(lm, plan, probes, worded=is_worded(methods))
     folder.start(config)
-    return _Evaluation(config, folder, methods, plan, lm, judge, site).go()
+    return _Evaluation(config, folder, methods, plan, lm, judge, site).go(probes)
 
 
 class _Evaluation:
@@ -125,7 +131,7 @@ class _Evaluation:
         self.lm, self.judge, self.site = lm, judge, site
         self.console = Console(stderr=True)
 
-    def go(self) -> tuple[Findings, Path]:
+    def go(self, probes: Mapping[Measure, Sequence[Probe]]) -> tuple[Findings, Path]:
         """Take method by method through all stages, each of which skips what is finished."""
         prepared: dict[str, Prepared] = {}
         rows: list[Judged] = []
@@ -136,6 +142,7 @@ class _Evaluation:
                 rows += self._judge(name)
         if not any(row.overall is not None for row in rows):
             raise SteeringError(f"no answer could be judged: {rows[0].error}")
+        chosen = {choice.key: choice.strength for choice in select(rows).choices}
         findings = Findings(
             rows=rows,
             config=to_dict(self.config),
@@ -143,8 +150,9 @@ class _Evaluation:
             methods=tuple(name for name in self.methods if can_steer(self.methods[name])),
             about=self._about(),
             costs={name: method.learned.cost for name, method in prepared.items()},
-            gaps=self._gaps(prepared, rows),
+            gaps=self._gaps(prepared, chosen),
             detection=self._detection(prepared),
+            measures=self._measures(prepared, chosen, probes),
         )
         return findings, self.folder.keep_rows(rows)
 
@@ -207,10 +215,9 @@ class _Evaluation:
                 bar.advance(len(rows))
         return [row for rows in kept for row in rows]
 
-    def _gaps(self, prepared: dict[str, Prepared], rows: Sequence[Judged]) -> dict[Place, float]:
+    def _gaps(self, prepared: dict[str, Prepared], chosen: Strengths) -> dict[Place, float]:
         """Measure mean concept gaps of all methods on each held set, at the chosen strengths."""
         count = self.config.protocol.gap_rows
-        chosen = {choice.key: choice.strength for choice in select(rows).choices}
         gaps: dict[Place, float] = {}
         places = [(name, held) for name in prepared if name != UNSTEERED for held in HELD]
         for name, held in places if count else ():
@@ -250,6 +257,21 @@ class _Evaluation:
         except DataError as error:
             self.console.print(f"detection is left out: {error}", markup=False, soft_wrap=True)
             return {}
+
+    def _measures(
+        self,
+        prepared: dict[str, Prepared],
+        chosen: Strengths,
+        probes: Mapping[Measure, Sequence[Probe]],
+    ) -> dict[Measure, dict[str, Shares]]:
+        """Have every method that steers answer the skill items and the requests."""
+        methods = {name: one for name, one in prepared.items() if can_steer(one.method)}
+        total = len(methods) * sum(map(len, probes.values()))
+        together = self.config.protocol.batch_size
+        with self._bar("skill and refusals", total) as bar:
+            return measure_all(
+                self.folder, self.plan, methods, chosen, probes, together, bar.advance
+            )
 
     def _about(self) -> dict[str, str]:
         protocol, dtype = self.config.protocol, str(self.lm.dtype).removeprefix("torch.")

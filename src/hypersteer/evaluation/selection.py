@@ -6,7 +6,7 @@ second half at that strength. A method without strengths is reported on the same
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,10 @@ class Key(NamedTuple):
     method: str
     held: Held
     concept_id: int
+
+
+Strengths = Mapping[Key, float | None]
+"""Chosen strengths; None for a method without strengths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from hypersteer.checkpoint import save_tensors
 from hypersteer.config import EvaluateConfig, differing, from_dict, to_dict
 from hypersteer.errors import ConfigError, SteeringError, one_line
-from hypersteer.evaluation.records import Answered, Held, Judged, from_table, to_table
+from hypersteer.evaluation.records import Answered, Held, Judged, Probed, Row, from_table, to_table
 from hypersteer.files import (
     finite,
     is_file,
@@ -34,7 +34,7 @@ from hypersteer.values import as_real, json_of
 FREE = {
     "": ("out", "methods", "settings", "judge", "compare_to"),
     "base_lm": ("device",),
-    "protocol": ("batch_size", "detection", "gap_rows"),
+    "protocol": ("batch_size", "detection", "gap_rows", "skill_items", "refusal_requests"),
 }
 """Settings, by table, that may change in a folder: they do not change an answer."""
 
@@ -168,11 +168,22 @@ class ResultsFolder:
         with writing(path):
             write_text(path, to_json(metrics, indent=1) + "\n")
 
+    def probed(self, measure: str, method: str) -> list[Probed]:
+        """Return a method's answers to the probes of a measure; empty where there are none yet."""
+        return _rows(self._probed(measure, method), Probed) or []
+
+    def keep_probed(self, measure: str, rows: Sequence[Probed]) -> None:
+        """Keep all answers of one method to the probes of a measure, and drop earlier ones."""
+        _keep(self._probed(measure, rows[0].method), rows, Probed)
+
     def keep_rows(self, rows: Sequence[Judged]) -> Path:
         """Write all judged rows as one parquet file."""
         path = self.path / "rows.parquet"
         _keep(path, rows, Judged)
         return path
+
+    def _probed(self, measure: str, method: str) -> Path:
+        return self.path / measure / f"{slug(method)}.parquet"
 
     def _part(self, folder: str, method: str, held: Held, concept_id: int) -> Path:
         return self.path / folder / slug(method) / f"{held}-{concept_id}.parquet"
@@ -215,7 +226,7 @@ def _damaged(path: Path, what: object) -> SteeringError:
     return SteeringError(f"'{path}' is damaged ({one_line(what)}); delete it")
 
 
-def _rows(path: Path, kind: type[Answered]) -> Any:
+def _rows(path: Path, kind: type[Row]) -> Any:
     if not is_file(path):
         return None
     try:
@@ -240,6 +251,6 @@ def writing(path: Path) -> Generator[None]:
         ) from error
 
 
-def _keep(path: Path, rows: Sequence[Answered], kind: type[Answered]) -> None:
+def _keep(path: Path, rows: Sequence[Row], kind: type[Row]) -> None:
     with writing(path), replacing(path) as temporary:
         pq.write_table(to_table(list(rows), kind), temporary)

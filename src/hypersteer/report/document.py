@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from hypersteer.evaluation.records import Held, Judged
 from hypersteer.evaluation.selection import halves
 from hypersteer.report.layout import Table, held_name
+from hypersteer.report.measure_tables import skill_table
 from hypersteer.report.strength_curves import Panel, panels
 from hypersteer.report.summary import Scores, Summary
 from hypersteer.report.tables import (
@@ -76,6 +77,7 @@ def compose(summary: Summary) -> Document:
         table_1(summary),
         score_table(summary),
         comparison_table(summary),
+        skill_table(summary),
         cost_table(summary),
         detection_table(summary),
     ]

@@ -22,6 +22,7 @@ from hypersteer.report.layout import (
     share,
     times,
 )
+from hypersteer.report.measure_tables import measure_cells, measure_columns, measure_note
 from hypersteer.report.published import (
     AXBENCH_DETECTION,
     AXBENCH_WIN_RATE,
@@ -43,19 +44,21 @@ def table_1(summary: Summary) -> Table:
         cells = [_overall(summary, method, held, best[held]) for held in summary.held]
         published = HYPERSTEER_TABLE_1.row(method)
         named.add(published_name(method))
-        rows.append([Cell(method), *cells, *_published(published)])
+        rows.append([Cell(method), *cells, *measure_cells(summary, method), *_published(published)])
+    ours = [f"{held_name(held)}, {_concepts(summary.concepts[held])}" for held in summary.held]
+    ours += measure_columns(summary)
     others = [
-        [Cell(name), *[EMPTY] * len(summary.held), *_published(values)]
+        [Cell(name), *[EMPTY] * len(ours), *_published(values)]
         for name, values in HYPERSTEER_TABLE_1.rows.items()
         if name not in named
     ]
-    ours = [f"{held_name(held)}, {_concepts(summary.concepts[held])}" for held in summary.held]
     return Table(
         name="overall",
         caption="Overall score, held out and held in",
         note="Overall score from 0 to 2, the harmonic mean of concept, instruction and fluency, at "
         "the strength chosen per concept on the first half of the prompts, reported on the second; "
-        "under it the 95 % interval over concepts. Bold is the best of this run. "
+        "under it the 95 % interval over concepts. Bold is the best of this run."
+        f"{measure_note(summary)} "
         f"The published columns are another model under another judge ({SETTING}; "
         f"{HYPERSTEER_TABLE_1.source}): compare orders, not values.",
         groups=[("", 1), ("This run", len(ours)), ("Published, Gemma-2", 4)],
