@@ -34,6 +34,7 @@ DUPLICATE = "near-duplicate"
 NO_CONCEPT = "the judge sees too little of the concept"
 OFF_TASK = "the judge sees no answer to the instruction"
 NOT_FLUENT = "the judge finds it reads badly"
+NOT_JUDGED = "the judge gave no score"
 SURPLUS = "good, but others are better"
 REASONS = (
     NO_REPLY,
@@ -46,8 +47,12 @@ REASONS = (
     NAMES_IT,
     NO_WORD,
     DUPLICATE,
+    NOT_JUDGED,
+    NO_CONCEPT,
+    OFF_TASK,
+    NOT_FLUENT,
 )
-"""Every reason, in the order in which they are looked for."""
+"""Every reason in a build, in the order in which they are looked for."""
 
 LONGEST_UNIT = 12
 """Words of the longest passage whose repetition is looked for."""

@@ -21,6 +21,7 @@ FREE = {
     "base_lm": ("device",),
     "teacher": (
         "base_url",
+        "threads",
         "api_key_env",
         "max_tokens",
         "token_limit",
@@ -31,6 +32,14 @@ FREE = {
         "input_price",
         "output_price",
         "batch_size",
+    ),
+    "judge": (
+        "threads",
+        "base_url",
+        "api_key_env",
+        "concurrency",
+        "input_price",
+        "output_price",
     ),
 }
 """Settings, by table, that may change in a folder; of lists and pools the content counts."""
