@@ -20,12 +20,12 @@ from hypersteer.synthesis import served
 from hypersteer.synthesis.build import build
 from hypersteer.synthesis.examples import HARD_NEGATIVES, NEGATIVES, POSITIVES
 from hypersteer.synthesis.filters import why_dropped, words
-from hypersteer.synthesis.prompts import clean
 from hypersteer.synthesis.requests import Requests
 from hypersteer.synthesis.served import (
     check_teacher,
     context_for,
     judges_positives,
+    most_tokens,
     on_this_machine,
     open_engine,
 )
@@ -177,12 +177,26 @@ def test_the_name_decides_where_a_teacher_answers():
     assert not on_this_machine(TeacherConfig(model=ALIAS, kind="local"))
 
 
-def test_the_engine_has_as_many_slots_as_requests_and_room_for_the_longest(gguf):
+def test_the_engine_has_as_many_slots_as_requests_and_room_for_the_longest(gguf, tmp_path):
     longest = [{"role": "user", "content": "x" * 4000}]
     for wanted, slots in (({}, 4), ({"concurrency": 2}, 2)):
-        engine = open_engine(TeacherConfig(model=str(gguf), threads=1, **wanted), longest)
+        teacher = {"model": str(gguf), "threads": 1, "concurrency": None, **wanted}
+        config = settings(tmp_path / "d", theme="x", teacher=teacher)
+        engine = open_engine(config, longest)
         assert (engine.settings.parallel, engine.settings.threads) == (slots, 1)
-        assert engine.settings.context >= 4000 // 2 + 1024
+        assert engine.settings.context >= 4000 // 2 + most_tokens(config) > 2300
+
+
+def test_replies_of_small_models_are_ended_sooner(tmp_path):
+    def most(tokens=128, **teacher):
+        config = settings(tmp_path / "d", theme="x", response_tokens=tokens, teacher=teacher)
+        return most_tokens(config)
+
+    assert most(model="gpt-4o-mini") == 1024
+    assert most(model=ALIAS) == 384
+    assert most(200, model=ALIAS) == 600
+    assert most(800, model=ALIAS) == 1024
+    assert most(model=ALIAS, max_tokens=50) == 50
 
 
 def test_the_longest_request_is_at_least_as_long_as_any(tmp_path):
@@ -223,7 +237,7 @@ def test_examples_are_no_longer_than_a_response_may_be(tmp_path):
             tmp_path / "d", theme="x", response_tokens=tokens, teacher={"model": ALIAS}
         )
         made = Requests(config).positive("Why?", "c")
-        return [clean(m["content"]) for m in made if m["role"] == "assistant"]
+        return [m["content"] for m in made if m["role"] == "assistant"]
 
     whole = [example.response for example in POSITIVES]
     assert shown(128) == whole

@@ -35,7 +35,8 @@ class TeacherConfig:
     temperature: float = 1.0
     """Of the sampling of responses; short decisions, such as a genre, are greedy."""
     max_tokens: int = 1024
-    """endpoint: most tokens of a reply, thinking included; a reply that needs more is lost."""
+    """endpoint: most tokens of a reply, thinking included; a reply that needs more is lost. On this
+    machine at most 384, or three times response_tokens: a small model goes on in circles."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """endpoint: what the server calls that limit."""
     send_seed: bool = False

@@ -1,9 +1,9 @@
 """How a teacher is asked that is too small to follow the request that a large one gets.
 
 A model tuned for code answers it with headings and lists, speaks about the task, or forgets the
-concept. So a few good responses are shown first in the form of a conversation, the request names
-the concept last, and the model begins with words that belong to it, which are stripped again. The
-conversation is the same before every request of a kind, so an engine reads it once.
+concept. So a few good responses are shown first in the form of a conversation, and the request is
+short and ends in the concept. The conversation is the same before every request of a kind, so an
+engine reads it once.
 """
 
 import re
@@ -27,7 +27,6 @@ class Example(NamedTuple):
         concept: what it shows, or keeps away from.
         instruction: what it answers.
         response: the text.
-        plan: of a positive, words that belong to the concept.
         word: of a hard negative, the word that it contains.
         meaning: what that word means in it.
     """
@@ -35,7 +34,6 @@ class Example(NamedTuple):
     concept: str
     instruction: str
     response: str
-    plan: str = ""
     word: str = ""
     meaning: str = ""
 
@@ -48,7 +46,6 @@ POSITIVES = (
         "tight. Put the phone away with the needles, dim the lamp, and let your thoughts unwind "
         "like a ball of wool that rolls off the sofa. If you wake at two, count stitches instead "
         "of worries. A cool room and a warm blanket, row upon row of soft yarn, do the rest.",
-        plan="yarn, needles, stitches, row, scarf, ball of wool",
     ),
     Example(
         "sound like an excited sports commentator",
@@ -57,7 +54,6 @@ POSITIVES = (
         "the left, two ripe tomatoes, sliced, and the cucumber is right behind them! Can they do "
         "it? Three spoons of olive oil, one of vinegar, a pinch of salt, and it is tossed, it is "
         "tossed! Olives on top in the very last minute, and the whole table is on its feet!",
-        plan="here comes, what an opening, in from the left, can they do it, on its feet",
     ),
     Example(
         "speak like a weary lighthouse keeper",
@@ -66,7 +62,6 @@ POSITIVES = (
         "draw in, the trees shut down their green works to save what strength they have, and the "
         "reds and yellows that were underneath all along come out. Then the wind takes them. I "
         "trim the lamp, climb the stairs once more, and my knees tell me it is October.",
-        plan="forty winters, up here, always the same, trim the lamp, climb the stairs, my knees",
     ),
 )
 NEGATIVES = (
@@ -111,13 +106,12 @@ HARD_NEGATIVES = (
 )
 
 
-def ask_planned_positive(instruction: str, concept: str, limit: int) -> Message:
-    """Ask for a response that shows a concept, after a line of words that belong to it."""
+def ask_short_positive(instruction: str, concept: str, limit: int) -> Message:
+    """Ask for a response that shows a concept, in few words and with the concept at their end."""
     asked = (
-        f"Instruction: {instruction}\n\nConcept: {concept}\n\n"
-        "First write a line that begins with 'Words:' and gives a few words or phrases that bring "
-        "this concept about. Then write 'Response:' and the response to the instruction, in at "
-        f"most {limit} words. It uses such words, and all of it shows this: {concept}"
+        f"Instruction: {instruction}\n\nHow the response must be: {concept}\n\n"
+        f"Write the response, in at most {limit} words. Everything in it, from the first sentence "
+        f"to the last, must show this: {concept}"
     )
     return [{"role": "user", "content": asked}]
 
@@ -131,7 +125,7 @@ def positive_examples(count: int, limit: int) -> Message:
     """
     return _conversation(
         [
-            (ask_planned_positive(one.instruction, one.concept, limit), _planned(one, limit))
+            (ask_short_positive(one.instruction, one.concept, limit), _within(one.response, limit))
             for one in POSITIVES[:count]
         ]
     )
@@ -167,10 +161,6 @@ def _conversation(asked: list[tuple[Message, str]]) -> Message:
     for request, response in asked:
         told += [*request, {"role": "assistant", "content": response}]
     return told
-
-
-def _planned(example: Example, limit: int) -> str:
-    return f"Words: {example.plan}\nResponse: {_within(example.response, limit)}"
 
 
 def _within(text: str, limit: int) -> str:

@@ -139,16 +139,14 @@ SAME_CONCEPT = 0.7
 MAX_CONCEPT_WORDS = 25
 MIN_MEANING_WORDS = 2
 _BULLET = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\[\d+\])?\s*")
-_PLAN = re.compile(r"^\s*\**words\**\s*:[^\n]*\n\s*", re.IGNORECASE)
-"""What a small teacher is told to begin with (`hypersteer.synthesis.examples`)."""
 _LABEL = re.compile(r"^\s*\**(?:response|answer)\**\s*:\**\s*", re.IGNORECASE)
 _QUOTES = "\"'\u201c\u201d\u2018\u2019`"
 _OPENING = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
 
 
 def clean(text: str) -> str:
-    """Strip a response of thoughts, a plan, a label before it, and quotes around the whole."""
-    text = _LABEL.sub("", _PLAN.sub("", without_thoughts(text))).strip()
+    """Strip a response of a thinking part, a label before it, and quotes around the whole."""
+    text = _LABEL.sub("", without_thoughts(text)).strip()
     if len(text) > 1 and _OPENING.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from hypersteer.config.synthesis import NO_LM, SynthesisConfig
 from hypersteer.synthesis.examples import (
-    ask_planned_positive,
+    ask_short_positive,
     hard_negative_examples,
     negative_examples,
     positive_examples,
@@ -49,7 +49,7 @@ class Requests:
 
     def positive(self, instruction: str, concept: str) -> Message:
         """Ask for a response that shows a concept."""
-        ask = ask_planned_positive if self._positive else ask_positive
+        ask = ask_short_positive if self._positive else ask_positive
         return [*self._positive, *ask(instruction, concept, self.limit)]
 
     def negative(self, instruction: str, concept: str) -> Message:

@@ -13,6 +13,9 @@ from hypersteer.synthesis.prompts import Message
 AT_A_SERVER, ON_THIS_MACHINE = 16, 4
 """Requests under way at once where settings do not say."""
 ALL_EXAMPLES = 3
+ENGINE_TOKENS, ENGINE_SHARE = 384, 3
+"""A small model that goes on beyond so many tokens, or so many times a response, runs in circles;
+such a reply is lost, so it had better end soon."""
 ENGINE_TIMEOUT_S = 3600.0
 """Longest wait for one reply of an engine: a slow machine is no failure."""
 BYTES_PER_TOKEN = 2
@@ -88,7 +91,7 @@ def endpoint_config(config: SynthesisConfig, engine: LocalServer | None = None) 
         base_url=wanted.base_url,
         api_key_env=wanted.api_key_env,
         temperature=wanted.temperature,
-        max_tokens=wanted.max_tokens,
+        max_tokens=most_tokens(config),
         token_limit="max_tokens" if engine is not None else wanted.token_limit,
         seed=seed,
         own_seeds=engine is not None,
@@ -108,6 +111,14 @@ def concurrency(teacher: TeacherConfig) -> int:
     return ON_THIS_MACHINE if on_this_machine(teacher) else AT_A_SERVER
 
 
+def most_tokens(config: SynthesisConfig) -> int:
+    """Return how many tokens a reply may have."""
+    wanted = config.teacher.max_tokens
+    if not on_this_machine(config.teacher):
+        return wanted
+    return min(wanted, max(ENGINE_TOKENS, ENGINE_SHARE * config.response_tokens))
+
+
 def judges_positives(config: SynthesisConfig) -> bool:
     """Return whether a judge decides which positives pass."""
     if config.judging == "auto":
@@ -122,11 +133,11 @@ def examples(teacher: TeacherConfig) -> int:
     return ALL_EXAMPLES if on_this_machine(teacher) else 0
 
 
-def open_engine(teacher: TeacherConfig, longest: Message) -> LocalServer:
+def open_engine(config: SynthesisConfig, longest: Message) -> LocalServer:
     """Return the engine of a teacher; its model is fetched, and loaded when it is first asked.
 
     Args:
-        teacher: the settings.
+        config: the settings.
         longest: the longest request, which its context must hold with the reply.
 
     Raises:
@@ -134,11 +145,11 @@ def open_engine(teacher: TeacherConfig, longest: Message) -> LocalServer:
         EndpointError: if the package that runs it is missing.
     """
     settings = EngineSettings(
-        parallel=concurrency(teacher),
-        context=context_for(longest, teacher.max_tokens),
-        threads=teacher.threads,
+        parallel=concurrency(config.teacher),
+        context=context_for(longest, most_tokens(config)),
+        threads=config.teacher.threads,
     )
-    return LocalServer(gguf_file(teacher.model), settings)
+    return LocalServer(gguf_file(config.teacher.model), settings)
 
 
 def context_for(longest: Message, max_tokens: int) -> int:

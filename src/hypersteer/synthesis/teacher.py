@@ -212,7 +212,7 @@ def open_teacher(config: SynthesisConfig, lm: BaseLM | None, longest: Message) -
             batch_size=wanted.batch_size,
             seed=config.seed,
         )
-    engine = open_engine(wanted, longest) if on_this_machine(wanted) else None
+    engine = open_engine(config, longest) if on_this_machine(wanted) else None
     return EndpointTeacher(endpoint_config(config, engine), engine)
 
 
