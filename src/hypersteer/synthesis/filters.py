@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Set
 
 from hypersteer.config.synthesis import FilterConfig
+from hypersteer.judges.refusal import refused
 
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 SHINGLE = 3
@@ -25,6 +26,7 @@ NO_REPLY = "no reply"
 EMPTY = "empty"
 TOO_SHORT = "too short"
 REFUSAL = "refusal"
+OF_TASK = "speaks of the task"
 PROMPT = "repeats the prompt"
 LOOPING = "looping text"
 ECHO = "echoes the concept"
@@ -41,6 +43,7 @@ REASONS = (
     EMPTY,
     TOO_SHORT,
     REFUSAL,
+    OF_TASK,
     PROMPT,
     LOOPING,
     ECHO,
@@ -83,6 +86,14 @@ _REFUSAL = re.compile(
     r"|.{0,60}?\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b)",
     re.IGNORECASE | re.DOTALL,
 )
+_SHOWS = "uses?|shows?|incorporates?|includes?|reflects?|follows?|demonstrates?|conveys?|avoids?"
+_OF_TASK = re.compile(
+    rf"\b(?:this|the|my) response (?:\w+ly )?(?:{_SHOWS}|is|does|will)\b"
+    r"|\bthe (?:given|requested|specified) (?:concept|instruction)\b"
+    r"|\bas (?:the )?(?:instruction|concept) (?:says|asks|requires)\b",
+    re.IGNORECASE,
+)
+_CONCEPT_OF = re.compile(r"\b(?:concept|theme|style|tone) (?:of|that is)\b", re.IGNORECASE)
 
 
 def why_dropped(
@@ -110,7 +121,8 @@ def why_dropped(
     checks = {
         EMPTY: not text.strip(),
         TOO_SHORT: len(found) < config.min_words,
-        REFUSAL: bool(_REFUSAL.match(text)),
+        REFUSAL: bool(_REFUSAL.match(text)) or refused(text),
+        OF_TASK: positive and speaks_of_task(text, concept),
         PROMPT: _repeats(found, text, instruction),
         LOOPING: loops(found),
         ECHO: positive and _echoes(text, concept, config.max_echo),
@@ -123,6 +135,19 @@ def why_dropped(
     mine = shingles(text)
     near = any(jaccard(mine, other) >= config.max_overlap for other in earlier)
     return DUPLICATE if near else None
+
+
+def speaks_of_task(text: str, concept: str) -> bool:
+    """Return whether a response says that it shows a concept, or speaks of itself."""
+    if _OF_TASK.search(text):
+        return True
+    named = set(stems(concept))
+    for place in _CONCEPT_OF.finditer(text):
+        following = words(text[place.end() :])[: len(words(concept)) + 1]
+        mine = set(stems(" ".join(following)))
+        if named and len(mine & named) * 2 > len(named):
+            return True
+    return False
 
 
 def loops(found: list[str]) -> bool:
