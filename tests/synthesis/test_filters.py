@@ -37,6 +37,8 @@ def verdict(text, *, positive=True, word="", earlier=(), concept="talk like a pi
         (GOOD, None),
         (POEM, None),
         ("1, 2, 3, 4, 5, 6, 7, 8: that is how long, in minutes.", None),
+        ("I am an artificial intelligence, programmed to think. I boil nothing.", "refusal"),
+        ("I am an aide to the captain, and I boil it for nine minutes.", None),
         ("I can help: boil it for nine minutes in a pot.", None),
         ("I am sorry for the knight, who waits nine minutes for his egg.", None),
         ("  \n", "empty"),

@@ -78,12 +78,14 @@ _DOING = (
     "help|assist|provide|comply|fulfil|answer|respond|create|write|generate|do that|discuss|"
     "continue|engage"
 )
+_MACHINE = "(?:ai|artificial intelligence|(?:large )?language model)"
 _REFUSAL = re.compile(
     rf"^\W*(?:(?:i['\u2019]m|i am|we are)?\s*(?:\w+ )?(?:sorry|afraid|apologi[sz]e)\b"
     rf".{{0,80}}?{_NOT}"
     rf"|(?:unfortunately|sorry|apologies)\W.{{0,40}}?\bi\s?{_NOT}"
     rf"|i\s?{_NOT}(?: to)?(?: \w+){{0,2}}? (?:{_DOING})"
-    r"|.{0,60}?\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b)",
+    rf"|.{{0,60}}?\bas an? {_MACHINE}\b"
+    rf"|(?:i am|i['\u2019]m) (?:just |only )?an? {_MACHINE}\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _SHOWS = "uses?|shows?|incorporates?|includes?|reflects?|follows?|demonstrates?|conveys?|avoids?"
