@@ -1,8 +1,13 @@
 """Base LMs in llama.cpp's format."""
 
 import json
+import math
 
 import gguf
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import tiny
 
 
 def write_gguf(path, model, tokenizer):
@@ -41,3 +46,55 @@ def write_gguf(path, model, tokenizer):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_talker(path, window=4096, length=30):
+    """A tiny random Llama that llama.cpp runs; what it writes are letters, and comes to an end.
+
+    One channel of its states is the same in every place and layer, so that the likelihoods of
+    spaces and of the end are what we want them to be.
+
+    Args:
+        path: of the GGUF file.
+        window: tokens that it reads.
+        length: of what it writes, in tokens, on average.
+    """
+    tokenizer = tiny.tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=window,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        fixed = 1.0  # the other channels are small, so after the norm this one is about sqrt(32)
+        model.model.embed_tokens.weight[:, 0] = fixed
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0
+            layer.mlp.down_proj.weight[0] = 0
+        head = model.lm_head.weight
+        head.normal_(std=0.5)
+        head[:, 0] = -9.0
+        letters = [
+            token
+            for token in range(len(tokenizer))
+            if (piece := tokenizer.decode([token])).isascii()
+            and piece.isalpha()
+            and piece.islower()
+        ]
+        head[letters, 0] = 0
+        share = len(letters) / 32**0.5
+        for token, wanted in (
+            (tokenizer.convert_tokens_to_ids("\u0120"), 1 / 5),
+            (tokenizer.eos_token_id, 1 / length),
+        ):
+            head[token] = 0
+            head[token, 0] = math.log(wanted * share * 32**0.5) / 32**0.5
+    write_gguf(path, model, tokenizer)
+    return path

@@ -38,6 +38,7 @@ def test_a_reply_is_kept_for_exactly_what_it_depends_on():
         key(temperature=None),
         key(max_tokens=9),
         key(seed=1),
+        key(seed=1, own_seeds=True),
         key([{"role": "system", "content": "a"}]),
         key([*ASK, *ASK]),
     ]

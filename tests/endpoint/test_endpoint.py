@@ -44,6 +44,17 @@ def test_replies_come_in_the_order_of_the_requests(server, endpoint):
     assert asking.complete([]) == []
 
 
+def test_requests_may_draw_with_seeds_of_their_own(server, endpoint):
+    asked = [user("a"), user("b"), user("a")]
+    for seed in (1, 2):
+        endpoint(seed=seed, own_seeds=True).complete(asked, samples=[0, 0, 1])
+    seeds = [request.body["seed"] for request in server.asked]
+    assert len(set(seeds)) == len(seeds) == 6
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    endpoint(seed=1, own_seeds=True, cache=False).complete(asked[:1])
+    assert server.asked[-1].body["seed"] == seeds[0], "nothing but the request decides"
+
+
 def test_settings_that_some_servers_want(server, endpoint):
     endpoint(temperature=None, token_limit="max_completion_tokens").complete([user("a")])
     assert sorted(server.asked[0].body) == ["max_completion_tokens", "messages", "model"]

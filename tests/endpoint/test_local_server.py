@@ -12,6 +12,7 @@ import torch
 
 from gguf_files import write_gguf
 from hypersteer.endpoint import local_server
+from hypersteer.endpoint.connection import Connection
 from hypersteer.endpoint.endpoint import Endpoint
 from hypersteer.endpoint.local_server import EngineSettings, LocalServer
 from hypersteer.endpoint.replies import Failed
@@ -120,6 +121,24 @@ def test_one_that_dies_in_the_middle_is_told_and_its_answers_are_kept(engine):
     replies = again.complete(questions)
     assert not any(isinstance(reply, Failed) for reply in replies)
     assert again.usage.calls == len(questions) - 3
+
+
+def test_what_it_answered_last_is_kept_where_it_dies_right_after(engine, monkeypatch):
+    real = Connection.ask
+
+    async def ask(self, messages, sample):
+        result = await real(self, messages, sample)
+        if messages == question(TEXTS[1]):
+            engine._running.process.kill()
+            engine._running.process.wait()
+        return result
+
+    monkeypatch.setattr(Connection, "ask", ask)
+    with pytest.raises(EndpointError, match="ended"):
+        asking(engine, concurrency=1).complete([question(text) for text in TEXTS[:3]])
+    again = asking(engine)
+    again.complete([question(text) for text in TEXTS[:2]])
+    assert (again.usage.calls, again.usage.cache_hits) == (0, 2)
 
 
 def test_a_file_that_is_no_model_is_told(tmp_path, model):

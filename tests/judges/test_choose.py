@@ -12,6 +12,7 @@ from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.judges.llm import LLMJudge
 from hypersteer.judges.local import LocalJudge
 from hypersteer.judges.yes_no import EndpointAsker, ModelAsker
+from hypersteer.lm.catalogue import names_gguf
 from judges.test_local import calibration
 
 
@@ -120,3 +121,18 @@ def test_what_must_be_at_hand_for_auto(tiny_llama, monkeypatch, missing):
         choose, "stored_gguf", lambda model: "file" if model.alias in there else None
     )
     assert choose._at_hand(JudgeConfig(), tiny_llama) == (missing == "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        (ASKED, True),
+        (SMALL, True),
+        ("folder/model.gguf", True),
+        ("gemma-2-2b-it", False),
+        ("gpt-4o-mini", False),
+        ("", False),
+    ],
+)
+def test_which_names_an_engine_of_ours_can_run(name, runs):
+    assert names_gguf(name) is runs

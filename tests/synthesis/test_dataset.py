@@ -156,4 +156,4 @@ def test_settings_that_do_not_go_together():
 
 
 def test_nothing_is_used_before_anything_is_asked(server):
-    assert open_teacher(settings("d", server, theme="x"), None).usage == Usage()
+    assert open_teacher(settings("d", server, theme="x"), None, []).usage == Usage()

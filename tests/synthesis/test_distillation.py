@@ -152,6 +152,25 @@ def test_a_folder_of_other_settings_is_refused(tmp_path, lm, silent):
         distil(settings(tmp_path, guidance=0.1), lm=lm, judge=Lengths(), console=silent)
 
 
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path, lm, silent):
+    """It lacks settings that have been added since; they had what is now the default."""
+    folder, _ = distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
+    path = folder / "build" / "settings.json"
+    kept = json.loads(path.read_text())
+    del kept["judge"], kept["judged"]["min_fluency"]
+    path.write_text(json.dumps(kept))
+    usual = {name: value for name, value in ANY.items() if name != "min_fluency"}
+    config = settings(tmp_path, judged=JudgedConfig(**usual))
+    distil(config, lm=lm, judge=Lengths(), console=silent)
+    kept["guidance"] = 0.1
+    path.write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match="another guidance"):
+        distil(config, lm=lm, judge=Lengths(), console=silent)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match="holds no settings"):
+        distil(config, lm=lm, judge=Lengths(), console=silent)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

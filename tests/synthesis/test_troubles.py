@@ -205,5 +205,6 @@ def test_a_folder_of_another_build_is_refused(server, listed, silent, tmp_path):
     ):
         with pytest.raises(ConfigError, match=told):
             build(settings(out, server, **{"concepts": listed, **changes}), console=silent)
-    build(settings(out, server, concepts=listed, teacher={"concurrency": 2}), console=silent)
+    free = {"teacher": {"concurrency": 2, "threads": 1}, "judge": {"threads": 1}}
+    build(settings(out, server, concepts=listed, **free), console=silent)
     assert len(server.asked) == before

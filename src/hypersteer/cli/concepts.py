@@ -73,6 +73,9 @@ class ConceptsBuild:
       hypersteer concepts build settings.toml --yes
       hypersteer concepts build concepts.txt --teacher.base-url http://localhost:11434/v1 \
         --teacher.model qwen3:8b
+      hypersteer concepts build concepts.txt --out data/mine --instructions bundled \
+        --counts.train-positives 12 --counts.test-positives 4 --counts.test-negatives 8 \
+        --counts.pool-negatives 12 --teacher.model qwen2.5-coder-1.5b-instruct
       hypersteer concepts build --theme "moods of the sea" --invent 30 --teacher.kind local
     """
 
@@ -87,9 +90,9 @@ class ConceptsBuild:
 class ConceptsDistil:
     r"""Make a dataset in which the base LM itself, prompted with each concept, is the teacher.
 
-    Its answers are pushed away from what it says unprompted, and the likelihood judge keeps those
-    that show the concept and still answer. Nothing is asked of any server. The same command again
-    resumes where it was cut off.
+    Its answers are pushed away from what it says unprompted, and a judge keeps those that show the
+    concept and still answer. Nothing is asked of any server unless the judge's settings name one.
+    The same command again resumes where it was cut off.
 
     Examples:
       hypersteer concepts distil concepts.txt --out data/distilled --base-lm.dtype bfloat16
@@ -193,13 +196,16 @@ def _confirm(args: ConceptsBuild) -> "Confirm":
     def confirm(found: "Estimate") -> bool:
         from rich.console import Console
 
+        from hypersteer.synthesis.served import on_this_machine
+
         teacher = args.config.teacher
-        local = teacher.kind == "local"
+        base_lm = teacher.kind == "local"
+        free = base_lm or on_this_machine(teacher)
         if found.calls:
             console = Console(stderr=True)
-            console.print(found.table(args.config.base_lm.name if local else teacher.model))
+            console.print(found.table(args.config.base_lm.name if base_lm else teacher.model))
         asked = found.calls and sys.stdin.isatty() and sys.stderr.isatty()
-        if args.yes or local or not asked:
+        if args.yes or free or not asked:
             return True
         print("begin? [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().casefold() in ("y", "yes")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hypersteer.config.base_lm import LMConfig
+from hypersteer.config.evaluation import JudgeConfig
 from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.errors import ConfigError
 
@@ -16,25 +17,34 @@ class TeacherConfig:
     """Who writes the responses."""
 
     kind: Literal["endpoint", "local"] = "endpoint"
-    """A model behind an OpenAI-compatible server (also llama.cpp, Ollama, vLLM), or the base LM."""
+    """endpoint: a model behind an OpenAI-compatible server (also Ollama, vLLM), or one that is run
+    on this machine, as `model` says; local: the base LM."""
     model: str = "gpt-4o-mini"
-    """endpoint: name of the model, as the server knows it."""
+    """endpoint: name of the model, as the server knows it. Without base_url, an alias that
+    `hypersteer models` lists with wheels, or a .gguf file, is run on this machine by llama.cpp."""
     base_url: str | None = None
-    """endpoint: where the server is, most often ending in /v1; by default OpenAI's."""
+    """endpoint: where the server is, most often ending in /v1; by default OpenAI's, or for a model
+    on this machine none."""
+    threads: int | None = None
+    """on this machine: threads of the engine; by default one per core. Take fewer on a busy one."""
+    examples: int | None = None
+    """Worked examples shown before each request for a response, at most 3; by default all of them
+    to a model on this machine, and none to others."""
     api_key_env: str = "OPENAI_API_KEY"
     """endpoint: environment variable that holds the key; a server of your own may need none."""
     temperature: float = 1.0
     """Of the sampling of responses; short decisions, such as a genre, are greedy."""
     max_tokens: int = 1024
-    """endpoint: most tokens of a reply, thinking included; a reply that needs more is lost."""
+    """endpoint: most tokens of a reply, thinking included; a reply that needs more is lost. On this
+    machine at most 384, or three times response_tokens: a small model goes on in circles."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """endpoint: what the server calls that limit."""
     send_seed: bool = False
     """endpoint: send a seed with every request, for servers that take one."""
     timeout_s: float = 120.0
-    """endpoint: longest wait for one reply, in seconds."""
-    concurrency: int = 16
-    """endpoint: most requests under way at once."""
+    """endpoint: longest wait for one reply of a server, in seconds."""
+    concurrency: int | None = None
+    """endpoint: most requests under way at once; by default 16, or 4 on this machine."""
     retries: int = 5
     """endpoint: how often a request is tried again after a failure that may pass."""
     backoff_s: float = 1.0
@@ -48,8 +58,8 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         settle(self, "teacher.")
-        at_least(1, "teacher.", self, "max_tokens", "concurrency", "batch_size")
-        at_least(0, "teacher.", self, "retries", "input_price", "output_price")
+        at_least(1, "teacher.", self, "max_tokens", "concurrency", "batch_size", "threads")
+        at_least(0, "teacher.", self, "retries", "examples", "input_price", "output_price")
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"teacher.temperature {self.temperature} is not 0 or more")
         if not 0 < self.timeout_s < math.inf or not 0 <= self.backoff_s < math.inf:
@@ -108,6 +118,24 @@ class FilterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedConfig:
+    """Which answers the judge lets pass; scores run from 0 to 2."""
+
+    min_concept: float = 0.8
+    """Answers in which it sees less of the concept are dropped."""
+    min_instruction: float = 0.8
+    """Answers that answer the instruction less are dropped."""
+    min_fluency: float = 1.0
+    """Answers that read worse are dropped."""
+
+    def __post_init__(self) -> None:
+        settle(self, "judged.")
+        for name in ("min_concept", "min_instruction", "min_fluency"):
+            if not 0 <= getattr(self, name) <= 2:
+                raise ConfigError(f"judged.{name} {getattr(self, name)} is not within 0 and 2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisConfig:
     """A synthesis of concept data."""
 
@@ -132,6 +160,12 @@ class SynthesisConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     counts: CountsConfig = field(default_factory=CountsConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
+    judging: Literal["auto", "on", "off"] = "auto"
+    """Whether a judge must see the concept in a positive, an answer, and good prose; what it drops
+    is asked for again. auto: on where a model on this machine is the teacher, and there is a base
+    LM; a strong teacher is trusted, as in AxBench."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    judged: JudgedConfig = field(default_factory=JudgedConfig)
 
     def __post_init__(self) -> None:
         settle(self)
@@ -144,6 +178,11 @@ class SynthesisConfig:
         if self.teacher.kind == "local":
             raise ConfigError(
                 "teacher.kind 'local' is the base LM, but base_lm.name is 'none'; name one"
+            )
+        if self.judging == "on":
+            raise ConfigError(
+                "judging 'on' needs a base LM, whose answers the judge knows, but base_lm.name is "
+                "'none'; name one, or leave judging at auto"
             )
         if self.counts.pool_negatives:
             raise ConfigError(
@@ -164,24 +203,6 @@ class SynthesisConfig:
             )
         if self.theme is not None and not self.theme.strip():
             raise ConfigError("theme is empty; say what the concepts should be about")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedConfig:
-    """Which answers the likelihood judge lets pass; scores run from 0 to 2."""
-
-    min_concept: float = 0.8
-    """Answers in which it sees less of the concept are dropped."""
-    min_instruction: float = 0.8
-    """Answers that answer the instruction less are dropped."""
-    min_fluency: float = 1.0
-    """Answers that read worse are dropped."""
-
-    def __post_init__(self) -> None:
-        settle(self, "judged.")
-        for name in ("min_concept", "min_instruction", "min_fluency"):
-            if not 0 <= getattr(self, name) <= 2:
-                raise ConfigError(f"judged.{name} {getattr(self, name)} is not within 0 and 2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +234,7 @@ class DistillationConfig:
     concept."""
     base_lm: LMConfig = field(default_factory=LMConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     judged: JudgedConfig = field(default_factory=JudgedConfig)
 
     def __post_init__(self) -> None:

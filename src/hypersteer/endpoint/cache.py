@@ -33,6 +33,8 @@ def cache_key(config: EndpointConfig, messages: Messages, sample: int) -> str:
     }
     if config.top_logprobs:
         parts["top_logprobs"] = config.top_logprobs
+    if config.own_seeds:
+        parts["own_seeds"] = True
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

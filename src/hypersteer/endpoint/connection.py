@@ -1,6 +1,8 @@
 """One attempt at one request through the `openai` client, the only place that knows it."""
 
 import asyncio
+import hashlib
+import json
 import math
 import os
 import time
@@ -145,8 +147,15 @@ def _body(config: EndpointConfig, messages: Messages, sample: int) -> dict[str, 
     if config.top_logprobs:
         body |= {"logprobs": True, "top_logprobs": config.top_logprobs}
     if config.seed is not None:
-        body["seed"] = config.seed + sample
+        own = _own_seed(config.seed, messages, sample) if config.own_seeds else None
+        body["seed"] = config.seed + sample if own is None else own
     return body
+
+
+def _own_seed(seed: int, messages: Messages, sample: int) -> int:
+    """Return a seed of 31 bits, which every server takes."""
+    what = json.dumps([seed, sample, [dict(message) for message in messages]])
+    return int.from_bytes(hashlib.sha256(what.encode()).digest()[:4]) >> 1
 
 
 def _package() -> ModuleType:

@@ -160,7 +160,8 @@ class Endpoint:
         attempt = 0
         while True:
             result = await connection.ask(job.messages, job.sample)
-            if self._engine is not None and (ended := self._engine.ended()):
+            ended = None if self._engine is None else self._engine.ended()
+            if ended and not isinstance(result, Reply):
                 raise EndpointError(f"{ended}; what it answered is kept, so run the same again")
             self._count(
                 Usage(

@@ -31,6 +31,9 @@ class EndpointConfig:
     reply may then stop after any number of tokens. OpenAI gives 20 at most."""
     seed: int | None = None
     """Sent with every request, plus the number of the sample; by default none is sent."""
+    own_seeds: bool = False
+    """Make each request's seed from its messages too. Under one seed for all, requests draw the
+    same random numbers, so that a small model writes them alike."""
     timeout_s: float = 60.0
     """Longest wait for one reply, in seconds."""
     concurrency: int = 16

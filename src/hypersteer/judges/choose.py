@@ -14,7 +14,7 @@ from hypersteer.judges.local import LocalJudge
 from hypersteer.judges.local_calibration import LocalCalibration
 from hypersteer.judges.yes_no import Asker, EndpointAsker, ModelAsker, reading
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.catalogue import find_known
+from hypersteer.lm.catalogue import find_known, names_gguf
 from hypersteer.lm.fetch import gguf_file
 from hypersteer.lm.load import has_native_bf16, load_lm
 from hypersteer.lm.stored import stored_gguf
@@ -86,8 +86,7 @@ def open_asker(config: JudgeConfig) -> Asker:
             output_price=config.output_price,
         )
         return EndpointAsker(Endpoint(reading(settings)))
-    known = find_known(name)
-    if name.endswith(".gguf") or (known is not None and known.file):
+    if names_gguf(name):
         engine = EngineSettings(threads=config.threads)
         server = LocalServer(gguf_file(name), engine)
         settings = EndpointConfig(model=server.name, concurrency=engine.parallel)

@@ -189,3 +189,13 @@ def aliases() -> list[str]:
 def find_known(name: str) -> KnownLM | None:
     """Return the base LM of a short name, if it is one."""
     return next((model for model in MODELS if model.alias == name), None)
+
+
+def names_gguf(name: str) -> bool:
+    """Return whether a name stands for a GGUF file, which an engine on this machine can run.
+
+    Args:
+        name: a path that ends in `.gguf`, an alias, or any other name of a model.
+    """
+    known = find_known(name)
+    return name.endswith(".gguf") or (known is not None and bool(known.file))

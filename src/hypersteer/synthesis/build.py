@@ -10,6 +10,8 @@ from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import NO_LM, SynthesisConfig
 from hypersteer.data.schema import GENRES
 from hypersteer.endpoint.replies import Usage
+from hypersteer.judges.choose import make_judge
+from hypersteer.judges.judge import Judge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
@@ -18,7 +20,17 @@ from hypersteer.synthesis.hard import write_hard_negatives
 from hypersteer.synthesis.pools import Pool, check_pool, load_pool
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
 from hypersteer.synthesis.report import Estimate, estimate, make_report
-from hypersteer.synthesis.sources import INVENTED, ListedConcept, invent, read_concepts
+from hypersteer.synthesis.requests import Requests
+from hypersteer.synthesis.served import check_teacher, judges_positives
+from hypersteer.synthesis.sieve import Sieve
+from hypersteer.synthesis.sources import (
+    BATCH,
+    INVENTED,
+    SHOWN,
+    ListedConcept,
+    invent,
+    read_concepts,
+)
 from hypersteer.synthesis.stages import (
     Means,
     answer_pool,
@@ -27,7 +39,7 @@ from hypersteer.synthesis.stages import (
     positive_tasks,
     write_stage,
 )
-from hypersteer.synthesis.teacher import Bars, endpoint_config, open_teacher
+from hypersteer.synthesis.teacher import Bars, open_teacher
 from hypersteer.synthesis.writing import cutter
 
 Confirm = Callable[[Estimate], bool]
@@ -52,17 +64,19 @@ def build(
     *,
     confirm: Confirm | None = None,
     lm: BaseLM | None = None,
+    judge: Judge | None = None,
     console: Console | None = None,
 ) -> BuildResult | None:
     """Make a dataset in AxBench's format, or resume one.
 
     Every finished part stays in the folder, and every reply of an endpoint in the cache, so the
-    same call resumes one that was cut off, and nothing is asked twice.
+    same call resumes one that was cut off, and nothing is asked or judged twice.
 
     Args:
         config: the settings.
         confirm: shown the estimate; nothing is asked unless it agrees.
         lm: the base LM where it is loaded already.
+        judge: who lets positives pass; by default the one that the settings ask for, or nobody.
         console: where progress is shown; by default stderr.
 
     Returns:
@@ -72,14 +86,14 @@ def build(
         ConfigError: if a setting is wrong, or the folder holds another build.
         DataError: if concepts or instructions are missing, malformed or too few, or the folder
             cannot be written, or no usable response came.
-        ModelError: if the base LM cannot be loaded.
-        EndpointError: if the teacher can answer nothing.
+        ModelError: if the base LM, or another model that is run here, cannot be had.
+        EndpointError: if the teacher can answer nothing, or an engine of ours ends.
     """
     wanted, pool, folder = _inputs(config)
     if confirm is not None and not confirm(estimate(config, folder, wanted, pool)):
         return None
     with folder.hold():
-        return _build(config, wanted, pool, folder, lm=lm, console=console)
+        return _build(config, wanted, pool, folder, lm=lm, judge=judge, console=console)
 
 
 def _build(
@@ -89,33 +103,41 @@ def _build(
     folder: BuildFolder,
     *,
     lm: BaseLM | None,
+    judge: Judge | None,
     console: Console | None,
 ) -> BuildResult:
     """Ask, write and sum up what is not there yet."""
-    folder.start()
     if lm is None and config.base_lm.name != NO_LM:
         lm = open_lm(config.base_lm)
-    teacher = open_teacher(config, lm)
+    requests = Requests(config)
+    concepts = None if wanted is None else [one.text for one in wanted]
+    longest = requests.longest(concepts, pool.instructions(), BATCH, SHOWN)
+    teacher = open_teacher(config, lm, longest)
+    if judge is None and lm is not None and judges_positives(config):
+        judge = make_judge(config.judge, lm)
+    # Settings are kept only now: what cannot be had may still be changed.
+    folder.start()
+    sieve = None if judge is None else Sieve(judge, config.judged, folder)
     bars = Bars(console or Console(stderr=True), teacher)
-    means = Means(config, folder, pool, teacher, cutter(lm, config.response_tokens), bars)
+    cut = cutter(lm, config.response_tokens)
+    means = Means(config, folder, pool, teacher, cut, bars, requests, sieve)
     try:
-        concepts = _write(means, wanted, lm)
+        written = _write(means, wanted, lm)
     finally:
         folder.keep_usage(teacher.usage)
     report = make_report(
-        folder, concepts, teacher=teacher.name, seed=config.seed, pool=config.instructions
-    )
+        folder, written, teacher=teacher.name, seed=config.seed, pool=config.instructions
+    ) | {"judge": None if judge is None else judge.name}
     write_report(folder, report)
     base_lm = f"{lm.name} ({lm.fingerprint})" if lm is not None else ""
-    write_dataset(folder, concepts, Authors(teacher.name, base_lm, config.seed))
+    write_dataset(folder, written, Authors(teacher.name, base_lm, config.seed))
     return BuildResult(folder.path, report, teacher.usage)
 
 
 def _inputs(config: SynthesisConfig) -> tuple[list[ListedConcept] | None, Pool, BuildFolder]:
     """Read and check all inputs, before anything is asked."""
     config.check_source()
-    if config.teacher.kind == "endpoint":
-        endpoint_config(config)
+    check_teacher(config)
     wanted: list[ListedConcept] | None = None
     if config.concepts is not None:
         wanted = read_concepts(config.concepts, seed=config.seed, limit=config.limit)

@@ -118,7 +118,7 @@ def _write_splits(
             if not positives:
                 raise DataError(
                     f"no usable response came for the {split} split; {folder.path}/report.json "
-                    "says why; take another teacher, or loosen the filters"
+                    "says why; take another teacher, or loosen the filters (filters, judged)"
                 )
     for temporary, path in [*finished, (_temporary(provenance), provenance)]:
         temporary.replace(path)

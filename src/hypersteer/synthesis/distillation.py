@@ -1,8 +1,8 @@
 """Concept data without a teacher: the base LM, prompted with the concept, answers for itself.
 
 The paper's way where no strong teacher exists, with two additions: answers are pushed away from
-those of the unprompted base LM (`hypersteer.engine.guidance`), and the likelihood judge drops
-those in which it does not see the concept, or which no longer answer.
+those of the unprompted base LM (`hypersteer.engine.guidance`), and a judge drops those in which it
+does not see the concept, or which no longer answer.
 """
 
 from collections import Counter
@@ -14,27 +14,20 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from hypersteer.concepts import Concept
-from hypersteer.config.synthesis import DistillationConfig, JudgedConfig
+from hypersteer.config.synthesis import DistillationConfig
 from hypersteer.data.batches import prompted
 from hypersteer.data.locate import BUNDLED, locate
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.guidance import guided_ids
-from hypersteer.judges.judge import Answer, Judge, Judgement
-from hypersteer.judges.likelihood import LikelihoodJudge
+from hypersteer.judges.choose import make_judge
+from hypersteer.judges.judge import Answer, Judge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
-from hypersteer.synthesis.filters import (
-    NO_CONCEPT,
-    NOT_FLUENT,
-    OFF_TASK,
-    SURPLUS,
-    Shingles,
-    shingles,
-    why_dropped,
-)
+from hypersteer.synthesis.filters import SURPLUS, Shingles, shingles, why_dropped
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Pool, PooledInstruction, load_pool
+from hypersteer.synthesis.sieve import Sieve
 from hypersteer.synthesis.sources import read_concepts
 from hypersteer.synthesis.stages import TRAIN_PROMPTS
 from hypersteer.synthesis.teacher import Bars
@@ -71,7 +64,7 @@ def distil(
     Args:
         config: the settings.
         lm: the base LM where it is loaded already.
-        judge: who lets answers pass; by default the likelihood judge on the base LM.
+        judge: who lets answers pass; by default the one that the settings ask for.
         console: where progress is shown; by default stderr.
 
     Returns:
@@ -81,17 +74,20 @@ def distil(
         ConfigError: if a setting is wrong, or the folder holds another dataset.
         DataError: if concepts or instructions are missing or malformed, the folder cannot be
             written, or no answer was good enough.
-        ModelError: if the base LM cannot be loaded.
+        ModelError: if the base LM, or a model that the judge asks, cannot be loaded.
+        EndpointError: if the judge can judge nothing.
     """
     concepts = _concepts(config)
     pool = load_pool(config.instructions, config.seed)
     listed = [asdict(concept) for concept in concepts]
     folder = BuildFolder(config, {"list of concepts": listed, "pool of instructions": pool.texts()})
     with folder.hold():
-        folder.start()
         lm = lm or open_lm(config.base_lm)
+        judge = judge or make_judge(config.judge, lm)
+        # Settings are kept only now: what cannot be had may still be changed.
+        folder.start()
         bars = Bars(console or Console(stderr=True))
-        return _distil(config, folder, concepts, pool, lm, judge or LikelihoodJudge(lm), bars)
+        return _distil(config, folder, concepts, pool, lm, judge, bars)
 
 
 def _distil(
@@ -109,15 +105,16 @@ def _distil(
         tokens = len(lm.chat.prompt(prompted(instruction.text, concept.text)).ids)
         what = f"the instruction {instruction.text[:40]!r} with concept {concept.id} and its answer"
         lm.check_length(tokens + config.response_tokens, what)
+    sieve = Sieve(judge, config.judged, folder)
     at_once = max(1, config.batch_size // config.tried)
     with bars.stage("answers", len(left) * config.tried) as bar:
         for start in range(0, len(left), at_once):
             part = left[start : start + at_once]
             tried = _answers(lm, config, pool, part)
             for concept, answers in zip(part, tried, strict=True):
-                folder.keep(STAGE, concept.id, _sifted(config, judge, concept, answers))
+                folder.keep(STAGE, concept.id, _sifted(config, sieve, concept, answers))
                 bar.advance(config.tried)
-    report = _report(folder, concepts)
+    report = _report(folder, concepts) | {"judge": judge.name}
     write_report(folder, report)
     name = f"{lm.name} ({lm.fingerprint}), prompted, guidance {config.guidance:g}"
     write_dataset(folder, concepts, Authors(name, "", config.seed), splits=("train",))
@@ -181,7 +178,7 @@ def _answered(lm: BaseLM, config: DistillationConfig, asked: Sequence[_Asked]) -
 
 
 def _sifted(
-    config: DistillationConfig, judge: Judge, concept: Concept, tried: Sequence[Tried]
+    config: DistillationConfig, sieve: Sieve, concept: Concept, tried: Sequence[Tried]
 ) -> dict[str, Any]:
     """Choose a concept's best answers as rows, and say why each other one was dropped."""
     dropped: list[Dropped] = []
@@ -204,13 +201,11 @@ def _sifted(
         passed.append(one)
     answers = [Answer(concept.text, one.instruction.text, one.text) for one in passed]
     good: list[tuple[float, Tried]] = []
-    for one, judgement in zip(passed, judge.judge(answers) if answers else [], strict=True):
-        assert isinstance(judgement, Judgement)
-        reason = _faulted(judgement, config.judged)
-        if reason is None:
-            good.append((judgement.overall, one))
+    for one, verdict in zip(passed, sieve.sift(answers), strict=True):
+        if verdict.reason is None:
+            good.append((verdict.overall, one))
         else:
-            dropped.append(_dropped(one, reason))
+            dropped.append(_dropped(one, verdict.reason))
     good.sort(key=lambda scored: -scored[0])
     dropped += [_dropped(one, SURPLUS) for _, one in good[config.kept :]]
     rows = [_row(concept, one) for _, one in good[: config.kept]]
@@ -220,15 +215,6 @@ def _sifted(
         "dropped": [one._asdict() for one in dropped],
         "overall": [round(score, 3) for score, _ in good[: config.kept]],
     }
-
-
-def _faulted(judgement: Judgement, limits: JudgedConfig) -> str | None:
-    """Return the first score of a judgement that is too low, or None."""
-    if judgement.concept.score < limits.min_concept:
-        return NO_CONCEPT
-    if judgement.instruction.score < limits.min_instruction:
-        return OFF_TASK
-    return NOT_FLUENT if judgement.fluency.score < limits.min_fluency else None
 
 
 def _dropped(one: Tried, reason: str) -> Dropped:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Set
 
 from hypersteer.config.synthesis import FilterConfig
+from hypersteer.judges.refusal import refused
 
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 SHINGLE = 3
@@ -25,6 +26,7 @@ NO_REPLY = "no reply"
 EMPTY = "empty"
 TOO_SHORT = "too short"
 REFUSAL = "refusal"
+OF_TASK = "speaks of the task"
 PROMPT = "repeats the prompt"
 LOOPING = "looping text"
 ECHO = "echoes the concept"
@@ -34,20 +36,26 @@ DUPLICATE = "near-duplicate"
 NO_CONCEPT = "the judge sees too little of the concept"
 OFF_TASK = "the judge sees no answer to the instruction"
 NOT_FLUENT = "the judge finds it reads badly"
+NOT_JUDGED = "the judge gave no score"
 SURPLUS = "good, but others are better"
 REASONS = (
     NO_REPLY,
     EMPTY,
     TOO_SHORT,
     REFUSAL,
+    OF_TASK,
     PROMPT,
     LOOPING,
     ECHO,
     NAMES_IT,
     NO_WORD,
     DUPLICATE,
+    NOT_JUDGED,
+    NO_CONCEPT,
+    OFF_TASK,
+    NOT_FLUENT,
 )
-"""Every reason, in the order in which they are looked for."""
+"""Every reason in a build, in the order in which they are looked for."""
 
 LONGEST_UNIT = 12
 """Words of the longest passage whose repetition is looked for."""
@@ -70,14 +78,24 @@ _DOING = (
     "help|assist|provide|comply|fulfil|answer|respond|create|write|generate|do that|discuss|"
     "continue|engage"
 )
+_MACHINE = "(?:ai|artificial intelligence|(?:large )?language model)"
 _REFUSAL = re.compile(
     rf"^\W*(?:(?:i['\u2019]m|i am|we are)?\s*(?:\w+ )?(?:sorry|afraid|apologi[sz]e)\b"
     rf".{{0,80}}?{_NOT}"
     rf"|(?:unfortunately|sorry|apologies)\W.{{0,40}}?\bi\s?{_NOT}"
     rf"|i\s?{_NOT}(?: to)?(?: \w+){{0,2}}? (?:{_DOING})"
-    r"|.{0,60}?\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b)",
+    rf"|.{{0,60}}?\bas an? {_MACHINE}\b"
+    rf"|(?:i am|i['\u2019]m) (?:just |only )?an? {_MACHINE}\b)",
     re.IGNORECASE | re.DOTALL,
 )
+_SHOWS = "uses?|shows?|incorporates?|includes?|reflects?|follows?|demonstrates?|conveys?|avoids?"
+_OF_TASK = re.compile(
+    rf"\b(?:this|the|my) response (?:\w+ly )?(?:{_SHOWS}|is|does|will)\b"
+    r"|\bthe (?:given|requested|specified) (?:concept|instruction)\b"
+    r"|\bas (?:the )?(?:instruction|concept) (?:says|asks|requires)\b",
+    re.IGNORECASE,
+)
+_CONCEPT_OF = re.compile(r"\b(?:concept|theme|style|tone) (?:of|that is)\b", re.IGNORECASE)
 
 
 def why_dropped(
@@ -105,7 +123,8 @@ def why_dropped(
     checks = {
         EMPTY: not text.strip(),
         TOO_SHORT: len(found) < config.min_words,
-        REFUSAL: bool(_REFUSAL.match(text)),
+        REFUSAL: bool(_REFUSAL.match(text)) or refused(text),
+        OF_TASK: positive and speaks_of_task(text, concept),
         PROMPT: _repeats(found, text, instruction),
         LOOPING: loops(found),
         ECHO: positive and _echoes(text, concept, config.max_echo),
@@ -118,6 +137,19 @@ def why_dropped(
     mine = shingles(text)
     near = any(jaccard(mine, other) >= config.max_overlap for other in earlier)
     return DUPLICATE if near else None
+
+
+def speaks_of_task(text: str, concept: str) -> bool:
+    """Return whether a response says that it shows a concept, or speaks of itself."""
+    if _OF_TASK.search(text):
+        return True
+    named = set(stems(concept))
+    for place in _CONCEPT_OF.finditer(text):
+        following = words(text[place.end() :])[: len(words(concept)) + 1]
+        mine = set(stems(" ".join(following)))
+        if named and len(mine & named) * 2 > len(named):
+            return True
+    return False
 
 
 def loops(found: list[str]) -> bool:

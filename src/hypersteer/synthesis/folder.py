@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from hypersteer.config import differing, to_dict
+from hypersteer.config import completed, differing, to_dict
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
@@ -16,11 +16,14 @@ from hypersteer.locks import Hold, hold, is_empty
 
 PARTS = "build"
 """Sub-folder with what is needed to resume; the dataset does not need it."""
+CONTENT = "content"
+"""Where the settings of a folder hold the hashes of what was read."""
 FREE = {
     "": ("out", "concepts", "instructions", "batch_size"),
     "base_lm": ("device",),
     "teacher": (
         "base_url",
+        "threads",
         "api_key_env",
         "max_tokens",
         "token_limit",
@@ -31,6 +34,14 @@ FREE = {
         "input_price",
         "output_price",
         "batch_size",
+    ),
+    "judge": (
+        "threads",
+        "base_url",
+        "api_key_env",
+        "concurrency",
+        "input_price",
+        "output_price",
     ),
 }
 """Settings, by table, that may change in a folder; of lists and pools the content counts."""
@@ -54,7 +65,8 @@ class BuildFolder:
         self._parts = self.path / PARTS
         self._run = uuid.uuid4().hex
         hashes = {name: _hash(value) for name, value in content.items()}
-        self._described = to_dict(config) | {"content": hashes}
+        self._described = to_dict(config) | {CONTENT: hashes}
+        self._kind = type(config)
         self._check()
 
     def hold(self) -> Hold:
@@ -132,8 +144,14 @@ class BuildFolder:
             kept = read_json(kept_file)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{kept_file}': {one_line(error)}") from error
+        if not isinstance(kept, dict):
+            raise ConfigError(
+                f"'{kept_file}' holds no settings; delete its folder, or choose another out"
+            )
+        settings = {key: value for key, value in kept.items() if key != CONTENT}
+        kept = completed(self._kind, settings) | {CONTENT: kept.get(CONTENT)}
         for key in differing(kept, self._described, FREE):
-            name = key.removeprefix("content.")
+            name = key.removeprefix(f"{CONTENT}.")
             raise ConfigError(
                 f"'{self.path}' holds a build with another {name}; choose another out, or delete "
                 "that folder"

@@ -9,7 +9,6 @@ from hypersteer.synthesis.pools import PooledInstruction
 from hypersteer.synthesis.prompts import (
     Message,
     ask_distinct,
-    ask_hard_negative,
     ask_other_meaning,
     ask_related_words,
     read_meaning,
@@ -92,8 +91,8 @@ def _group(means: Means, concept: Concept, senses: Sequence[Sense]) -> Group:
             Task(
                 "test",
                 instruction,
-                ask_hard_negative(
-                    instruction.text, concept.text, sense.word, sense.meaning, means.words
+                means.requests.hard_negative(
+                    instruction.text, concept.text, sense.word, sense.meaning
                 ),
                 concept.text,
                 "hard negative",

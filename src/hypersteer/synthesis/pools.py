@@ -50,6 +50,10 @@ class Pool:
         """Return what is in it, by split and genre, as plain JSON types."""
         return [[*key, [one.text for one in half]] for key, half in self.halves.items()]
 
+    def instructions(self) -> list[str]:
+        """Return the texts of all instructions."""
+        return [one.text for half in self.halves.values() for one in half]
+
     def draw(self, split: Split, genre: str, count: int, *seeds: int) -> list[PooledInstruction]:
         """Draw distinct instructions in a seeded order; more are a superset of fewer."""
         half = self.halves[split, genre]

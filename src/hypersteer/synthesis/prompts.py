@@ -7,7 +7,7 @@ from hypersteer.endpoint.replies import without_thoughts
 from hypersteer.synthesis.filters import jaccard, stems, words
 from hypersteer.values import lines_of
 
-TEMPLATE_VERSION = 1
+TEMPLATE_VERSION = 2
 """Raise it with every change of wording: it is part of every row's provenance."""
 WORDS_PER_TOKEN = 0.7
 """A teacher is asked for so many words for each token that is kept, so that few are cut."""
@@ -140,13 +140,21 @@ MAX_CONCEPT_WORDS = 25
 MIN_MEANING_WORDS = 2
 _BULLET = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,3}[.):]|\[\d+\])?\s*")
 _LABEL = re.compile(r"^\s*\**(?:response|answer)\**\s*:\**\s*", re.IGNORECASE)
+_REMARK = re.compile(
+    r"^\s*(?:(?:sure|certainly|of course|okay|absolutely)\b(?: thing)?[,.!:]*\s*)?"
+    r"(?:here(?:['\u2019]s| is| are)|below is|this is)\b[^\n:.]{0,80}?"
+    r"\b(?:response|answer|text|version|rewrite|example|story|poem|letter|paragraph|advertisement)"
+    r"\b[^\n:.]{0,120}:\s*",
+    re.IGNORECASE,
+)
+"""A remark before the response, such as "Sure, here is a response that ...:"."""
 _QUOTES = "\"'\u201c\u201d\u2018\u2019`"
 _OPENING = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
 
 
 def clean(text: str) -> str:
-    """Strip a response of a thinking part, a label before it, and quotes around the whole."""
-    text = _LABEL.sub("", without_thoughts(text)).strip()
+    """Strip a response of thoughts, a remark or a label before it, and quotes around the whole."""
+    text = _LABEL.sub("", _REMARK.sub("", without_thoughts(text))).strip()
     if len(text) > 1 and _OPENING.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text

@@ -16,7 +16,9 @@ from hypersteer.synthesis import prompts
 from hypersteer.synthesis.filters import REASONS
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Pool
-from hypersteer.synthesis.prompts import TEMPLATE_VERSION, Message, word_limit
+from hypersteer.synthesis.prompts import TEMPLATE_VERSION, Message
+from hypersteer.synthesis.requests import Requests
+from hypersteer.synthesis.served import on_this_machine
 from hypersteer.synthesis.sources import BATCH, ListedConcept
 from hypersteer.synthesis.stages import ROW_STAGES
 
@@ -190,10 +192,10 @@ def estimate(
         pool: the instructions.
     """
     concepts = _Concepts(config, folder, wanted)
-    counts, limit = config.counts, word_limit(config.response_tokens, by_words=False)
-    instruction = _typical([one.text for half in pool.halves.values() for one in half])
+    counts, requests = config.counts, Requests(config)
+    instruction = _typical(pool.instructions())
     text = concepts.typical
-    written = min(config.response_tokens, limit * TOKENS_PER_WORD)
+    written = min(config.response_tokens, requests.limit * TOKENS_PER_WORD)
     senses = counts.hard_negatives
     hard = concepts.left("hard negatives") if senses else 0
     positives = counts.train_positives + counts.test_positives
@@ -202,9 +204,9 @@ def estimate(
          BATCH * CONCEPT_WORDS * TOKENS_PER_WORD),
         ("genres", concepts.without_genre, prompts.ask_genre(text), DECISION_TOKENS),
         ("positives", positives * concepts.left("positives"),
-         prompts.ask_positive(instruction, text, limit), written),
+         requests.positive(instruction, text), written),
         ("negatives", counts.test_negatives * concepts.left("negatives"),
-         prompts.ask_negative(instruction, text, limit), written),
+         requests.negative(instruction, text), written),
         ("hard negatives: words", hard, prompts.ask_related_words(text, senses),
          senses * WORD_TOKENS),
         ("hard negatives: meanings", hard * senses, prompts.ask_other_meaning("word", text),
@@ -212,7 +214,7 @@ def estimate(
         ("hard negatives: distinct", hard * senses,
          prompts.ask_distinct("word", instruction, text), DECISION_TOKENS),
         ("hard negatives", round(hard * senses * DISTINCT),
-         prompts.ask_hard_negative(instruction, text, "word", instruction, limit), written),
+         requests.hard_negative(instruction, text, "word", instruction), written),
     ]  # fmt: skip
     stages = [
         StageEstimate(name, calls, _tokens(message), received)
@@ -251,12 +253,13 @@ def _typical(texts: Sequence[str]) -> str:
 
 
 def _tokens(message: Message) -> float:
-    return MESSAGE_TOKENS + len(message[0]["content"]) / CHARS_PER_TOKEN
+    return sum(MESSAGE_TOKENS + len(one["content"]) / CHARS_PER_TOKEN for one in message)
 
 
 def _dollars(config: SynthesisConfig, stages: Sequence[StageEstimate]) -> float | None:
     teacher = config.teacher
-    if teacher.kind == "local" or teacher.input_price is None or teacher.output_price is None:
+    free = teacher.kind == "local" or on_this_machine(teacher)
+    if free or teacher.input_price is None or teacher.output_price is None:
         return None
     sent = sum(stage.calls * stage.sent for stage in stages)
     received = sum(stage.calls * stage.received for stage in stages)

@@ -12,13 +12,9 @@ from hypersteer.engine.generate import generate_ids
 from hypersteer.lm.base import BaseLM
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Pool, PooledInstruction, Split, negative_shares
-from hypersteer.synthesis.prompts import (
-    ask_genre,
-    ask_negative,
-    ask_positive,
-    read_genre,
-    word_limit,
-)
+from hypersteer.synthesis.prompts import ask_genre, read_genre
+from hypersteer.synthesis.requests import Requests
+from hypersteer.synthesis.sieve import Sieve
 from hypersteer.synthesis.sources import ListedConcept
 from hypersteer.synthesis.teacher import Ask, Bars, Reply, Teacher
 from hypersteer.synthesis.writing import Cut, Group, Task, Writer, Written
@@ -42,12 +38,8 @@ class Means:
     teacher: Teacher
     cut: Callable[[str], Cut]
     bars: Bars
-
-    @property
-    def words(self) -> int:
-        """How many words the teacher may write."""
-        by_words = self.config.base_lm.name == "none"
-        return word_limit(self.config.response_tokens, by_words=by_words)
+    requests: Requests
+    sieve: Sieve | None
 
     def chunks(
         self, stage: str, concepts: Sequence[Concept], each: int
@@ -155,7 +147,7 @@ def positive_tasks(means: Means, concept: Concept) -> list[Task]:
         Task(
             split,
             instruction,
-            ask_positive(instruction.text, concept.text, means.words),
+            means.requests.positive(instruction.text, concept.text),
             concept.text,
             "positive",
         )
@@ -172,7 +164,7 @@ def negative_tasks(means: Means, concept: Concept) -> list[Task]:
         Task(
             "test",
             instruction,
-            ask_negative(instruction.text, concept.text, means.words),
+            means.requests.negative(instruction.text, concept.text),
             concept.text,
             "negative",
         )
@@ -197,7 +189,7 @@ def write_stage(
         tasks: what there is to write for one.
         each: how many that are.
     """
-    writer = Writer(means.teacher, means.cut, means.config.filters)
+    writer = Writer(means.teacher, means.cut, means.config.filters, means.sieve)
     left = sum(not means.folder.has(stage, concept.id) for concept in concepts)
     with means.bars.stage(stage, left * each) as bar:
         for chunk in means.chunks(stage, concepts, each):

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hypersteer.config.synthesis import SynthesisConfig
 from hypersteer.endpoint.endpoint import Endpoint
+from hypersteer.endpoint.local_server import LocalServer
 from hypersteer.endpoint.replies import Failed, Messages, Reply, Usage, without_thoughts
 from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.engine.decoding import Decoding
@@ -18,6 +19,8 @@ from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.progress import ProgressBar
+from hypersteer.synthesis.prompts import Message
+from hypersteer.synthesis.served import endpoint_config, on_this_machine, open_engine
 
 Done = Callable[[int], object]
 DECISION_TOKENS = 64
@@ -76,11 +79,12 @@ class EndpointTeacher:
 
     Args:
         writing: how to ask for responses.
+        engine: the engine of ours that is asked, if the model runs on this machine.
     """
 
-    def __init__(self, writing: EndpointConfig) -> None:
+    def __init__(self, writing: EndpointConfig, engine: LocalServer | None = None) -> None:
         deciding = replace(writing, temperature=0.0)
-        self._endpoints = {False: Endpoint(writing), True: Endpoint(deciding)}
+        self._endpoints = {False: Endpoint(writing, engine), True: Endpoint(deciding, engine)}
         self.name = writing.model
         self.at_once = CALLS_AT_ONCE * writing.concurrency
 
@@ -185,11 +189,18 @@ class LocalTeacher:
         return int.from_bytes(hashlib.sha256(what.encode()).digest()[:4]) >> 1
 
 
-def open_teacher(config: SynthesisConfig, lm: BaseLM | None) -> Teacher:
+def open_teacher(config: SynthesisConfig, lm: BaseLM | None, longest: Message) -> Teacher:
     """Open the teacher that the settings name; nothing is asked yet.
+
+    Args:
+        config: the settings.
+        lm: the base LM, which may be the teacher itself.
+        longest: the longest request that it will get.
 
     Raises:
         ConfigError: if a setting is out of range.
+        ModelError: if a model that is run on this machine cannot be had.
+        EndpointError: if the package that runs it is missing.
     """
     wanted = config.teacher
     if wanted.kind == "local":
@@ -201,31 +212,8 @@ def open_teacher(config: SynthesisConfig, lm: BaseLM | None) -> Teacher:
             batch_size=wanted.batch_size,
             seed=config.seed,
         )
-    return EndpointTeacher(endpoint_config(config))
-
-
-def endpoint_config(config: SynthesisConfig) -> EndpointConfig:
-    """Return how the endpoint is reached and asked.
-
-    Raises:
-        ConfigError: if a setting is out of range.
-    """
-    wanted = config.teacher
-    return EndpointConfig(
-        model=wanted.model,
-        base_url=wanted.base_url,
-        api_key_env=wanted.api_key_env,
-        temperature=wanted.temperature,
-        max_tokens=wanted.max_tokens,
-        token_limit=wanted.token_limit,
-        seed=config.seed if wanted.send_seed else None,
-        timeout_s=wanted.timeout_s,
-        concurrency=wanted.concurrency,
-        retries=wanted.retries,
-        backoff_s=wanted.backoff_s,
-        input_price=wanted.input_price,
-        output_price=wanted.output_price,
-    )
+    engine = open_engine(config, longest) if on_this_machine(wanted) else None
+    return EndpointTeacher(endpoint_config(config, engine), engine)
 
 
 class Bars:

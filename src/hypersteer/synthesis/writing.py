@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from hypersteer.config.synthesis import FilterConfig
 from hypersteer.endpoint.replies import Failed, Messages, Reply
+from hypersteer.judges.judge import Answer
 from hypersteer.lm.base import BaseLM
 from hypersteer.synthesis.filters import NO_REPLY, WORD, Shingles, shingles, why_dropped
 from hypersteer.synthesis.pools import PooledInstruction, Split
 from hypersteer.synthesis.prompts import clean
+from hypersteer.synthesis.sieve import Sieve
 from hypersteer.synthesis.teacher import Ask, Done, Teacher
 
 SHOWN_CHARS = 300
@@ -126,23 +128,31 @@ class Writer:
         teacher: who is asked.
         cut: brings a response to its length.
         config: what is dropped, and how often it is asked for.
+        sieve: what a judge lets pass of the positives; None lets all pass.
     """
 
-    def __init__(self, teacher: Teacher, cut: Callable[[str], Cut], config: FilterConfig) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        cut: Callable[[str], Cut],
+        config: FilterConfig,
+        sieve: Sieve | None = None,
+    ) -> None:
         self._teacher = teacher
         self._cut = cut
         self._config = config
+        self._sieve = sieve
 
     def write(self, groups: Sequence[Group], done: Done, more: Done) -> None:
         """Fill groups: every task is asked for until it is kept, or `attempts` times.
 
         Args:
             groups: what to write; near-duplicates are looked for within each.
-            done: told how many more requests are finished.
-            more: told how many requests there are beyond one for each task.
+            done: told how many more requests and judgements are finished.
+            more: told how many of them there are beyond one request for each task.
 
         Raises:
-            EndpointError: if the teacher can answer nothing.
+            EndpointError: if the teacher can answer, or the judge judge, nothing.
         """
         for sample in range(self._config.attempts):
             left = [
@@ -155,9 +165,31 @@ class Writer:
             asks = [Ask(group.tasks[i].messages, sample) for group, i in left]
             replies = self._teacher.complete(asks, done)
             for (group, i), reply in zip(left, replies, strict=True):
-                self._judge(group, i, sample, reply)
+                self._filter(group, i, sample, reply)
+            if self._sieve is not None:
+                for group in groups:
+                    fresh = [i for g, i in left if g is group and group.kept[i] is not None]
+                    self._sift(self._sieve, group, fresh, done, more)
 
-    def _judge(self, group: Group, index: int, sample: int, reply: Reply | Failed) -> None:
+    def _sift(
+        self, sieve: Sieve, group: Group, fresh: Sequence[int], done: Done, more: Done
+    ) -> None:
+        """Drop the fresh positives of a group that the judge does not let pass."""
+        rows = [
+            (i, row)
+            for i in fresh
+            if (row := group.kept[i]) is not None and group.tasks[i].category == "positive"
+        ]
+        more(len(rows))
+        answers = [Answer(group.tasks[i].concept, row.instruction, row.response) for i, row in rows]
+        for (i, row), verdict in zip(rows, sieve.sift(answers, done), strict=True):
+            if verdict.reason is not None:
+                group.kept[i] = None
+                group.shingles.remove(shingles(row.response))
+                shown = row.response[:SHOWN_CHARS]
+                group.dropped.append(Dropped(row.instruction, row.sample, verdict.reason, shown))
+
+    def _filter(self, group: Group, index: int, sample: int, reply: Reply | Failed) -> None:
         """Keep a reply, or note why it is dropped."""
         task = group.tasks[index]
         if isinstance(reply, Failed):
