@@ -6,8 +6,10 @@
 A target is a method of `hypersteer evaluate` or a checkpoint, with how many answers it gives and at
 which strengths, in turn. The concepts are the 40 held-out ones of the bundled data, taken in turn
 by all targets, each with a bundled instruction. Methods that learn do so from the concept's bundled
-answers. One JSON object a line: id, concept, kind, instruction, response, plain (what the unsteered
-model answers to the same instruction), and what readers do not see: lm, method, strength.
+answers; the target `written` is these answers themselves.
+
+One JSON object a line: id, concept, kind, instruction, response, plain (what the unsteered model
+answers to the same instruction), and what readers do not see: lm, method, strength.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.methods.registry import UNSTEERED, make_methods
 
 NEGATIVES = 12
+WRITTEN, WORDS = "written", 44
 
 
 class Target(NamedTuple):
@@ -74,6 +77,26 @@ def questions(concepts: list[Concept], first: int, count: int) -> list[Question]
         concept = concepts[number % len(concepts)]
         found.append(Question("held_out", concept, number, pool[number % len(pool)], number))
     return found
+
+
+def written(data: ConceptData, concepts: list[Concept], first: int, count: int) -> list[dict]:
+    """The bundled data's own answers, cut like the others: what a good answer looks like."""
+    rows = []
+    for number in range(first, first + count):
+        concept = concepts[number % len(concepts)]
+        (example,) = data.examples([int(data.rows(concept.id)[number % 3])])
+        rows.append(
+            {
+                "concept": concept.text,
+                "kind": concept.kind,
+                "instruction": example.prompt,
+                "response": " ".join(example.response.split(" ")[:WORDS]),
+                "lm": "written",
+                "method": WRITTEN,
+                "strength": None,
+            }
+        )
+    return rows
 
 
 def answers_of(
@@ -130,8 +153,13 @@ def main() -> None:
     with given.out.open("w", encoding="utf-8") as file:
         for one in given.targets:
             asked = questions(concepts, first, one.count)
+            if one.name == WRITTEN:
+                rows = written(data, concepts, first, one.count)
+                texts = [row["instruction"] for row in rows]
+                asked = [q._replace(instruction=t) for q, t in zip(asked, texts, strict=True)]
+            else:
+                rows = answers_of(one, lm, site, data, asked, given.tokens)
             first += one.count
-            rows = answers_of(one, lm, site, data, asked, given.tokens)
             plain = answers_of(Target(UNSTEERED, 0, []), lm, site, data, asked, given.tokens)
             for row, usual in zip(rows, plain, strict=True):
                 row["plain"] = usual["response"]

@@ -16,13 +16,15 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from judge_calibration import SETS, area
-from judge_rows import corrupted, rows_of
+from judge_rows import KINDS as KINDS_OF_ROWS
+from judge_rows import Row, corrupted, rows_of
 
 from hypersteer.config import JudgeConfig
 from hypersteer.data.sources import load_concepts
@@ -34,7 +36,13 @@ from hypersteer.judges.fluency import FluencyReader, FluencySignals, Plain
 from hypersteer.judges.gold import GoldAnswer, gold_answers
 from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement, harmonic_mean
 from hypersteer.judges.likelihood import LikelihoodJudge
-from hypersteer.judges.local import ASKED, question
+from hypersteer.judges.local import (
+    DIMENSIONS_ASKED,
+    QUESTIONS,
+    asked_signals,
+    in_order,
+    question,
+)
 from hypersteer.judges.local_calibration import (
     SIGNALS,
     AskedScales,
@@ -46,7 +54,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import has_native_bf16, load_lm
 
 FOLDS = 5
-KINDS = ("shuffled", "looped", "salad")
+CORRUPTIONS = ("shuffled", "looped", "salad")
 RIDGE = 1.0
 Scores = dict[str, list[float]]
 
@@ -55,13 +63,13 @@ class Read(NamedTuple):
     """What is known of the labelled answers before any scale.
 
     Attributes:
-        odds: dimension -> log-odds of Yes, of each answer; NaN where the judge gave none.
+        asked: signals of the questions, of each answer; none where the judge gave no answer.
         fluency: measuring model -> signals of each answer.
         garbled: measuring model -> signals of corrupted plain answers.
         plain: measuring model -> how likely plain answers are to it.
     """
 
-    odds: dict[str, list[float]]
+    asked: list[dict[str, float]]
     fluency: dict[str, list[FluencySignals]]
     garbled: dict[str, list[FluencySignals]]
     plain: dict[str, Plain]
@@ -75,11 +83,12 @@ def measuring_lm(name: str) -> BaseLM:
 def read(gold: Sequence[GoldAnswer], asker: Asker, measuring: Sequence[BaseLM]) -> Read:
     """Ask and measure all labelled answers."""
     answers = [one.answer for one in gold]
-    odds: dict[str, list[float]] = {}
-    for name in ASKED:
-        replies = asker.ask([question(name, answer) for answer in answers])
-        odds[name] = [float("nan") if isinstance(r, Failed) else r for r in replies]
-    found = Read(odds, {}, {}, {})
+    order = in_order(len(gold))
+    replies = asker.ask([question(name, answers[i]) for i, name in order])
+    by_answer: list[dict[str, float | Failed]] = [{} for _ in gold]
+    for (i, name), reply in zip(order, replies, strict=True):
+        by_answer[i][name] = reply
+    found = Read([asked_signals(one) for one in by_answer], {}, {}, {})
     for lm in measuring:
         reader = FluencyReader(lm)
         found.fluency[lm.name] = reader.read(answers)
@@ -96,14 +105,19 @@ def garbled(answers: Sequence[Answer]) -> list[Answer]:
     found = []
     for answer in answers[::3]:
         made = corrupted(answer.plain.split(), pool, chance)
-        found += [answer._replace(response=" ".join(made[kind])) for kind in KINDS]
+        found += [answer._replace(response=" ".join(made[kind])) for kind in CORRUPTIONS]
     return found
 
 
-def fit_asked(odds: Sequence[float], labels: Sequence[int]) -> Scale:
-    """The scale of a question: from log-odds to a reader's label."""
-    known = [(o, label) for o, label in zip(odds, labels, strict=True) if np.isfinite(o)]
-    return fit({"log_odds": [o for o, _ in known]}, [label / 2 for _, label in known], ridge=RIDGE)
+def fit_asked(
+    names: Sequence[str], signals: Sequence[dict[str, float]], labels: Sequence[int]
+) -> Scale:
+    """The scale of a dimension that is asked for: from log-odds to a reader's label."""
+    known = [
+        (s, label) for s, label in zip(signals, labels, strict=True) if len(s) == len(QUESTIONS)
+    ]
+    values = {name: [s[name] for s, _ in known] for name in names}
+    return fit(values, [label / 2 for _, label in known], ridge=RIDGE)
 
 
 def fit_fluency(
@@ -120,9 +134,9 @@ def fit_scales(gold: Sequence[GoldAnswer], known: Read, places: Sequence[int]) -
     """Scales by dimension, and by measuring model, from some of the answers."""
     scales = {
         name: fit_asked(
-            [known.odds[name][i] for i in places], [gold[i].labels[name] for i in places]
+            own, [known.asked[i] for i in places], [gold[i].labels[name] for i in places]
         )
-        for name in ASKED
+        for name, own in DIMENSIONS_ASKED.items()
     }
     for lm, signals in known.fluency.items():
         labels = [gold[i].labels["fluency"] for i in places]
@@ -145,9 +159,8 @@ def cross_fitted(gold: Sequence[GoldAnswer], known: Read) -> Scores:
         outside = [i for i in range(len(gold)) if i not in set(inside)]
         scales = fit_scales(gold, known, outside)
         for i in inside:
-            for name in ASKED:
-                odds = known.odds[name][i]
-                scores[name][i] = scales[name].score({"log_odds": odds}) if odds == odds else 1.0
+            for name in DIMENSIONS_ASKED:
+                scores[name][i] = scales[name].score(known.asked[i])
             lm = measured_by(gold[i])
             scores["fluency"][i] = scales[lm].score(known.fluency[lm][i].by_name())
     return scores
@@ -165,51 +178,39 @@ def overall(scores: Scores) -> list[float]:
     return [harmonic_mean(row) for row in zip(*(scores[d] for d in DIMENSIONS), strict=True)]
 
 
+def means(
+    gold: Sequence[GoldAnswer], scores: Sequence[float], key: Callable[[GoldAnswer], Hashable]
+) -> list[float]:
+    """Mean scores of groups of answers, in the order in which the groups begin."""
+    groups: dict[Hashable, list[float]] = {}
+    for one, score in zip(gold, scores, strict=True):
+        groups.setdefault(key(one), []).append(score)
+    return [float(np.mean(group)) for group in groups.values()]
+
+
 def table_of_methods(gold: Sequence[GoldAnswer], judges: dict[str, Scores]) -> None:
     """Print mean overall scores by base LM and method, and how far their orders agree."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for i, one in enumerate(gold):
-        groups.setdefault((one.lm, one.method), []).append(i)
     readers = overall({d: [float(one.labels[d]) for one in gold] for d in DIMENSIONS})
     columns = {"readers": readers, **{name: overall(scores) for name, scores in judges.items()}}
-    means = {
-        name: [np.mean([all_[i] for i in g]) for g in groups.values()]
-        for name, all_ in columns.items()
-    }
+    places = dict.fromkeys((one.lm, one.method) for one in gold)
+    rows = zip(*(means(gold, c, lambda g: (g.lm, g.method)) for c in columns.values()), strict=True)
     print(f"\n| base LM | method | answers | {' | '.join(columns)} |")
     print(f"|---|---|{'---|' * (len(columns) + 1)}")
-    for row, ((lm, method), places) in enumerate(groups.items()):
-        cells = " | ".join(f"{means[name][row]:.2f}" for name in columns)
-        print(f"| {lm} | {method} | {len(places)} | {cells} |")
-    print(
-        "\n| judge | order of methods (tau), "
-        + ", ".join(dict.fromkeys(lm for lm, _ in groups))
-        + ", pooled over base LMs |\n|---|---|"
-    )
-    names = [method for _, method in groups]
+    for (lm, method), row in zip(places, rows, strict=True):
+        count = sum((one.lm, one.method) == (lm, method) for one in gold)
+        print(f"| {lm} | {method} | {count} | {' | '.join(f'{mean:.2f}' for mean in row)} |")
+    lms = list(dict.fromkeys(one.lm for one in gold))
+    print(f"\n| order of methods (tau) | {' | '.join(lms)} | both |\n|---|---|---|---|")
     for name in judges:
         taus = []
-        for lm in dict.fromkeys(lm for lm, _ in groups):
-            own = [i for i, (which, _) in enumerate(groups) if which == lm]
-            taus.append(
-                kendall_tau([means["readers"][i] for i in own], [means[name][i] for i in own])
-            )
-        pooled = {
-            column: [
-                np.mean(
-                    [
-                        columns[column][i]
-                        for (_, method), g in groups.items()
-                        if method == m
-                        for i in g
-                    ]
-                )
-                for m in dict.fromkeys(names)
+        for wanted in (*([lm] for lm in lms), lms):
+            own = [i for i, one in enumerate(gold) if one.lm in wanted]
+            pair = [
+                means([gold[i] for i in own], [columns[c][i] for i in own], lambda g: g.method)
+                for c in ("readers", name)
             ]
-            for column in ("readers", name)
-        }
-        taus.append(kendall_tau(pooled["readers"], pooled[name]))
-        print(f"| {name} | {', '.join(f'{tau:.2f}' for tau in taus)} |")
+            taus.append(kendall_tau(*pair))
+        print(f"| {name} | {' | '.join(f'{tau:.2f}' for tau in taus)} |")
 
 
 def table_of_answers(gold: Sequence[GoldAnswer], judges: dict[str, Scores]) -> None:
@@ -239,40 +240,66 @@ def table_of_readers(gold: Sequence[GoldAnswer]) -> None:
         print(f"| {d} | {weighted_kappa(first, second):.2f} | {same:.0%} |")
 
 
-def axbench(asker: Asker, per_kind: int) -> None:
+def score(scale: Scale, replies: dict[str, float | Failed]) -> float:
+    """A score from replies; NaN where one is missing."""
+    values = asked_signals(replies)
+    return scale.score(values) if len(values) == len(replies) else float("nan")
+
+
+def first_of_each(rows: Sequence[Row], count: int) -> list[Row]:
+    """The first rows of every concept and kind."""
+    seen: Counter[tuple[int, str]] = Counter()
+    found = []
+    for row in rows:
+        seen[row.concept_id, row.kind] += 1
+        if row.kind in KINDS_OF_ROWS and seen[row.concept_id, row.kind] <= count:
+            found.append(row)
+    return found
+
+
+def axbench(asker: Asker, scale: Scale, per_kind: int) -> None:
     """Print mean per-concept AUROCs of the concept question on the Concept10 sets."""
     print("\n| set | rows | against negatives | against hard negatives |\n|---|---|---|---|")
     for name in SETS:
         data = load_concepts(name, split="test")
-        rows = [
-            row
-            for row in rows_of(data, data.concepts)
-            if row.kind in ("positive", "negative", "hard negative")
-        ]
-        counts: dict[tuple[int, str], int] = {}
-        some = []
-        for row in rows:
-            key = (row.concept_id, row.kind)
-            counts[key] = counts.get(key, 0) + 1
-            if counts[key] <= per_kind:
-                some.append(row)
-        odds = asker.ask([question("concept", row.answer) for row in some])
+        some = first_of_each(rows_of(data, data.concepts), per_kind)
+        names = DIMENSIONS_ASKED["concept"]
+        replies = asker.ask([question(name, row.answer) for row in some for name in names])
+        pairs = [replies[i : i + 2] for i in range(0, len(replies), 2)]
+        scores = [score(scale, dict(zip(names, pair, strict=True))) for pair in pairs]
         areas: dict[str, list[float]] = {"negative": [], "hard negative": []}
         for concept in data.concepts:
-            by_kind = {
-                kind: [
-                    o
-                    for row, o in zip(some, odds, strict=True)
-                    if row.concept_id == concept.id
-                    and row.kind == kind
-                    and not isinstance(o, Failed)
-                ]
-                for kind in ("positive", "negative", "hard negative")
-            }
+            by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS_OF_ROWS}
+            for row, one in zip(some, scores, strict=True):
+                if row.concept_id == concept.id and one == one:
+                    by_kind[row.kind].append(one)
             for kind, found in areas.items():
                 found.append(area(by_kind["positive"], by_kind[kind]))
         cells = " | ".join(f"{np.nanmean(found):.3f}" for found in areas.values())
         print(f"| {name} | {len(some)} | {cells} |", flush=True)
+
+
+def calibration_of(
+    scales: dict[str, Scale], asker: Asker, lms: Sequence[BaseLM], known: Read, data: str
+) -> LocalCalibration:
+    """The calibration of what was fitted."""
+    *name, weights = asker.name.split()
+    asked = {dimension: scales[dimension] for dimension in DIMENSIONS_ASKED}
+    fluency = (
+        FluencyScale(
+            base_lm=lm.name,
+            identity=str(lm.identity),
+            plain_likelihood=known.plain[lm.name].likelihood,
+            plain_worst=known.plain[lm.name].worst,
+            scale=scales[lm.name],
+        )
+        for lm in lms
+    )
+    return LocalCalibration(
+        data=data,
+        models=(AskedScales(model=" ".join(name), weights=(weights,), **asked),),
+        fluency=tuple(fluency),
+    )
 
 
 def main() -> None:
@@ -298,33 +325,13 @@ def main() -> None:
     table_of_readers(gold)
     table_of_answers(gold, judges)
     table_of_methods(gold, judges)
+    scales = fit_scales(gold, known, range(len(gold)))
     if given.fit is not None:
-        scales = fit_scales(gold, known, range(len(gold)))
-        calibration = LocalCalibration(
-            data=f"{len(gold)} labelled answers of data/gold",
-            models=(
-                AskedScales(
-                    model=" ".join(asker.name.split()[:-1]) or asker.name,
-                    weights=(asker.name.split()[-1],),
-                    concept=scales["concept"],
-                    instruction=scales["instruction"],
-                ),
-            ),
-            fluency=tuple(
-                FluencyScale(
-                    base_lm=lm.name,
-                    identity=str(lm.identity),
-                    plain_likelihood=known.plain[lm.name].likelihood,
-                    plain_worst=known.plain[lm.name].worst,
-                    scale=scales[lm.name],
-                )
-                for lm in lms
-            ),
-        )
+        calibration = calibration_of(scales, asker, lms, known, f"{len(gold)} labelled answers")
         calibration.save(given.fit)
         print(f"wrote {given.fit}, version {calibration.version}", file=sys.stderr)
     if given.axbench:
-        axbench(asker, given.per_kind)
+        axbench(asker, scales["concept"], given.per_kind)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,14 @@ from hypersteer.endpoint.replies import Failed
 from hypersteer.errors import ConfigError
 from hypersteer.judges.calibration import Scale
 from hypersteer.judges.judge import Answer, Failure, Judgement
-from hypersteer.judges.local import EMPTY, MOST_CHARACTERS, LocalJudge, question
+from hypersteer.judges.local import (
+    EMPTY,
+    MOST_CHARACTERS,
+    QUESTIONS,
+    LocalJudge,
+    in_order,
+    question,
+)
 from hypersteer.judges.local_calibration import AskedScales, FluencyScale, LocalCalibration
 
 PIRATE = Answer("talk like a pirate", "How do I boil an egg?", "Arr, boil it nine minutes, matey!")
@@ -44,8 +51,8 @@ def calibration(lm, weights=("0123abcd",)):
     asked = AskedScales(
         model="knows",
         weights=weights,
-        concept=scale(0.5, "log_odds"),
-        instruction=scale(1.0, "log_odds", bias=1.0),
+        concept=scale(0.5, "concept", "no_concept"),
+        instruction=scale(1.0, "instruction", "no_instruction", bias=1.0),
     )
     fluency = FluencyScale(
         base_lm=lm.name,
@@ -66,31 +73,49 @@ def judge(tiny_llama):
 
 
 def test_scores_are_calibrated_log_odds(judge):
-    (found,) = judge({"clearly show": 2.0, "deal with": -1.0}).judge([PIRATE])
+    odds = {"written in this way": 2.0, "no trace": 1.0, "deal with": -1.0, "ignores": 0.5}
+    (found,) = judge(odds).judge([PIRATE])
     assert isinstance(found, Judgement)
-    assert found.concept.score == pytest.approx(1 + math.tanh(0.5))
-    assert found.instruction.score == pytest.approx(1 + math.tanh(0.0))
-    assert "0.88" in found.concept.reason
+    # What is said both ways counts as the difference of the two.
+    assert found.concept.score == pytest.approx(1 + math.tanh(0.5 * (2.0 - 1.0) / 2))
+    assert found.instruction.score == pytest.approx(1 + math.tanh((1.0 - 1.0 - 0.5) / 2))
+    assert "0.88 and 0.27" in found.concept.reason
     assert 0 < found.fluency.score < 2
 
 
 def test_a_model_without_scales_gives_its_probabilities_and_says_so(judge):
-    uncalibrated = judge({"clearly show": 2.0}, weights=("ffff",))
+    uncalibrated = judge({"written in this way": 2.0, "no trace": -2.0}, weights=("ffff",))
     (found,) = uncalibrated.judge([PIRATE])
     assert found.concept.score == pytest.approx(2 / (1 + math.exp(-2)))
     assert "not calibrated" in uncalibrated.name
     assert "not calibrated" not in judge({}).name
 
 
-def test_a_question_begins_with_the_text_so_that_it_is_read_once():
-    (concept,), (instruction,) = (question(name, PIRATE) for name in ("concept", "instruction"))
+def test_questions_begin_with_the_text_so_that_it_is_read_once():
     shared = f"Text:\n{PIRATE.response}\n\n"
-    assert concept["content"].startswith(shared)
-    assert instruction["content"].startswith(shared)
-    assert PIRATE.concept in concept["content"]
-    assert PIRATE.instruction not in concept["content"]
-    assert PIRATE.instruction in instruction["content"]
-    assert PIRATE.concept not in instruction["content"]
+    for name in QUESTIONS:
+        (asked,) = question(name, PIRATE)
+        assert asked["content"].startswith(shared)
+        about_concept = name.endswith("concept")
+        assert (PIRATE.concept in asked["content"]) == about_concept
+        assert (PIRATE.instruction in asked["content"]) != about_concept
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 11])
+def test_the_order_asks_everything_once_and_keeps_a_text_at_hand(count):
+    order = in_order(count)
+    assert sorted(order) == sorted((i, name) for i in range(count) for name in QUESTIONS)
+    for i in range(count):
+        places = [place for place, (which, _) in enumerate(order) if which == i]
+        assert places[-1] - places[0] < 4 * len(QUESTIONS)
+
+
+def test_texts_with_braces_are_shown_as_they_are():
+    answer = Answer("a {concept}", "what is {x}?", "it is {instruction}")
+    for name in QUESTIONS:
+        (asked,) = question(name, answer)
+        assert "it is {instruction}" in asked["content"]
+        assert ("a {concept}" in asked["content"]) != ("what is {x}?" in asked["content"])
 
 
 def test_long_texts_are_cut():
@@ -103,7 +128,7 @@ def test_empty_answers_score_0_and_are_not_asked_about(judge):
     told = []
     found = local.judge([PIRATE._replace(response=" \n"), PLAIN], told.append)
     assert tuple(found[0]) == (EMPTY,) * 3
-    assert len(local._asker.asked) == 2
+    assert len(local._asker.asked) == len(QUESTIONS)
     assert sum(told) == 2
 
 
@@ -169,7 +194,7 @@ def test_a_calibration_survives_its_file(tiny_llama, tmp_path):
     ("old", "new", "told"),
     [
         ('"format": 1', '"format": 9', "format is 9"),
-        ('"log_odds"', '"log_oods"', "unknown signal 'log_oods'"),
+        ('"no_concept"', '"known"', "unknown signal 'known'"),
         ('"novelty"', '"news"', "unknown signal 'news'"),
         ("-6.0", "NaN", ""),
         ('"models"', '"model"', ""),

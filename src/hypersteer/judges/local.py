@@ -1,13 +1,14 @@
-"""The local judge: a model that is not the steered one, asked one short question per dimension.
+"""The local judge: a model that is not the steered one, asked short questions.
 
-Concept and instruction are asked with Yes or No and read by the probability of the answer
-(`hypersteer.judges.yes_no`); fluency is measured (`hypersteer.judges.fluency`). A question begins
-with the response, so that an engine with a prefix cache reads it once for both. docs/judges.md has
-the figures.
+Concept and instruction are asked for with Yes or No, each once and once the other way round, and
+read by the probability of the answer (`hypersteer.judges.yes_no`): what says Yes to everything says
+it to both. Fluency is measured (`hypersteer.judges.fluency`). Questions begin with the response, so
+that an engine with a prefix cache reads it once. docs/judges.md has the figures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from hypersteer.endpoint.local_server import EngineSettings
 from hypersteer.endpoint.replies import Failed, Messages
 from hypersteer.judges.fluency import FluencyReader, FluencySignals, Plain
 from hypersteer.judges.judge import Answer, Failure, Judgement, Rating
@@ -23,8 +24,20 @@ MOST_CHARACTERS = 2000
 FEW_WORDS = 4
 """Below as many words, the fluency score falls in proportion."""
 EMPTY = Rating(0.0, "The response is empty.")
-ASKED = ("concept", "instruction")
-"""The dimensions that are asked for; fluency is measured."""
+AT_ONCE = EngineSettings().parallel
+QUESTIONS = {
+    "concept": "Is the text mainly about this, or written in this way: {concept}?",
+    "no_concept": "Somebody says that the text has no trace of this: {concept}. Is that true?",
+    "instruction": "Does the text deal with this request: {instruction}",
+    "no_instruction": "Somebody says that the text ignores this request: {instruction}\n"
+    "Is that true?",
+}
+"""Signals by name, and the question that each is the log-odds of Yes to."""
+DIMENSIONS_ASKED = {
+    "concept": ("concept", "no_concept"),
+    "instruction": ("instruction", "no_instruction"),
+}
+"""Which signals a dimension is read from; those of `no_` count the other way."""
 
 
 class LocalJudge:
@@ -72,35 +85,37 @@ class LocalJudge:
         full = [answer for answer in answers if answer.response.strip()]
         if done is not None and len(full) < len(answers):
             done(len(answers) - len(full))
-        questions = [question(name, answer) for answer in full for name in ASKED]
-        replies = self._asker.ask(questions, _halves(done))
+        asked = in_order(len(full))
+        replies = self._asker.ask([question(name, full[i]) for i, name in asked], _in_answers(done))
+        odds = dict(zip(asked, replies, strict=True))
         signals = self._reader.read(full)
         found = iter(
-            self._judgement(answer, replies[2 * i : 2 * i + 2], signals[i])
+            self._judgement(answer, {name: odds[i, name] for name in QUESTIONS}, signals[i])
             for i, answer in enumerate(full)
         )
         empty = Judgement(EMPTY, EMPTY, EMPTY)
         return [next(found) if answer.response.strip() else empty for answer in answers]
 
     def _judgement(
-        self, answer: Answer, replies: Sequence[float | Failed], signals: FluencySignals
+        self, answer: Answer, replies: Mapping[str, float | Failed], signals: FluencySignals
     ) -> Judgement | Failure:
-        ratings: dict[str, Rating] = {}
-        errors: list[str] = []
-        for name, reply in zip(ASKED, replies, strict=True):
-            if isinstance(reply, Failed):
-                errors.append(f"{name}: {reply.error}")
-            else:
-                ratings[name] = self._asked(name, reply)
-        if errors:
-            return Failure("; ".join(errors))
-        return Judgement(**ratings, fluency=self._measured(answer, signals))
+        failed = [f"{name}: {r.error}" for name, r in replies.items() if isinstance(r, Failed)]
+        if failed:
+            return Failure("; ".join(failed))
+        values = asked_signals(replies)
+        rated = {name: self._asked(name, values) for name in DIMENSIONS_ASKED}
+        return Judgement(**rated, fluency=self._measured(answer, signals))
 
-    def _asked(self, name: str, odds: float) -> Rating:
-        share = probability(odds)
-        scale = self._scales.get(name)
-        score = 2 * share if scale is None else scale.score({"log_odds": odds})
-        return Rating(score, f"The judge says Yes with probability {share:.2f}.")
+    def _asked(self, dimension: str, values: Mapping[str, float]) -> Rating:
+        scale, own = self._scales.get(dimension), DIMENSIONS_ASKED[dimension]
+        if scale is None:
+            score = 2 * probability(sum(values[name] for name in own) / len(own))
+        else:
+            score = scale.score(values)
+        shares = " and ".join(f"{probability(values[name]):.2f}" for name in own)
+        return Rating(
+            score, f"Asked for it, and the other way round, the judge is sure to {shares}."
+        )
 
     def _measured(self, answer: Answer, signals: FluencySignals) -> Rating:
         scale, values = self._fluency.scale, signals.by_name()
@@ -115,22 +130,46 @@ class LocalJudge:
         return Rating(score, reason)
 
 
-def question(dimension: str, answer: Answer) -> Messages:
-    """Return the question of one dimension.
+def asked_signals(replies: Mapping[str, float | Failed]) -> dict[str, float]:
+    """Return signals that all point upwards from the log-odds of Yes to the questions."""
+    return {
+        name: -reply if name.startswith("no_") else reply
+        for name, reply in replies.items()
+        if not isinstance(reply, Failed)
+    }
+
+
+def in_order(count: int) -> list[tuple[int, str]]:
+    """Return the places of answers and the names of questions, in the order to ask them.
+
+    Answers come in groups of what an engine reads at once, each group under one question after
+    another, so that the text of an answer is still at hand when its next question comes.
 
     Args:
-        dimension: `concept` or `instruction`.
+        count: answers.
+    """
+    return [
+        (i, name)
+        for start in range(0, count, AT_ONCE)
+        for name in QUESTIONS
+        for i in range(start, min(start + AT_ONCE, count))
+    ]
+
+
+def question(name: str, answer: Answer) -> Messages:
+    """Return a question about an answer.
+
+    Args:
+        name: one of `QUESTIONS`.
         answer: what is judged.
     """
     text = answer.response.strip()[:MOST_CHARACTERS]
-    if dimension == "concept":
-        asked = f"Does the text clearly show this: {answer.concept.strip()}?"
-    else:
-        asked = f"Does the text deal with this request: {answer.instruction.strip()}"
+    texts = {"concept": answer.concept.strip(), "instruction": answer.instruction.strip()}
+    asked = QUESTIONS[name].format(**texts)
     return [{"role": "user", "content": f"Text:\n{text}\n\n{asked}\nAnswer Yes or No."}]
 
 
-def _halves(done: Callable[[int], object] | None) -> Callable[[int], object] | None:
+def _in_answers(done: Callable[[int], object] | None) -> Callable[[int], object] | None:
     """Turn counts of questions into counts of answers."""
     if done is None:
         return None
@@ -139,7 +178,7 @@ def _halves(done: Callable[[int], object] | None) -> Callable[[int], object] | N
     def count(more: int) -> None:
         nonlocal asked
         before, asked = asked, asked + more
-        if finished := asked // len(ASKED) - before // len(ASKED):
+        if finished := asked // len(QUESTIONS) - before // len(QUESTIONS):
             done(finished)
 
     return count

@@ -30,7 +30,7 @@ class AskedScales:
     Attributes:
         model: its name.
         weights: last words of the names of askers with these weights: hashes or fingerprints.
-        concept: from the log-odds of Yes to a score.
+        concept: from the log-odds of Yes, asked either way, to a score.
         instruction: likewise.
     """
 
@@ -144,7 +144,8 @@ class LocalCalibration:
         found = from_dict(cls, given, "calibration")
         for asked in found.models:
             for name in ("concept", "instruction"):
-                check_scale(f"{asked.model}.{name}", getattr(asked, name), ("log_odds",))
+                known = (name, f"no_{name}")
+                check_scale(f"{asked.model}.{name}", getattr(asked, name), known)
         for fluency in found.fluency:
             check_scale(fluency.base_lm, fluency.scale, SIGNALS)
             if not math.isfinite(fluency.plain_likelihood + fluency.plain_worst):
