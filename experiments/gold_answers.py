@@ -164,7 +164,7 @@ def main() -> None:
             for row, usual in zip(rows, plain, strict=True):
                 row["plain"] = usual["response"]
                 key = json.dumps(
-                    [row[name] for name in ("lm", "method", "strength", "instruction")]
+                    [row[name] for name in ("lm", "method", "strength", "concept", "instruction")]
                 )
                 entry = {"id": hashlib.sha256(key.encode()).hexdigest()[:8], **row}
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")

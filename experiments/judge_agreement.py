@@ -36,18 +36,13 @@ from hypersteer.judges.fluency import FluencyReader, FluencySignals, Plain
 from hypersteer.judges.gold import GoldAnswer, gold_answers
 from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement, harmonic_mean
 from hypersteer.judges.likelihood import LikelihoodJudge
-from hypersteer.judges.local import (
-    DIMENSIONS_ASKED,
-    QUESTIONS,
-    asked_signals,
-    in_order,
-    question,
-)
+from hypersteer.judges.lm_signals import SignalReader, Signals
+from hypersteer.judges.local import QUESTIONS, background, in_order, question
 from hypersteer.judges.local_calibration import (
     SIGNALS,
     AskedScales,
-    FluencyScale,
     LocalCalibration,
+    MeasuredScales,
 )
 from hypersteer.judges.yes_no import Asker
 from hypersteer.lm.base import BaseLM
@@ -63,13 +58,15 @@ class Read(NamedTuple):
     """What is known of the labelled answers before any scale.
 
     Attributes:
-        asked: signals of the questions, of each answer; none where the judge gave no answer.
+        odds: log-odds of Yes by question, of each answer; without those that were not answered.
+        states: measuring model -> signals of states and gains of each answer.
         fluency: measuring model -> signals of each answer.
         garbled: measuring model -> signals of corrupted plain answers.
         plain: measuring model -> how likely plain answers are to it.
     """
 
-    asked: list[dict[str, float]]
+    odds: list[dict[str, float]]
+    states: dict[str, list[Signals]]
     fluency: dict[str, list[FluencySignals]]
     garbled: dict[str, list[FluencySignals]]
     plain: dict[str, Plain]
@@ -85,12 +82,13 @@ def read(gold: Sequence[GoldAnswer], asker: Asker, measuring: Sequence[BaseLM]) 
     answers = [one.answer for one in gold]
     order = in_order(len(gold))
     replies = asker.ask([question(name, answers[i]) for i, name in order])
-    by_answer: list[dict[str, float | Failed]] = [{} for _ in gold]
+    found = Read([{} for _ in gold], {}, {}, {}, {})
     for (i, name), reply in zip(order, replies, strict=True):
-        by_answer[i][name] = reply
-    found = Read([asked_signals(one) for one in by_answer], {}, {}, {})
+        if not isinstance(reply, Failed):
+            found.odds[i][name] = reply
     for lm in measuring:
         reader = FluencyReader(lm)
+        found.states[lm.name] = SignalReader(lm, background(layers_of(lm))).read(answers)
         found.fluency[lm.name] = reader.read(answers)
         found.garbled[lm.name] = reader.read(garbled(answers))
         usual = list(dict.fromkeys((one.instruction, one.plain) for one in answers))
@@ -109,15 +107,9 @@ def garbled(answers: Sequence[Answer]) -> list[Answer]:
     return found
 
 
-def fit_asked(
-    names: Sequence[str], signals: Sequence[dict[str, float]], labels: Sequence[int]
-) -> Scale:
-    """The scale of a dimension that is asked for: from log-odds to a reader's label."""
-    known = [
-        (s, label) for s, label in zip(signals, labels, strict=True) if len(s) == len(QUESTIONS)
-    ]
-    values = {name: [s[name] for s, _ in known] for name in names}
-    return fit(values, [label / 2 for _, label in known], ridge=RIDGE)
+def layers_of(lm: BaseLM) -> tuple[int, int]:
+    """The two blocks whose states are compared, as in the likelihood judge."""
+    return int(0.3 * (lm.depth - 1)), int(0.43 * (lm.depth - 1))
 
 
 def fit_fluency(
@@ -127,21 +119,33 @@ def fit_fluency(
     rows = [one.by_name() for one in [*signals, *bad]]
     weights = [1.0] * len(signals) + [len(signals) / 2 / len(bad)] * len(bad)
     targets = [label / 2 for label in labels] + [0.0] * len(bad)
-    return fit({name: [row[name] for row in rows] for name in SIGNALS}, targets, weights, RIDGE)
+    return fit(
+        {name: [row[name] for row in rows] for name in SIGNALS["fluency"]}, targets, weights, RIDGE
+    )
 
 
-def fit_scales(gold: Sequence[GoldAnswer], known: Read, places: Sequence[int]) -> dict[str, Scale]:
-    """Scales by dimension, and by measuring model, from some of the answers."""
+def values_of(known: Read, lm: str, i: int) -> dict[str, float]:
+    """All that the scales of concept and instruction may read of an answer."""
+    return known.states[lm][i].by_name() | known.odds[i]
+
+
+def fit_scales(
+    gold: Sequence[GoldAnswer], known: Read, lm: str, places: Sequence[int]
+) -> dict[str, Scale]:
+    """Scales by dimension of a measuring model, from those of the answers that it did not write."""
+    own = [i for i in places if gold[i].lm != lm and len(known.odds[i]) == len(QUESTIONS)]
+    labels = {d: [gold[i].labels[d] for i in own] for d in DIMENSIONS}
+    rows = [values_of(known, lm, i) for i in own]
     scales = {
-        name: fit_asked(
-            own, [known.asked[i] for i in places], [gold[i].labels[name] for i in places]
+        d: fit(
+            {name: [row[name] for row in rows] for name in SIGNALS[d]},
+            [label / 2 for label in labels[d]],
+            ridge=RIDGE,
         )
-        for name, own in DIMENSIONS_ASKED.items()
+        for d in QUESTIONS
     }
-    for lm, signals in known.fluency.items():
-        labels = [gold[i].labels["fluency"] for i in places]
-        scales[lm] = fit_fluency([signals[i] for i in places], labels, known.garbled[lm])
-    return scales
+    whole = [known.fluency[lm][i] for i in own]
+    return scales | {"fluency": fit_fluency(whole, labels["fluency"], known.garbled[lm])}
 
 
 def measured_by(gold: GoldAnswer) -> str:
@@ -157,12 +161,13 @@ def cross_fitted(gold: Sequence[GoldAnswer], known: Read) -> Scores:
     for number in range(FOLDS):
         inside = [i for i, one in enumerate(gold) if fold[one.answer.concept] == number]
         outside = [i for i in range(len(gold)) if i not in set(inside)]
-        scales = fit_scales(gold, known, outside)
+        scales = {lm: fit_scales(gold, known, lm, outside) for lm in known.states}
         for i in inside:
-            for name in DIMENSIONS_ASKED:
-                scores[name][i] = scales[name].score(known.asked[i])
             lm = measured_by(gold[i])
-            scores["fluency"][i] = scales[lm].score(known.fluency[lm][i].by_name())
+            values = values_of(known, lm, i)
+            for name in QUESTIONS:
+                scores[name][i] = scales[lm][name].score(values)
+            scores["fluency"][i] = scales[lm]["fluency"].score(known.fluency[lm][i].by_name())
     return scores
 
 
@@ -240,12 +245,6 @@ def table_of_readers(gold: Sequence[GoldAnswer]) -> None:
         print(f"| {d} | {weighted_kappa(first, second):.2f} | {same:.0%} |")
 
 
-def score(scale: Scale, replies: dict[str, float | Failed]) -> float:
-    """A score from replies; NaN where one is missing."""
-    values = asked_signals(replies)
-    return scale.score(values) if len(values) == len(replies) else float("nan")
-
-
 def first_of_each(rows: Sequence[Row], count: int) -> list[Row]:
     """The first rows of every concept and kind."""
     seen: Counter[tuple[int, str]] = Counter()
@@ -257,49 +256,50 @@ def first_of_each(rows: Sequence[Row], count: int) -> list[Row]:
     return found
 
 
-def axbench(asker: Asker, scale: Scale, per_kind: int) -> None:
-    """Print mean per-concept AUROCs of the concept question on the Concept10 sets."""
+def axbench(asker: Asker, lm: BaseLM, scale: Scale, per_kind: int) -> None:
+    """Print mean per-concept AUROCs of the concept score on the Concept10 sets."""
     print("\n| set | rows | against negatives | against hard negatives |\n|---|---|---|---|")
+    reader = SignalReader(lm, background(layers_of(lm)))
     for name in SETS:
         data = load_concepts(name, split="test")
         some = first_of_each(rows_of(data, data.concepts), per_kind)
-        names = DIMENSIONS_ASKED["concept"]
-        replies = asker.ask([question(name, row.answer) for row in some for name in names])
-        pairs = [replies[i : i + 2] for i in range(0, len(replies), 2)]
-        scores = [score(scale, dict(zip(names, pair, strict=True))) for pair in pairs]
+        replies = asker.ask([question("concept", row.answer) for row in some])
+        states = reader.read([row.answer for row in some])
         areas: dict[str, list[float]] = {"negative": [], "hard negative": []}
+        by_kind: dict[tuple[int, str], list[float]] = {}
+        for row, reply, signals in zip(some, replies, states, strict=True):
+            if not isinstance(reply, Failed):
+                value = scale.score(signals.by_name() | {"concept": reply})
+                by_kind.setdefault((row.concept_id, row.kind), []).append(value)
         for concept in data.concepts:
-            by_kind: dict[str, list[float]] = {kind: [] for kind in KINDS_OF_ROWS}
-            for row, one in zip(some, scores, strict=True):
-                if row.concept_id == concept.id and one == one:
-                    by_kind[row.kind].append(one)
+            high = by_kind.get((concept.id, "positive"), [])
             for kind, found in areas.items():
-                found.append(area(by_kind["positive"], by_kind[kind]))
+                found.append(area(high, by_kind.get((concept.id, kind), [])))
         cells = " | ".join(f"{np.nanmean(found):.3f}" for found in areas.values())
         print(f"| {name} | {len(some)} | {cells} |", flush=True)
 
 
 def calibration_of(
-    scales: dict[str, Scale], asker: Asker, lms: Sequence[BaseLM], known: Read, data: str
+    gold: Sequence[GoldAnswer], known: Read, asker: Asker, lms: Sequence[BaseLM]
 ) -> LocalCalibration:
-    """The calibration of what was fitted."""
+    """The calibration that all answers give."""
     *name, weights = asker.name.split()
-    asked = {dimension: scales[dimension] for dimension in DIMENSIONS_ASKED}
-    fluency = (
-        FluencyScale(
-            base_lm=lm.name,
-            identity=str(lm.identity),
-            plain_likelihood=known.plain[lm.name].likelihood,
-            plain_worst=known.plain[lm.name].worst,
-            scale=scales[lm.name],
+    measuring = []
+    for lm in lms:
+        scales = fit_scales(gold, known, lm.name, range(len(gold)))
+        asked = {dimension: scales[dimension] for dimension in QUESTIONS}
+        measuring.append(
+            MeasuredScales(
+                base_lm=lm.name,
+                identity=str(lm.identity),
+                layers=layers_of(lm),
+                plain_likelihood=known.plain[lm.name].likelihood,
+                plain_worst=known.plain[lm.name].worst,
+                fluency=scales["fluency"],
+                asked=(AskedScales(model=" ".join(name), weights=(weights,), **asked),),
+            )
         )
-        for lm in lms
-    )
-    return LocalCalibration(
-        data=data,
-        models=(AskedScales(model=" ".join(name), weights=(weights,), **asked),),
-        fluency=tuple(fluency),
-    )
+    return LocalCalibration(data=f"{len(gold)} labelled answers", measuring=tuple(measuring))
 
 
 def main() -> None:
@@ -325,13 +325,13 @@ def main() -> None:
     table_of_readers(gold)
     table_of_answers(gold, judges)
     table_of_methods(gold, judges)
-    scales = fit_scales(gold, known, range(len(gold)))
+    calibration = calibration_of(gold, known, asker, lms)
     if given.fit is not None:
-        calibration = calibration_of(scales, asker, lms, known, f"{len(gold)} labelled answers")
         calibration.save(given.fit)
         print(f"wrote {given.fit}, version {calibration.version}", file=sys.stderr)
     if given.axbench:
-        axbench(asker, scales["concept"], given.per_kind)
+        (asked,) = calibration.of(lms[0]).asked
+        axbench(asker, lms[0], asked.concept, given.per_kind)
 
 
 if __name__ == "__main__":

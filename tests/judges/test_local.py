@@ -9,16 +9,19 @@ import tiny
 from hypersteer.endpoint.replies import Failed
 from hypersteer.errors import ConfigError
 from hypersteer.judges.calibration import Scale
+from hypersteer.judges.examples import EXAMPLES
 from hypersteer.judges.judge import Answer, Failure, Judgement
+from hypersteer.judges.lm_signals import SignalReader
 from hypersteer.judges.local import (
     EMPTY,
     MOST_CHARACTERS,
     QUESTIONS,
     LocalJudge,
+    background,
     in_order,
     question,
 )
-from hypersteer.judges.local_calibration import AskedScales, FluencyScale, LocalCalibration
+from hypersteer.judges.local_calibration import AskedScales, LocalCalibration, MeasuredScales
 
 PIRATE = Answer("talk like a pirate", "How do I boil an egg?", "Arr, boil it nine minutes, matey!")
 PLAIN = Answer("talk like a pirate", "Who wrote Faust?", "Goethe wrote the two parts of Faust.")
@@ -51,17 +54,19 @@ def calibration(lm, weights=("0123abcd",)):
     asked = AskedScales(
         model="knows",
         weights=weights,
-        concept=scale(0.5, "concept", "no_concept"),
-        instruction=scale(1.0, "instruction", "no_instruction", bias=1.0),
+        concept=scale(0.5, "concept"),
+        instruction=scale(1.0, "instruction", bias=1.0),
     )
-    fluency = FluencyScale(
+    measured = MeasuredScales(
         base_lm=lm.name,
         identity=str(lm.identity),
+        layers=(0, 1),
         plain_likelihood=-6.0,
         plain_worst=-9.0,
-        scale=scale(1.0, "likelihood", "novelty", bias=2.0),
+        fluency=scale(1.0, "likelihood", "novelty", bias=2.0),
+        asked=(asked,),
     )
-    return LocalCalibration(data="a test", models=(asked,), fluency=(fluency,))
+    return LocalCalibration(data="a test", measuring=(measured,))
 
 
 @pytest.fixture
@@ -73,32 +78,44 @@ def judge(tiny_llama):
 
 
 def test_scores_are_calibrated_log_odds(judge):
-    odds = {"written in this way": 2.0, "no trace": 1.0, "deal with": -1.0, "ignores": 0.5}
-    (found,) = judge(odds).judge([PIRATE])
+    (found,) = judge({"clearly do it": 2.0, "deal with": -1.0}).judge([PIRATE])
     assert isinstance(found, Judgement)
-    # What is said both ways counts as the difference of the two.
-    assert found.concept.score == pytest.approx(1 + math.tanh(0.5 * (2.0 - 1.0) / 2))
-    assert found.instruction.score == pytest.approx(1 + math.tanh((1.0 - 1.0 - 0.5) / 2))
-    assert "0.88 and 0.27" in found.concept.reason
+    assert found.concept.score == pytest.approx(1 + math.tanh(0.5 * 2.0 / 2))
+    assert found.instruction.score == pytest.approx(1 + math.tanh((1.0 - 1.0) / 2))
+    assert "Yes with probability 0.88" in found.concept.reason
     assert 0 < found.fluency.score < 2
 
 
+def test_states_of_the_measuring_model_count_where_the_scale_reads_them(tiny_llama):
+    made = calibration(tiny_llama)
+    (entry,) = made.measuring
+    concept = scale(1.0, "concept", "match", "gain")
+    asked = dataclasses.replace(entry.asked[0], concept=concept)
+    made = dataclasses.replace(made, measuring=(dataclasses.replace(entry, asked=(asked,)),))
+    judge = LocalJudge(Knows({"clearly do it": 0.7}), tiny_llama, made)
+    (found,) = judge.judge([PIRATE])
+    (signals,) = SignalReader(tiny_llama, background(entry.layers)).read([PIRATE])
+    logit = 0.7 + signals.match + signals.gain
+    assert found.concept.score == pytest.approx(1 + math.tanh(logit / 2), abs=1e-3)
+
+
 def test_a_model_without_scales_gives_its_probabilities_and_says_so(judge):
-    uncalibrated = judge({"written in this way": 2.0, "no trace": -2.0}, weights=("ffff",))
+    uncalibrated = judge({"clearly do it": 2.0}, weights=("ffff",))
     (found,) = uncalibrated.judge([PIRATE])
     assert found.concept.score == pytest.approx(2 / (1 + math.exp(-2)))
     assert "not calibrated" in uncalibrated.name
     assert "not calibrated" not in judge({}).name
 
 
-def test_questions_begin_with_the_text_so_that_it_is_read_once():
+def test_questions_begin_with_examples_and_the_text_so_that_these_are_read_once():
     shared = f"Text:\n{PIRATE.response}\n\n"
     for name in QUESTIONS:
-        (asked,) = question(name, PIRATE)
+        *shown, asked = question(name, PIRATE)
+        assert shown == question("concept", PLAIN)[:-1]
+        assert [message["role"] for message in shown] == ["user", "assistant"] * len(EXAMPLES)
         assert asked["content"].startswith(shared)
-        about_concept = name.endswith("concept")
-        assert (PIRATE.concept in asked["content"]) == about_concept
-        assert (PIRATE.instruction in asked["content"]) != about_concept
+        assert (PIRATE.concept in asked["content"]) == (name == "concept")
+        assert (PIRATE.instruction in asked["content"]) == (name == "instruction")
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 11])
@@ -113,13 +130,13 @@ def test_the_order_asks_everything_once_and_keeps_a_text_at_hand(count):
 def test_texts_with_braces_are_shown_as_they_are():
     answer = Answer("a {concept}", "what is {x}?", "it is {instruction}")
     for name in QUESTIONS:
-        (asked,) = question(name, answer)
+        asked = question(name, answer)[-1]
         assert "it is {instruction}" in asked["content"]
         assert ("a {concept}" in asked["content"]) != ("what is {x}?" in asked["content"])
 
 
 def test_long_texts_are_cut():
-    (asked,) = question("concept", PIRATE._replace(response="x" * 10 * MOST_CHARACTERS))
+    asked = question("concept", PIRATE._replace(response="x" * 10 * MOST_CHARACTERS))[-1]
     assert len(asked["content"]) < MOST_CHARACTERS + 200
 
 
@@ -194,11 +211,12 @@ def test_a_calibration_survives_its_file(tiny_llama, tmp_path):
     ("old", "new", "told"),
     [
         ('"format": 1', '"format": 9', "format is 9"),
-        ('"no_concept"', '"known"', "unknown signal 'known'"),
+        ('"instruction"', '"known"', ""),
         ('"novelty"', '"news"', "unknown signal 'news'"),
         ("-6.0", "NaN", ""),
-        ('"models"', '"model"', ""),
+        ('"measuring"', '"measured"', ""),
         ("{", "[", ""),
+        ('"layers": [', '"layers": [0, ', "two layers"),
     ],
 )
 def test_a_damaged_calibration_is_told(tiny_llama, tmp_path, old, new, told):

@@ -1,19 +1,25 @@
-"""The local judge: a model that is not the steered one, asked short questions.
+"""The local judge: a model that is not the steered one, asked two short questions.
 
-Concept and instruction are asked for with Yes or No, each once and once the other way round, and
-read by the probability of the answer (`hypersteer.judges.yes_no`): what says Yes to everything says
-it to both. Fluency is measured (`hypersteer.judges.fluency`). Questions begin with the response, so
-that an engine with a prefix cache reads it once. docs/judges.md has the figures.
+Concept and instruction are asked for with Yes or No and read by the probability of the answer
+(`hypersteer.judges.yes_no`), after a few answered examples. A third model, not the steered one
+either, reads how near the states of the response are to the concept's (`hypersteer.judges
+.lm_signals`) and how whole the text is (`hypersteer.judges.fluency`). Examples and response come
+before the question, so that an engine with a prefix cache reads them once. docs/judges.md has the
+figures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from hypersteer.endpoint.local_server import EngineSettings
 from hypersteer.endpoint.replies import Failed, Messages
+from hypersteer.judges.calibration import Background, Calibration, Scale
+from hypersteer.judges.examples import EXAMPLES
 from hypersteer.judges.fluency import FluencyReader, FluencySignals, Plain
 from hypersteer.judges.judge import Answer, Failure, Judgement, Rating
 from hypersteer.judges.lexical import words_of
-from hypersteer.judges.local_calibration import FluencyScale, LocalCalibration, probability
+from hypersteer.judges.lm_signals import SignalReader, Signals
+from hypersteer.judges.local_calibration import LocalCalibration, probability
 from hypersteer.judges.yes_no import Asker
 from hypersteer.lm.base import BaseLM
 
@@ -26,18 +32,10 @@ FEW_WORDS = 4
 EMPTY = Rating(0.0, "The response is empty.")
 AT_ONCE = EngineSettings().parallel
 QUESTIONS = {
-    "concept": "Is the text mainly about this, or written in this way: {concept}?",
-    "no_concept": "Somebody says that the text has no trace of this: {concept}. Is that true?",
+    "concept": "The writer was told: {concept}\nDid the writer clearly do it?",
     "instruction": "Does the text deal with this request: {instruction}",
-    "no_instruction": "Somebody says that the text ignores this request: {instruction}\n"
-    "Is that true?",
 }
-"""Signals by name, and the question that each is the log-odds of Yes to."""
-DIMENSIONS_ASKED = {
-    "concept": ("concept", "no_concept"),
-    "instruction": ("instruction", "no_instruction"),
-}
-"""Which signals a dimension is read from; those of `no_` count the other way."""
+"""The dimensions that are asked for, with the question of each."""
 
 
 class LocalJudge:
@@ -48,25 +46,26 @@ class LocalJudge:
 
     Args:
         asker: who answers the questions.
-        lm: who measures fluency.
+        lm: who reads states and measures fluency.
         calibration: turns log-odds and signals into scores.
         shares: says where a model that judges is the steered one; part of the name.
 
     Raises:
-        ConfigError: if there is no fluency scale for the model that measures it.
+        ConfigError: if there are no scales for the model that measures.
     """
 
     def __init__(
         self, asker: Asker, lm: BaseLM, calibration: LocalCalibration, shares: str = ""
     ) -> None:
         self._asker = asker
-        self._scales = calibration.asked(asker.name)
-        self._fluency: FluencyScale = calibration.fluency_of(lm)
-        plain = Plain(self._fluency.plain_likelihood, self._fluency.plain_worst)
-        self._reader = FluencyReader(lm, plain)
+        self._measured = calibration.of(lm)
+        self._scales = self._measured.of_asker(asker.name)
+        plain = Plain(self._measured.plain_likelihood, self._measured.plain_worst)
+        self._fluency = FluencyReader(lm, plain)
+        self._states = SignalReader(lm, background(self._measured.layers))
         named = "" if self._scales else ", not calibrated"
         self.name = (
-            f"local ({asker.name}, questions {VERSION}{named}; fluency by {lm.name} "
+            f"local ({asker.name}, questions {VERSION}{named}; measured by {lm.name} "
             f"{lm.fingerprint}, calibration {calibration.version}{shares})"
         )
 
@@ -88,37 +87,38 @@ class LocalJudge:
         asked = in_order(len(full))
         replies = self._asker.ask([question(name, full[i]) for i, name in asked], _in_answers(done))
         odds = dict(zip(asked, replies, strict=True))
-        signals = self._reader.read(full)
+        states, whole = self._states.read(full), self._fluency.read(full)
         found = iter(
-            self._judgement(answer, {name: odds[i, name] for name in QUESTIONS}, signals[i])
+            self._judgement(
+                answer, {name: odds[i, name] for name in QUESTIONS}, states[i], whole[i]
+            )
             for i, answer in enumerate(full)
         )
         empty = Judgement(EMPTY, EMPTY, EMPTY)
         return [next(found) if answer.response.strip() else empty for answer in answers]
 
     def _judgement(
-        self, answer: Answer, replies: Mapping[str, float | Failed], signals: FluencySignals
+        self,
+        answer: Answer,
+        replies: Mapping[str, float | Failed],
+        states: Signals,
+        whole: FluencySignals,
     ) -> Judgement | Failure:
         failed = [f"{name}: {r.error}" for name, r in replies.items() if isinstance(r, Failed)]
         if failed:
             return Failure("; ".join(failed))
-        values = asked_signals(replies)
-        rated = {name: self._asked(name, values) for name in DIMENSIONS_ASKED}
-        return Judgement(**rated, fluency=self._measured(answer, signals))
+        odds = {name: r for name, r in replies.items() if not isinstance(r, Failed)}
+        rated = {name: self._asked(name, odds[name], states.by_name() | odds) for name in QUESTIONS}
+        return Judgement(**rated, fluency=self._whole(answer, whole))
 
-    def _asked(self, dimension: str, values: Mapping[str, float]) -> Rating:
-        scale, own = self._scales.get(dimension), DIMENSIONS_ASKED[dimension]
-        if scale is None:
-            score = 2 * probability(sum(values[name] for name in own) / len(own))
-        else:
-            score = scale.score(values)
-        shares = " and ".join(f"{probability(values[name]):.2f}" for name in own)
-        return Rating(
-            score, f"Asked for it, and the other way round, the judge is sure to {shares}."
-        )
+    def _asked(self, dimension: str, odds: float, values: Mapping[str, float]) -> Rating:
+        share = probability(odds)
+        scale: Scale | None = getattr(self._scales, dimension, None)
+        score = 2 * share if scale is None else scale.score(values)
+        return Rating(score, f"{score:.2f} of 2; the judge says Yes with probability {share:.2f}.")
 
-    def _measured(self, answer: Answer, signals: FluencySignals) -> Rating:
-        scale, values = self._fluency.scale, signals.by_name()
+    def _whole(self, answer: Answer, signals: FluencySignals) -> Rating:
+        scale, values = self._measured.fluency, signals.by_name()
         score = scale.score(values)
         parts = scale.parts(values)
         first = min(parts, key=lambda name: parts[name])
@@ -130,13 +130,13 @@ class LocalJudge:
         return Rating(score, reason)
 
 
-def asked_signals(replies: Mapping[str, float | Failed]) -> dict[str, float]:
-    """Return signals that all point upwards from the log-odds of Yes to the questions."""
-    return {
-        name: -reply if name.startswith("no_") else reply
-        for name, reply in replies.items()
-        if not isinstance(reply, Failed)
-    }
+def background(layers: Sequence[int]) -> Background:
+    """Return what states are compared with: the texts that the likelihood judge has, too.
+
+    Args:
+        layers: the two blocks that are compared.
+    """
+    return replace(Calibration.load().background, layers=tuple(layers))
 
 
 def in_order(count: int) -> list[tuple[int, str]]:
@@ -165,8 +165,23 @@ def question(name: str, answer: Answer) -> Messages:
     """
     text = answer.response.strip()[:MOST_CHARACTERS]
     texts = {"concept": answer.concept.strip(), "instruction": answer.instruction.strip()}
-    asked = QUESTIONS[name].format(**texts)
-    return [{"role": "user", "content": f"Text:\n{text}\n\n{asked}\nAnswer Yes or No."}]
+    shown = [
+        message
+        for concept, reply, example in EXAMPLES
+        for message in (
+            {
+                "role": "user",
+                "content": _asking(example, QUESTIONS["concept"].format(concept=concept)),
+            },
+            {"role": "assistant", "content": reply},
+        )
+    ]
+    asked = _asking(text, QUESTIONS[name].format(**texts))
+    return [*shown, {"role": "user", "content": asked}]
+
+
+def _asking(text: str, asked: str) -> str:
+    return f"Text:\n{text}\n\n{asked}\nAnswer Yes or No."
 
 
 def _in_answers(done: Callable[[int], object] | None) -> Callable[[int], object] | None:

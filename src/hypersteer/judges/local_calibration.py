@@ -1,7 +1,7 @@
 """Calibration of the local judge: one file with scales for several models.
 
-How sure a model is of Yes depends on the model and the wording, and so does how likely it finds
-whole text. The scales turn both into scores from 0 to 2 as readers gave them
+How sure a model is of Yes depends on the model and the wording, and so do states and how likely
+whole text is to a model. The scales turn both into scores from 0 to 2 as readers gave them
 (`experiments/judge_agreement.py` fits them).
 """
 
@@ -23,14 +23,23 @@ BUNDLED = "local_calibration.json"
 RECIPE = "python experiments/judge_agreement.py --fit FILE"
 
 
+SIGNALS = {
+    "concept": ("concept", "match", "deep_match", "gain"),
+    "instruction": ("instruction", "task_match", "deep_task_match", "task_gain"),
+    "fluency": ("likelihood", "worst", "whole_words", "novelty", "own_words"),
+}
+"""What the scale of a dimension may read: the log-odds of Yes to its question under its own name,
+states and gains (`hypersteer.judges.lm_signals`), and wholeness (`hypersteer.judges.fluency`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedScales:
-    """Scales of a model that is asked.
+    """Scales of what is asked for, of one pair of models.
 
     Attributes:
-        model: its name.
-        weights: last words of the names of askers with these weights: hashes or fingerprints.
-        concept: from the log-odds of Yes, asked either way, to a score.
+        model: name of the model that is asked.
+        weights: last words of the names of askers with its weights: hashes or fingerprints.
+        concept: from the log-odds of Yes, and the measuring model's signals, to a score.
         instruction: likewise.
     """
 
@@ -41,22 +50,31 @@ class AskedScales:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FluencyScale:
-    """Scale of a model that measures fluency.
+class MeasuredScales:
+    """Scales of a model that measures.
 
     Attributes:
         base_lm: its name.
         identity: tells it from others.
+        layers: the two blocks whose states are compared.
         plain_likelihood: mean log-likelihood per token that it gives plain answers (nats).
         plain_worst: the same of their least likely words.
-        scale: from signals to a score.
+        fluency: from signals to a score.
+        asked: scales together with models that are asked.
     """
 
     base_lm: str
     identity: str
+    layers: tuple[int, ...]
     plain_likelihood: float
     plain_worst: float
-    scale: Scale
+    fluency: Scale
+    asked: tuple[AskedScales, ...]
+
+    def of_asker(self, name: str) -> AskedScales | None:
+        """Return the scales together with an asker; None where it has not been calibrated."""
+        last = name.split()[-1] if name.split() else ""
+        return next((entry for entry in self.asked if last in entry.weights), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +83,11 @@ class LocalCalibration:
 
     Attributes:
         data: what they were fitted on, in words.
-        models: of models that are asked.
-        fluency: of models that measure fluency.
+        measuring: scales of each model that measures.
     """
 
     data: str
-    models: tuple[AskedScales, ...]
-    fluency: tuple[FluencyScale, ...]
+    measuring: tuple[MeasuredScales, ...]
 
     @property
     def version(self) -> str:
@@ -79,24 +95,16 @@ class LocalCalibration:
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(f"{FORMAT}{text}".encode()).hexdigest()[:8]
 
-    def asked(self, name: str) -> dict[str, Scale]:
-        """Return the scales of an asker by dimension; none where it has not been calibrated."""
-        last = name.split()[-1] if name.split() else ""
-        for entry in self.models:
-            if last in entry.weights:
-                return {"concept": entry.concept, "instruction": entry.instruction}
-        return {}
-
-    def fluency_of(self, lm: BaseLM) -> FluencyScale:
-        """Return the scale of a model that measures fluency.
+    def of(self, lm: BaseLM) -> MeasuredScales:
+        """Return the scales of a model that measures.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if there are none.
         """
-        for entry in self.fluency:
+        for entry in self.measuring:
             if not lm.difference(entry.identity, "the local judge's calibration"):
                 return entry
-        known = ", ".join(entry.base_lm for entry in self.fluency)
+        known = ", ".join(entry.base_lm for entry in self.measuring)
         raise ConfigError(
             f"judge.fluency_lm '{lm.name}' has no scale in the local judge's calibration; take one "
             f"of {known}, or fit one with {RECIPE} and give it as judge.calibration"
@@ -137,24 +145,21 @@ class LocalCalibration:
             ) from error
 
     @classmethod
-    def _read(cls, entry: dict[str, Any]) -> "LocalCalibration":
-        if entry["format"] != FORMAT:
-            raise ValueError(f"its format is {entry['format']!r}")
-        given = {name: value for name, value in entry.items() if name != "format"}
+    def _read(cls, stored: dict[str, Any]) -> "LocalCalibration":
+        if stored["format"] != FORMAT:
+            raise ValueError(f"its format is {stored['format']!r}")
+        given = {name: value for name, value in stored.items() if name != "format"}
         found = from_dict(cls, given, "calibration")
-        for asked in found.models:
-            for name in ("concept", "instruction"):
-                known = (name, f"no_{name}")
-                check_scale(f"{asked.model}.{name}", getattr(asked, name), known)
-        for fluency in found.fluency:
-            check_scale(fluency.base_lm, fluency.scale, SIGNALS)
-            if not math.isfinite(fluency.plain_likelihood + fluency.plain_worst):
-                raise ValueError(f"{fluency.base_lm} holds NaN or infinite numbers")
+        for entry in found.measuring:
+            check_scale(f"{entry.base_lm}.fluency", entry.fluency, SIGNALS["fluency"])
+            for asked in entry.asked:
+                for name in ("concept", "instruction"):
+                    check_scale(f"{asked.model}.{name}", getattr(asked, name), SIGNALS[name])
+            if len(entry.layers) != 2:
+                raise ValueError(f"{entry.base_lm} needs two layers")
+            if not math.isfinite(entry.plain_likelihood + entry.plain_worst):
+                raise ValueError(f"{entry.base_lm} holds NaN or infinite numbers")
         return found
-
-
-SIGNALS = ("likelihood", "worst", "whole_words", "novelty", "own_words")
-"""What a scale of fluency may read (`hypersteer.judges.fluency`)."""
 
 
 def probability(odds: float) -> float:
