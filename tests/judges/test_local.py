@@ -9,6 +9,7 @@ import tiny
 from hypersteer.endpoint.replies import Failed
 from hypersteer.errors import ConfigError
 from hypersteer.judges.calibration import Scale
+from hypersteer.judges.choose import ASKED, OTHER, SMALL
 from hypersteer.judges.examples import EXAMPLES
 from hypersteer.judges.judge import Answer, Failure, Judgement
 from hypersteer.judges.lm_signals import SignalReader
@@ -232,3 +233,13 @@ def test_a_damaged_calibration_is_told(tiny_llama, tmp_path, old, new, told):
 def test_a_calibration_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="cannot read the calibration"):
         LocalCalibration.load(tmp_path / "none.json")
+
+
+def test_the_bundled_calibration_is_for_the_models_that_are_taken():
+    found = LocalCalibration.load()
+    assert [entry.base_lm for entry in found.measuring] == [SMALL, OTHER]
+    for entry in found.measuring:
+        (asked,) = entry.asked
+        assert asked.model.startswith(ASKED)
+        for rising in (asked.concept, asked.instruction, entry.fluency):
+            assert sum(rising.weights) > 0
