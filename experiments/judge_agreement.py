@@ -204,18 +204,15 @@ def table_of_methods(gold: Sequence[GoldAnswer], judges: dict[str, Scores]) -> N
     for (lm, method), row in zip(places, rows, strict=True):
         count = sum((one.lm, one.method) == (lm, method) for one in gold)
         print(f"| {lm} | {method} | {count} | {' | '.join(f'{mean:.2f}' for mean in row)} |")
-    lms = list(dict.fromkeys(one.lm for one in gold))
-    print(f"\n| order of methods (tau) | {' | '.join(lms)} | both |\n|---|---|---|---|")
-    for name in judges:
-        taus = []
-        for wanted in (*([lm] for lm in lms), lms):
-            own = [i for i, one in enumerate(gold) if one.lm in wanted]
-            pair = [
-                means([gold[i] for i in own], [columns[c][i] for i in own], lambda g: g.method)
-                for c in ("readers", name)
-            ]
-            taus.append(kendall_tau(*pair))
-        print(f"| {name} | {' | '.join(f'{tau:.2f}' for tau in taus)} |")
+    names = (*DIMENSIONS, "overall")
+    print(f"\n| order of {len(places)} methods (tau) | {' | '.join(names)} |\n|{'---|' * 5}")
+    labels = {d: [float(one.labels[d]) for one in gold] for d in DIMENSIONS} | {"overall": readers}
+    for judge, scores in judges.items():
+        own = scores | {"overall": columns[judge]}
+        pairs = [
+            [means(gold, x[d], lambda g: (g.lm, g.method)) for x in (labels, own)] for d in names
+        ]
+        print(f"| {judge} | {' | '.join(f'{kendall_tau(*pair):.2f}' for pair in pairs)} |")
 
 
 def table_of_answers(gold: Sequence[GoldAnswer], judges: dict[str, Scores]) -> None:
