@@ -128,8 +128,9 @@ def test_no_torch_is_loaded(argv, tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored by what runs the tests
 sys.path.insert(0, {tests!r})
 from wheels import Index
 from hypersteer.cli.main import main
@@ -143,7 +144,14 @@ began = download.subprocess.Popen
 
 def slow(command, **options):
     process = began([sys.executable, "-c", "import time; time.sleep(600)"], **options)
-    print(process.pid, flush=True)
+    wait = process.wait
+
+    def told(*time):
+        process.wait = wait
+        print(process.pid, flush=True)
+        return wait(*time)
+
+    process.wait = told
     return process
 
 download.subprocess.Popen = slow
