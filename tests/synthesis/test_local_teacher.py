@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
@@ -91,7 +92,7 @@ def engines():
 def test_a_whole_build_against_an_engine_of_ours(command, answered, capsys, tmp_path, gguf):
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert f"to ask of {gguf}: {ROWS} calls" in " ".join(err.split())
+    assert f"to ask of {Path(gguf).name}: {ROWS} calls" in " ".join(err.split())
     assert "begin?" not in err
     assert "$" not in out + err, "it costs nothing"
     assert not engines(), "it ends with the build"

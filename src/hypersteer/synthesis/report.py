@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -169,11 +170,12 @@ class Estimate:
     def table(self, teacher: str) -> Table:
         """Lay out the estimate as a table."""
         price = "" if self.dollars is None else f", about ${self.dollars:,.2f}"
-        title = f"to ask of {teacher}: {self.calls:,} calls{price}"
+        name = Path(teacher).name if teacher.endswith(".gguf") else teacher  # or it is folded
+        title = f"to ask of {name}: {self.calls:,} calls{price}"
         table = Table(title=title, title_justify="left", title_style="bold")
         table.add_column("stage")
-        for name in ("calls", "tokens sent", "tokens received"):
-            table.add_column(name, justify="right")
+        for heading in ("calls", "tokens sent", "tokens received"):
+            table.add_column(heading, justify="right")
         for stage in self.stages:
             sent, received = stage.calls * stage.sent, stage.calls * stage.received
             table.add_row(stage.name, f"{stage.calls:,}", f"{sent:,.0f}", f"{received:,.0f}")
