@@ -30,6 +30,12 @@ class Rating(NamedTuple):
     reason: str
 
 
+EMPTY = Rating(0.0, "The response is empty.")
+"""What an empty response gets in every dimension, from every judge."""
+FEW_WORDS = 4
+"""Below as many words, a measured fluency score falls in proportion."""
+
+
 class Judgement(NamedTuple):
     """The ratings of one answer."""
 

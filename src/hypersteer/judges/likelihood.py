@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from hypersteer.config import JudgeConfig
 from hypersteer.errors import ConfigError, nearest
 from hypersteer.judges.calibration import RECIPE, Calibration, Scale
-from hypersteer.judges.judge import DIMENSIONS, Answer, Failure, Judgement, Rating
+from hypersteer.judges.judge import DIMENSIONS, EMPTY, FEW_WORDS, Answer, Failure, Judgement, Rating
 from hypersteer.judges.lexical import words_of
 from hypersteer.judges.lm_signals import SignalReader, Signals
 from hypersteer.lm.base import BaseLM
@@ -16,10 +16,6 @@ from hypersteer.lm.base import BaseLM
 AT_ONCE = 64
 """Answers between two calls of `done`; they are sorted by length among themselves."""
 
-FEW_WORDS = 4
-"""Below as many words, the fluency score falls in proportion."""
-
-EMPTY = Rating(0.0, "The response is empty.")
 
 MEANING = {
     "match": "likeness of the response's states to the concept's",

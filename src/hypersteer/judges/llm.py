@@ -14,11 +14,10 @@ from hypersteer.config import JudgeConfig
 from hypersteer.endpoint.endpoint import Endpoint
 from hypersteer.endpoint.replies import Failed, Reply
 from hypersteer.endpoint.settings import EndpointConfig
-from hypersteer.judges.judge import DIMENSIONS, Answer, Failure, Judgement, Rating
+from hypersteer.judges.judge import DIMENSIONS, EMPTY, Answer, Failure, Judgement, Rating
 
 MODEL = "gpt-4o-mini"
 """Which model judges where none is named: AxBench's."""
-EMPTY = Rating(0.0, "The response is empty.")
 
 
 class LLMJudge:

@@ -16,7 +16,7 @@ from hypersteer.endpoint.replies import Failed, Messages
 from hypersteer.judges.calibration import Background, Calibration, Scale
 from hypersteer.judges.examples import EXAMPLES
 from hypersteer.judges.fluency import FluencyReader, FluencySignals, Plain
-from hypersteer.judges.judge import Answer, Failure, Judgement, Rating
+from hypersteer.judges.judge import EMPTY, FEW_WORDS, Answer, Failure, Judgement, Rating
 from hypersteer.judges.lexical import words_of
 from hypersteer.judges.lm_signals import SignalReader, Signals
 from hypersteer.judges.local_calibration import LocalCalibration, probability
@@ -27,15 +27,30 @@ VERSION = 1
 """Raise it with every change of wording: it is part of the judge's name."""
 MOST_CHARACTERS = 2000
 """Most characters of a response that are shown; what is longer is cut."""
-FEW_WORDS = 4
-"""Below as many words, the fluency score falls in proportion."""
-EMPTY = Rating(0.0, "The response is empty.")
 AT_ONCE = EngineSettings().parallel
 QUESTIONS = {
     "concept": "The writer was told: {concept}\nDid the writer clearly do it?",
     "instruction": "Does the text deal with this request: {instruction}",
 }
 """The dimensions that are asked for, with the question of each."""
+
+
+def _asking(text: str, asked: str) -> str:
+    return f"Text:\n{text}\n\n{asked}\nAnswer Yes or No."
+
+
+SHOWN: Messages = [
+    message
+    for concept, reply, example in EXAMPLES
+    for message in (
+        {
+            "role": "user",
+            "content": _asking(example, QUESTIONS["concept"].format(concept=concept)),
+        },
+        {"role": "assistant", "content": reply},
+    )
+]
+"""The examples, as every question begins with them."""
 
 
 class LocalJudge:
@@ -165,23 +180,8 @@ def question(name: str, answer: Answer) -> Messages:
     """
     text = answer.response.strip()[:MOST_CHARACTERS]
     texts = {"concept": answer.concept.strip(), "instruction": answer.instruction.strip()}
-    shown = [
-        message
-        for concept, reply, example in EXAMPLES
-        for message in (
-            {
-                "role": "user",
-                "content": _asking(example, QUESTIONS["concept"].format(concept=concept)),
-            },
-            {"role": "assistant", "content": reply},
-        )
-    ]
     asked = _asking(text, QUESTIONS[name].format(**texts))
-    return [*shown, {"role": "user", "content": asked}]
-
-
-def _asking(text: str, asked: str) -> str:
-    return f"Text:\n{text}\n\n{asked}\nAnswer Yes or No."
+    return [*SHOWN, {"role": "user", "content": asked}]
 
 
 def _in_answers(done: Callable[[int], object] | None) -> Callable[[int], object] | None:
