@@ -6,10 +6,10 @@ upwards (more is better) and no weight is negative, so a score never falls when 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from hypersteer.config import from_dict
 from hypersteer.errors import ConfigError, SteeringError, nearest, one_line
 from hypersteer.files import output_file, package_data, path_of, read_json, write_text
 from hypersteer.judges.judge import DIMENSIONS
+
+T = TypeVar("T")
 
 FORMAT = 1
 """Part of every file: raise it whenever the meaning of a signal or of a key changes."""
@@ -107,12 +109,7 @@ class Calibration:
         Raises:
             ConfigError: if it cannot be written.
         """
-        path = output_file(path, "the calibration")
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
-        try:
-            write_text(path, f"{text}\n")
-        except OSError as error:
-            raise ConfigError(f"cannot write the calibration {path}: {one_line(error)}") from error
+        save_constants(path, FORMAT, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "Calibration":
@@ -121,19 +118,7 @@ class Calibration:
         Raises:
             ConfigError: if there is no such file or it is no calibration of this format.
         """
-        bundled = package_data("judges", BUNDLED)
-        source = bundled if path is None else path_of(path, "the calibration")
-        try:
-            return cls._read(read_json(source))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the calibration {source}: {one_line(error)}; make one with {RECIPE}"
-            ) from error
-        except (ValueError, KeyError, TypeError, AttributeError, SteeringError) as error:
-            raise ConfigError(
-                f"{source} is no calibration of format {FORMAT} ({one_line(error)}); "
-                f"make it anew with {RECIPE}"
-            ) from error
+        return load_constants(path, BUNDLED, cls._read, f"calibration of format {FORMAT}", RECIPE)
 
     @classmethod
     def _read(cls, entry: dict[str, Any]) -> "Calibration":
@@ -154,6 +139,53 @@ class Calibration:
             raise ValueError("background needs concepts, instructions, and 0 components or more")
         identity = str(entry.get("identity", ""))
         return cls(**named, background=background, scales=scales, identity=identity)
+
+
+def save_constants(path: str | Path, version: int, constants: Mapping[str, Any]) -> None:
+    """Write a calibration's file; a reader sees the old one or the whole new one.
+
+    Args:
+        path: the file.
+        version: of the format.
+        constants: of JSON types.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
+    path = output_file(path, "the calibration")
+    text = json.dumps({"format": version, **constants}, indent=1, ensure_ascii=False)
+    try:
+        write_text(path, f"{text}\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write the calibration {path}: {one_line(error)}") from error
+
+
+def load_constants(
+    path: str | Path | None, bundled: str, read: Callable[[Any], T], what: str, recipe: str
+) -> T:
+    """Read a calibration's file.
+
+    Args:
+        path: the file; by default the bundled one.
+        bundled: name of that.
+        read: makes a calibration of the JSON value in it.
+        what: it should be, for messages.
+        recipe: the command that makes one.
+
+    Raises:
+        ConfigError: if there is no such file, or it is none of these.
+    """
+    source = package_data("judges", bundled) if path is None else path_of(path, "the calibration")
+    try:
+        return read(read_json(source))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the calibration {source}: {one_line(error)}; make one with {recipe}"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, SteeringError) as error:
+        raise ConfigError(
+            f"{source} is no {what} ({one_line(error)}); make it anew with {recipe}"
+        ) from error
 
 
 def check_scale(name: str, scale: Scale, known: Sequence[str] = ()) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hypersteer.config import from_dict
-from hypersteer.errors import ConfigError, SteeringError, one_line
-from hypersteer.files import output_file, package_data, path_of, read_json, write_text
-from hypersteer.judges.calibration import Scale, check_scale
+from hypersteer.errors import ConfigError
+from hypersteer.judges.calibration import Scale, check_scale, load_constants, save_constants
 from hypersteer.lm.base import BaseLM
 
 FORMAT = 1
@@ -116,12 +115,7 @@ class LocalCalibration:
         Raises:
             ConfigError: if it cannot be written.
         """
-        path = output_file(path, "the calibration")
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
-        try:
-            write_text(path, f"{text}\n")
-        except OSError as error:
-            raise ConfigError(f"cannot write the calibration {path}: {one_line(error)}") from error
+        save_constants(path, FORMAT, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "LocalCalibration":
@@ -130,19 +124,8 @@ class LocalCalibration:
         Raises:
             ConfigError: if there is no such file or it is no calibration of this format.
         """
-        bundled = package_data("judges", BUNDLED)
-        source = bundled if path is None else path_of(path, "the calibration")
-        try:
-            return cls._read(read_json(source))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the calibration {source}: {one_line(error)}; make one with {RECIPE}"
-            ) from error
-        except (ValueError, KeyError, TypeError, AttributeError, SteeringError) as error:
-            raise ConfigError(
-                f"{source} is no calibration of the local judge of format {FORMAT} "
-                f"({one_line(error)}); make it anew with {RECIPE}"
-            ) from error
+        what = f"calibration of the local judge of format {FORMAT}"
+        return load_constants(path, BUNDLED, cls._read, what, RECIPE)
 
     @classmethod
     def _read(cls, stored: dict[str, Any]) -> "LocalCalibration":
