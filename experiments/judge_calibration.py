@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from judge_rows import Row, rows_of
+from judge_rows import Row, compared_layers, rows_of
 
 from hypersteer.data.sources import load_concepts
 from hypersteer.judges.calibration import Background, Calibration, Scale, fit
@@ -65,9 +65,8 @@ class Measured:
 
 
 def background(lm: BaseLM) -> Background:
-    """The bundled calibration's texts, at 0.3 and 0.43 of the depth of this base LM."""
-    layers = (int(0.3 * (lm.depth - 1)), int(0.43 * (lm.depth - 1)))
-    return replace(Calibration.load().background, layers=layers)
+    """The bundled calibration's texts, at the compared blocks of this base LM."""
+    return replace(Calibration.load().background, layers=compared_layers(lm))
 
 
 def fitted(sets: Sequence[Measured]) -> dict[str, Scale]:

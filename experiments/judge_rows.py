@@ -7,6 +7,7 @@ from typing import NamedTuple
 from hypersteer.concepts import Concept
 from hypersteer.data.sources import ConceptData
 from hypersteer.judges.judge import Answer
+from hypersteer.lm.base import BaseLM
 
 KINDS = ("positive", "negative", "hard negative")
 PER_CONCEPT = 5
@@ -89,3 +90,8 @@ def _extras(rows: list[Row], concept_id: int) -> Iterable[Row]:
             yield Row(concept_id, kind, row.answer._replace(response=" ".join(words)))
     for text in parroted(chosen[0].answer.concept, chance):
         yield Row(concept_id, "parroted", chance.choice(chosen).answer._replace(response=text))
+
+
+def compared_layers(lm: BaseLM) -> tuple[int, int]:
+    """The two blocks whose states judges compare: at 0.3 and 0.43 of a base LM's depth."""
+    return int(0.3 * (lm.depth - 1)), int(0.43 * (lm.depth - 1))

@@ -21,6 +21,8 @@ LONGEST_NAME, LONGEST_PATH = 255, 4096
 """Bytes that file systems take in one name, and in a path."""
 SHOWN_NAME = 40
 """Characters of a file's name that its temporary name begins with."""
+EDGE = 1 << 20
+"""Bytes at both ends of a large file that, with its size, tell it from others."""
 CACHE_VARIABLE = "HYPERSTEER_CACHE"
 """Names a folder for converted models and data, instead of the user's cache."""
 
@@ -67,6 +69,18 @@ def read_text(path: Path) -> str:
         ValueError: if it is not UTF-8.
     """
     return path.read_bytes().decode("utf-8-sig")
+
+
+def edges(path: Path) -> bytes:
+    """Return the first and the last megabyte of a file, which are one where it is short.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(EDGE)
+        file.seek(max(0, path.stat().st_size - EDGE))
+        return head + file.read(EDGE)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -15,9 +15,9 @@ import tiny
 from hypersteer.config import JudgeConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.judges.calibration import Background, Calibration, Scale, fit
-from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement
+from hypersteer.judges.judge import DIMENSIONS, FEW_WORDS, Answer, Judgement
 from hypersteer.judges.lexical import carries, echo, repetition, words_of
-from hypersteer.judges.likelihood import EMPTY, FEW_WORDS, LikelihoodJudge, judgement
+from hypersteer.judges.likelihood import EMPTY, LikelihoodJudge, judgement
 from hypersteer.judges.lm_signals import (
     ANSWERING,
     ASKING,

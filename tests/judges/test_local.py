@@ -57,14 +57,14 @@ def calibration(lm, weights=("0123abcd",)):
         weights=weights,
         concept=scale(0.5, "concept"),
         instruction=scale(1.0, "instruction", bias=1.0),
+        fluency=scale(1.0, "fluency", "likelihood", "novelty", bias=2.0),
     )
     measured = MeasuredScales(
         base_lm=lm.name,
         identity=str(lm.identity),
         layers=(0, 1),
         plain_likelihood=-6.0,
-        plain_worst=-9.0,
-        fluency=scale(1.0, "likelihood", "novelty", bias=2.0),
+        fluency=scale(1.0, "likelihood", "novelty", bias=4.0),
         asked=(asked,),
     )
     return LocalCalibration(data="a test", measuring=(measured,))
@@ -100,12 +100,32 @@ def test_states_of_the_measuring_model_count_where_the_scale_reads_them(tiny_lla
     assert found.concept.score == pytest.approx(1 + math.tanh(logit / 2), abs=1e-3)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_signals_of_concepts_alone_are_those_of_a_whole_reading(family):
+    lm = tiny.lm_of(family)
+    answers = [PIRATE, PLAIN, PIRATE._replace(response="the sea " * 9), PIRATE]
+    whole = SignalReader(lm, background((0, 1))).read(answers)
+    alone = SignalReader(lm, background((0, 1)), concept_only=True).read(answers)
+    for full, part in zip(whole, alone, strict=True):
+        for name in ("match", "deep_match", "gain", "novelty", "own_words"):
+            assert getattr(part, name) == pytest.approx(getattr(full, name), abs=1e-3), name
+        assert part.task_match == part.task_gain == part.familiarity == 0.0
+
+
 def test_a_model_without_scales_gives_its_probabilities_and_says_so(judge):
     uncalibrated = judge({"clearly do it": 2.0}, weights=("ffff",))
     (found,) = uncalibrated.judge([PIRATE])
     assert found.concept.score == pytest.approx(2 / (1 + math.exp(-2)))
     assert "not calibrated" in uncalibrated.name
     assert "not calibrated" not in judge({}).name
+
+
+def test_fluency_is_asked_and_measured(judge):
+    whole, bad = (judge({"well written": odds}).judge([PIRATE])[0].fluency for odds in (1.0, -9.0))
+    assert bad.score < whole.score
+    assert bad.reason == "Least good in what the judge says: -9.00."
+    (unasked,) = judge({"well written": -9.0}, weights=("ffff",)).judge([PIRATE])
+    assert unasked.fluency.score > whole.score
 
 
 def test_questions_begin_with_examples_and_the_text_so_that_these_are_read_once():
@@ -125,7 +145,7 @@ def test_the_order_asks_everything_once_and_keeps_a_text_at_hand(count):
     assert sorted(order) == sorted((i, name) for i in range(count) for name in QUESTIONS)
     for i in range(count):
         places = [place for place, (which, _) in enumerate(order) if which == i]
-        assert places[-1] - places[0] < 4 * len(QUESTIONS)
+        assert places[-1] - places[0] == len(QUESTIONS) - 1
 
 
 def test_texts_with_braces_are_shown_as_they_are():
@@ -133,7 +153,8 @@ def test_texts_with_braces_are_shown_as_they_are():
     for name in QUESTIONS:
         asked = question(name, answer)[-1]
         assert "it is {instruction}" in asked["content"]
-        assert ("a {concept}" in asked["content"]) != ("what is {x}?" in asked["content"])
+        assert ("a {concept}" in asked["content"]) == (name == "concept")
+        assert ("what is {x}?" in asked["content"]) == (name == "instruction")
 
 
 def test_long_texts_are_cut():
@@ -211,7 +232,7 @@ def test_a_calibration_survives_its_file(tiny_llama, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ('"format": 1', '"format": 9', "format is 9"),
+        ('"format": 2', '"format": 9', "format is 9"),
         ('"instruction"', '"known"', ""),
         ('"novelty"', '"news"', "unknown signal 'news'"),
         ("-6.0", "NaN", ""),
@@ -241,5 +262,5 @@ def test_the_bundled_calibration_is_for_the_models_that_are_taken():
     for entry in found.measuring:
         (asked,) = entry.asked
         assert asked.model.startswith(ASKED)
-        for rising in (asked.concept, asked.instruction, entry.fluency):
+        for rising in (asked.concept, asked.instruction, asked.fluency, entry.fluency):
             assert sum(rising.weights) > 0

@@ -29,6 +29,9 @@ def main() -> None:
     params.n_parallel = settings["parallel"]
     params.n_ctx = settings["parallel"] * settings["context"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
+    # What a slot holds is enough: copies of earlier requests would grow to 8 GiB.
+    params.cache_ram_mib = 0
+    params.cache_idle_slots = False
     params.ui = False
     params.verbosity = ERRORS_ONLY
     server = engine.Server(params)

@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from hypersteer.errors import EndpointError, one_line
-from hypersteer.files import is_file
+from hypersteer.files import edges, is_file
 
 MODULE = "hypersteer.endpoint.llama_process"
 PACKAGE = "xllamacpp"
 GOODBYE_S = 5.0
 """How long an engine may take to end by itself."""
-EDGE = 1 << 20
-"""Bytes of a file's beginning and end that tell it from others."""
 
 
 class Reached(NamedTuple):
@@ -89,10 +87,7 @@ class LocalServer:
     def name(self) -> str:
         """Name of the file with a hash of its size and edges: other weights, another name."""
         size = self.model.stat().st_size
-        with self.model.open("rb") as file:
-            head = file.read(EDGE)
-            file.seek(max(0, size - EDGE))
-            digest = hashlib.sha256(str(size).encode() + head + file.read(EDGE))
+        digest = hashlib.sha256(str(size).encode() + edges(self.model))
         return f"{self.model.stem} {digest.hexdigest()[:8]}"
 
     def start(self) -> Reached:

@@ -23,6 +23,9 @@ ASKED = "qwen2.5-coder-1.5b-instruct"
 """Which model is asked where none is named."""
 SMALL, OTHER = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
 """Who measures fluency: the first, and the second where the first is what is steered."""
+CONTEXT = 4096
+"""Tokens of a question with the examples. Questions come one at a time: more at once are no faster
+on a CPU, and a text that one slot of the engine holds would be read again in another."""
 
 ADVICE = (
     "judging by the base LM's own likelihoods; for an independent judge: pip install "
@@ -87,7 +90,7 @@ def open_asker(config: JudgeConfig) -> Asker:
         )
         return EndpointAsker(Endpoint(reading(settings)))
     if names_gguf(name):
-        engine = EngineSettings(threads=config.threads)
+        engine = EngineSettings(parallel=1, context=CONTEXT, threads=config.threads)
         server = LocalServer(gguf_file(name), engine)
         settings = EndpointConfig(model=server.name, concurrency=engine.parallel)
         return EndpointAsker(Endpoint(reading(settings), server))

@@ -1,8 +1,10 @@
-"""How whole a text is, measured: a yes-or-no question about it would not do.
+"""How whole a text is, measured, beside what a judge says to a question about it.
 
-Small judges say that garbled text reads well, so nothing is asked. An independent model's
-likelihood of the response is held against that of the plain model's own answer to the same
-instruction, word by word and over all; and repetition is counted.
+An independent model's likelihood of the response is held against that of the plain model's own
+answer to the same instruction, word by word and over all, and that of every token against how
+common the token is; and repetition is counted.
+
+Shapes: T tokens of a response, V vocabulary.
 """
 
 import math
@@ -10,20 +12,27 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hypersteer.judges.judge import Answer
 from hypersteer.judges.lexical import echo, repetition
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import collate
 from hypersteer.lm.likelihood import in_batches, response_token_losses
 
 BATCH = 16
+RAREST = 1e-9
+"""Share of a token that no place expects."""
 MOST_TOKENS = 192
 """Most tokens that are read of a response; what is longer is cut."""
 BROKEN_NATS = 14.0
 """A word this unlikely is taken to be broken: a rare but whole word is likelier."""
 WORST = 0.2
-"""Share of a response's words whose likelihood counts as its worst."""
+"""Share of a response's tokens that count as its worst."""
+COMMON_TEXTS = 16
+"""So many everyday texts tell how common tokens are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +42,16 @@ class FluencySignals:
     Attributes:
         likelihood: mean log-likelihood per token after the instruction, above that of the plain
             answer to it, and 0 where it is likelier than that (nats): a loop is very likely.
-        worst: the same of the least likely fifth of the words, per word.
         whole_words: minus the share of words that are all but impossible.
+        coherence: how much likelier the worst fifth of the tokens are in their place than anywhere
+            (nats): rare words that fit do not count as broken (Pauls and Klein 2012, SLOR).
         novelty: minus the share of three-token sequences that were there before.
         own_words: minus the share of the response's words that are the concept's.
     """
 
     likelihood: float = 0.0
-    worst: float = 0.0
     whole_words: float = 0.0
+    coherence: float = 0.0
     novelty: float = 0.0
     own_words: float = 0.0
 
@@ -50,19 +60,12 @@ class FluencySignals:
         return asdict(self)
 
 
-class Plain(NamedTuple):
-    """How likely plain answers are: what a response is compared with (nats)."""
-
-    likelihood: float
-    worst: float
-
-
 class _Read(NamedTuple):
     """What one reading of a text gives."""
 
     likelihood: float
-    worst: float
     broken: float
+    coherence: float
     repeated: float
 
 
@@ -71,13 +74,16 @@ class FluencyReader:
 
     Args:
         lm: the model; not the one whose answers are judged.
-        usual: of plain answers on the whole, for answers that come without one.
+        texts: everyday texts, of which the first `COMMON_TEXTS` tell how common tokens are.
+        usual: mean log-likelihood per token of plain answers on the whole (nats), for answers that
+            come without one.
     """
 
-    def __init__(self, lm: BaseLM, usual: Plain | None = None) -> None:
+    def __init__(self, lm: BaseLM, texts: Sequence[str], usual: float = 0.0) -> None:
         self._lm = lm
         self._usual = usual
-        self._plain: dict[tuple[str, str], Plain] = {}
+        self._common = log_frequencies(lm, texts[:COMMON_TEXTS]).cpu()
+        self._plain: dict[tuple[str, str], float] = {}
 
     def read(self, answers: Sequence[Answer]) -> list[FluencySignals]:
         """Read the signals of answers, in their order; those of an empty response are all 0."""
@@ -87,32 +93,23 @@ class FluencyReader:
         texts = [(answers[i].instruction, answers[i].response) for i in full]
         read = self._texts([*new, *texts])
         for pair, found in zip(new, read, strict=False):
-            self._plain[pair] = Plain(found.likelihood, found.worst)
+            self._plain[pair] = found.likelihood
         signals = [FluencySignals()] * len(answers)
         for i, found in zip(full, read[len(new) :], strict=True):
-            signals[i] = self._signals(answers[i], found, self._plain_of(pairs[i]))
+            plain = self._plain.get(pairs[i], self._usual)
+            signals[i] = FluencySignals(
+                likelihood=min(0.0, found.likelihood - plain),
+                whole_words=-found.broken,
+                coherence=found.coherence,
+                novelty=-found.repeated,
+                own_words=-echo(answers[i].response, answers[i].concept),
+            )
         return signals
 
-    def plain(self, instructions: Sequence[str], responses: Sequence[str]) -> Plain:
-        """Return the mean over plain answers, for a calibration."""
+    def plain(self, instructions: Sequence[str], responses: Sequence[str]) -> float:
+        """Return the mean log-likelihood per token of plain answers, for a calibration."""
         read = self._texts(list(zip(instructions, responses, strict=True)))
-        count = len(read)
-        return Plain(sum(r.likelihood for r in read) / count, sum(r.worst for r in read) / count)
-
-    def _plain_of(self, pair: tuple[str, str]) -> Plain:
-        if pair[1]:
-            return self._plain[pair]
-        return self._usual or Plain(0.0, 0.0)
-
-    @staticmethod
-    def _signals(answer: Answer, found: _Read, plain: Plain) -> FluencySignals:
-        return FluencySignals(
-            likelihood=min(0.0, found.likelihood - plain.likelihood),
-            worst=min(0.0, found.worst - plain.worst),
-            whole_words=-found.broken,
-            novelty=-found.repeated,
-            own_words=-echo(answer.response, answer.concept),
-        )
+        return sum(one.likelihood for one in read) / len(read)
 
     def _texts(self, texts: Sequence[tuple[str, str]]) -> list[_Read]:
         """Read responses after their instructions."""
@@ -137,10 +134,30 @@ class FluencyReader:
             if not words or piece[:1].isspace() or not piece[:1].isalnum():
                 words.append(0.0)
             words[-1] += loss
-        worst = sorted(words)[-max(1, math.ceil(WORST * len(words))) :]
+        worst = max(1, math.ceil(WORST * len(ids)))
+        above = -losses.float().cpu() - self._common[torch.tensor(ids)]
         return _Read(
             likelihood=-float(losses.mean()),
-            worst=-sum(worst) / len(worst),
             broken=sum(word > BROKEN_NATS for word in words) / len(words),
+            coherence=float(above.sort().values[:worst].mean()),
             repeated=repetition(ids),
         )
+
+
+@torch.no_grad()
+def log_frequencies(lm: BaseLM, texts: Sequence[str]) -> Float[Tensor, " V"]:
+    """Return the logarithm of how common every token is, as a model expects it on the whole.
+
+    That is the mean of its next-token probabilities over all places in the texts, which needs far
+    fewer texts than counting.
+
+    Args:
+        lm: the model.
+        texts: at least one; read as what a user says.
+    """
+    total, places = torch.zeros(1, device=lm.device), 0
+    for text in texts:
+        batch = collate([lm.chat.prompt(text)], pad_id=lm.chat.pad_id).to(lm.device)
+        shares = lm.logits(batch, batch.spans.real).float().softmax(-1)
+        total, places = total + shares.sum(0), places + len(shares)
+    return (total / places).clamp_min(RAREST).log()

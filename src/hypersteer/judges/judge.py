@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from hypersteer.judges.lexical import words_of
+
 DIMENSIONS = ("concept", "instruction", "fluency")
 """What is scored: is the concept in the answer, does it answer, and does it read well."""
 
@@ -73,6 +75,20 @@ class Judge(Protocol):
             SteeringError: where no answer can be judged at all (no key, no endpoint).
         """
         ...
+
+
+def in_few_words(fluency: Rating, response: str) -> Rating:
+    """Return a measured rating of fluency, lowered where the response is too short to read as one.
+
+    Args:
+        fluency: as measured.
+        response: what was measured.
+    """
+    words = len(words_of(response))
+    if words >= FEW_WORDS:
+        return fluency
+    reason = f"Lowered, since it has {words} of the {FEW_WORDS} words that a sentence needs."
+    return Rating(fluency.score * words / FEW_WORDS, reason)
 
 
 def harmonic_mean(scores: Sequence[float]) -> float:

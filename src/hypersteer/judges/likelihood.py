@@ -8,8 +8,15 @@ from collections.abc import Callable, Sequence
 from hypersteer.config import JudgeConfig
 from hypersteer.errors import ConfigError, nearest
 from hypersteer.judges.calibration import RECIPE, Calibration, Scale
-from hypersteer.judges.judge import DIMENSIONS, EMPTY, FEW_WORDS, Answer, Failure, Judgement, Rating
-from hypersteer.judges.lexical import words_of
+from hypersteer.judges.judge import (
+    DIMENSIONS,
+    EMPTY,
+    Answer,
+    Failure,
+    Judgement,
+    Rating,
+    in_few_words,
+)
 from hypersteer.judges.lm_signals import SignalReader, Signals
 from hypersteer.lm.base import BaseLM
 
@@ -98,14 +105,10 @@ class LikelihoodJudge:
 
 def judgement(answer: Answer, signals: Signals, calibration: Calibration) -> Judgement:
     """Return the scores that signals stand for, under a calibration."""
-    words = len(words_of(answer.response))
     if not answer.response.strip():
         return Judgement(EMPTY, EMPTY, EMPTY)
     rated = {name: _rating(calibration.scales[name], signals.by_name()) for name in DIMENSIONS}
-    if words < FEW_WORDS:
-        score = rated["fluency"].score * words / FEW_WORDS
-        reason = f"Lowered, since it has {words} of the {FEW_WORDS} words that a sentence needs."
-        rated["fluency"] = Rating(score, reason)
+    rated["fluency"] = in_few_words(rated["fluency"], answer.response)
     return Judgement(**rated)
 
 

@@ -10,6 +10,7 @@ Shapes: T tokens of a text, D width, B background texts.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -88,16 +89,25 @@ class _Target:
     alone: float = 0.0
 
 
+class _Read(NamedTuple):
+    """Of a response: its states at both layers as they are compared, and its own mean loss."""
+
+    unit: list[Tensor]
+    alone: float
+
+
 class SignalReader:
     """Reads the signals of answers with one base LM.
 
     Args:
         lm: the base LM.
         background: texts, concepts and instructions to compare with.
+        concept_only: leave the signals of instructions and `familiarity` at 0, for half the cost.
     """
 
-    def __init__(self, lm: BaseLM, background: Background) -> None:
+    def __init__(self, lm: BaseLM, background: Background, *, concept_only: bool = False) -> None:
         self._lm = lm
+        self._concept_only = concept_only
         self._layers = [lm.site(layer) for layer in background.layers]
         self._start = lm.chat.lead
         self._opening = [*self._start, *lm.chat.text(OPENING)]
@@ -113,7 +123,8 @@ class SignalReader:
         self._texts = [self._unit(row) for row in states]
         self._known: dict[tuple[str, str], _Target] = {}
         self._concepts = self._targets("concept", background.concepts)
-        self._instructions = self._targets("instruction", background.instructions)
+        others = () if concept_only else background.instructions
+        self._instructions = self._targets("instruction", others)
 
     def read(self, answers: Sequence[Answer]) -> list[Signals]:
         """Read the signals of answers, in their order; those of an empty response are all 0.
@@ -124,12 +135,15 @@ class SignalReader:
         full = [i for i, answer in enumerate(answers) if answer.response.strip()]
         rows = [answers[i] for i in full]
         concepts = self._targets("concept", [row.concept for row in rows])
-        tasks = self._targets("instruction", [row.instruction for row in rows])
+        asked = [] if self._concept_only else [row.instruction for row in rows]
+        tasks = self._targets("instruction", asked)
         texts = [self._ids(row.response, "response") for row in rows]
         lengths = [len(t) + len(c.ids) for t, c in zip(texts, concepts, strict=True)]
 
         def run(part: list[int]) -> list[Tensor]:
             picked = ([texts[i] for i in part], [concepts[i] for i in part])
+            if self._concept_only:
+                return [signals for signals, _ in self._about_concepts(*picked)]
             return self._read_batch(*picked, [tasks[i] for i in part])
 
         found = [Signals()] * len(answers)
@@ -147,23 +161,38 @@ class SignalReader:
         self, texts: list[list[int]], concepts: list[_Target], tasks: list[_Target]
     ) -> list[Float[Tensor, "7"]]:
         """Read the seven signals that take the base LM, of each row."""
-        asked = [[*t, *self._question, *c.ids] for t, c in zip(texts, concepts, strict=True)]
-        start = len(self._opening)
-        with capture(self._lm.blocks, self._layers) as states:
-            losses = response_token_losses(self._lm, [self._prompt()] * len(asked), asked)
         told = response_token_losses(self._lm, [self._task(task.ids) for task in tasks], texts)
         found = []
-        for row, (ids, concept, task, loss, after) in enumerate(
-            zip(texts, concepts, tasks, losses, told, strict=True)
+        for (signals, read), task, after in zip(
+            self._about_concepts(texts, concepts), tasks, told, strict=True
         ):
+            likeness = self._likeness(task, read.unit, best_words, self._instructions)
+            gains = torch.tensor([read.alone - float(after.mean()), -read.alone])
+            found.append(torch.cat([signals, likeness, gains]))
+        return found
+
+    def _about_concepts(
+        self, texts: list[list[int]], concepts: list[_Target]
+    ) -> list[tuple[Float[Tensor, "3"], _Read]]:
+        """Read the three signals of concepts, and what else the pass tells, of each row."""
+        before = [[*text, *self._question] for text in texts]
+        after = [concept.ids for concept in concepts]
+        prompts = [self._prompt()] * len(texts)
+        if self._concept_only:  # the likelihood of the response itself is not asked for
+            prompts = [PromptIds([*self._opening, *ids], len(self._start)) for ids in before]
+        else:
+            after = [[*first, *ids] for first, ids in zip(before, after, strict=True)]
+        with capture(self._lm.blocks, self._layers) as states:
+            losses = response_token_losses(self._lm, prompts, after)
+        found = []
+        start = len(self._opening)
+        for row, (ids, concept, loss) in enumerate(zip(texts, concepts, losses, strict=True)):
             seen = slice(start, start + len(ids))
             unit = self._unit([states[site][row, seen].float().cpu() for site in self._layers])
             gain = concept.alone - float(loss[-len(concept.ids) :].mean())
             likeness = self._likeness(concept, unit, best_tokens, self._concepts)
-            task_likeness = self._likeness(task, unit, best_words, self._instructions)
-            alone = float(loss[: len(ids)].mean())
-            gains = torch.tensor([alone - float(after.mean()), -alone])
-            found.append(torch.cat([likeness, torch.tensor([gain]), task_likeness, gains]))
+            alone = 0.0 if self._concept_only else float(loss[: len(ids)].mean())
+            found.append((torch.cat([likeness, torch.tensor([gain])]), _Read(unit, alone)))
         return found
 
     def _likeness(

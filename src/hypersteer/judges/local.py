@@ -1,9 +1,10 @@
-"""The local judge: a model that is not the steered one, asked two short questions.
+"""The local judge: a model that is not the steered one, asked three short questions.
 
-Concept and instruction are asked for with Yes or No and read by the probability of the answer
+Each dimension is asked for with Yes or No and read by the probability of the answer
 (`hypersteer.judges.yes_no`), after a few answered examples. A third model, not the steered one
 either, reads how near the states of the response are to the concept's (`hypersteer.judges
-.lm_signals`) and how whole the text is (`hypersteer.judges.fluency`). Examples and response come
+.lm_signals`) and how whole the text is (`hypersteer.judges.fluency`): asked alone, a small model
+takes garbled text for well written. Examples and response come
 before the question, so that an engine with a prefix cache reads them once. docs/judges.md has the
 figures.
 """
@@ -11,26 +12,25 @@ figures.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from hypersteer.endpoint.local_server import EngineSettings
 from hypersteer.endpoint.replies import Failed, Messages
 from hypersteer.judges.calibration import Background, Calibration, Scale
 from hypersteer.judges.examples import EXAMPLES
-from hypersteer.judges.fluency import FluencyReader, FluencySignals, Plain
-from hypersteer.judges.judge import EMPTY, FEW_WORDS, Answer, Failure, Judgement, Rating
-from hypersteer.judges.lexical import words_of
+from hypersteer.judges.fluency import FluencyReader, FluencySignals
+from hypersteer.judges.judge import EMPTY, Answer, Failure, Judgement, Rating, in_few_words
 from hypersteer.judges.lm_signals import SignalReader, Signals
 from hypersteer.judges.local_calibration import LocalCalibration, probability
 from hypersteer.judges.yes_no import Asker
 from hypersteer.lm.base import BaseLM
 
-VERSION = 1
+VERSION = 2
 """Raise it with every change of wording: it is part of the judge's name."""
 MOST_CHARACTERS = 2000
 """Most characters of a response that are shown; what is longer is cut."""
-AT_ONCE = EngineSettings().parallel
 QUESTIONS = {
     "concept": "The writer was told: {concept}\nDid the writer clearly do it?",
     "instruction": "Does the text deal with this request: {instruction}",
+    "fluency": "Is the text well written: whole sentences that make sense, with no repetition and "
+    "no garbled words?",
 }
 """The dimensions that are asked for, with the question of each."""
 
@@ -41,11 +41,11 @@ def _asking(text: str, asked: str) -> str:
 
 SHOWN: Messages = [
     message
-    for concept, reply, example in EXAMPLES
+    for name, reply, text, about in EXAMPLES
     for message in (
         {
             "role": "user",
-            "content": _asking(example, QUESTIONS["concept"].format(concept=concept)),
+            "content": _asking(text, QUESTIONS[name].format(concept=about, instruction=about)),
         },
         {"role": "assistant", "content": reply},
     )
@@ -75,9 +75,9 @@ class LocalJudge:
         self._asker = asker
         self._measured = calibration.of(lm)
         self._scales = self._measured.of_asker(asker.name)
-        plain = Plain(self._measured.plain_likelihood, self._measured.plain_worst)
-        self._fluency = FluencyReader(lm, plain)
-        self._states = SignalReader(lm, background(self._measured.layers))
+        everyday = background(self._measured.layers)
+        self._fluency = FluencyReader(lm, everyday.texts, self._measured.plain_likelihood)
+        self._states = SignalReader(lm, everyday, concept_only=True)
         named = "" if self._scales else ", not calibrated"
         self.name = (
             f"local ({asker.name}, questions {VERSION}{named}; measured by {lm.name} "
@@ -123,26 +123,27 @@ class LocalJudge:
         if failed:
             return Failure("; ".join(failed))
         odds = {name: r for name, r in replies.items() if not isinstance(r, Failed)}
-        rated = {name: self._asked(name, odds[name], states.by_name() | odds) for name in QUESTIONS}
-        return Judgement(**rated, fluency=self._whole(answer, whole))
+        values = states.by_name() | odds
+        return Judgement(
+            concept=self._asked("concept", values),
+            instruction=self._asked("instruction", values),
+            fluency=self._whole(answer, whole.by_name() | odds),
+        )
 
-    def _asked(self, dimension: str, odds: float, values: Mapping[str, float]) -> Rating:
-        share = probability(odds)
+    def _asked(self, dimension: str, values: Mapping[str, float]) -> Rating:
+        share = probability(values[dimension])
         scale: Scale | None = getattr(self._scales, dimension, None)
         score = 2 * share if scale is None else scale.score(values)
         return Rating(score, f"{score:.2f} of 2; the judge says Yes with probability {share:.2f}.")
 
-    def _whole(self, answer: Answer, signals: FluencySignals) -> Rating:
-        scale, values = self._measured.fluency, signals.by_name()
+    def _whole(self, answer: Answer, values: Mapping[str, float]) -> Rating:
+        scale = self._scales.fluency if self._scales else self._measured.fluency
         score = scale.score(values)
         parts = scale.parts(values)
         first = min(parts, key=lambda name: parts[name])
-        reason = f"Least good in {first.replace('_', ' ')}: {values[first]:.2f}."
-        words = len(words_of(answer.response))
-        if words < FEW_WORDS:
-            score *= words / FEW_WORDS
-            reason = f"It has {words} of the {FEW_WORDS} words that a sentence needs."
-        return Rating(score, reason)
+        what = "what the judge says" if first in QUESTIONS else first.replace("_", " ")
+        reason = f"Least good in {what}: {values[first]:.2f}."
+        return in_few_words(Rating(score, reason), answer.response)
 
 
 def background(layers: Sequence[int]) -> Background:
@@ -157,18 +158,12 @@ def background(layers: Sequence[int]) -> Background:
 def in_order(count: int) -> list[tuple[int, str]]:
     """Return the places of answers and the names of questions, in the order to ask them.
 
-    Answers come in groups of what an engine reads at once, each group under one question after
-    another, so that the text of an answer is still at hand when its next question comes.
+    All questions about an answer come one after another, so that its text is still at hand.
 
     Args:
         count: answers.
     """
-    return [
-        (i, name)
-        for start in range(0, count, AT_ONCE)
-        for name in QUESTIONS
-        for i in range(start, min(start + AT_ONCE, count))
-    ]
+    return [(i, name) for i in range(count) for name in QUESTIONS]
 
 
 def question(name: str, answer: Answer) -> Messages:

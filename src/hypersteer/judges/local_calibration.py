@@ -17,15 +17,15 @@ from hypersteer.errors import ConfigError
 from hypersteer.judges.calibration import Scale, check_scale, load_constants, save_constants
 from hypersteer.lm.base import BaseLM
 
-FORMAT = 1
+FORMAT = 2
 BUNDLED = "local_calibration.json"
 RECIPE = "python experiments/judge_agreement.py --fit FILE"
-
-
+WHOLENESS = ("likelihood", "whole_words", "coherence", "novelty", "own_words")
+"""What is known of fluency without asking."""
 SIGNALS = {
     "concept": ("concept", "match", "deep_match", "gain"),
-    "instruction": ("instruction", "task_match", "deep_task_match", "task_gain"),
-    "fluency": ("likelihood", "worst", "whole_words", "novelty", "own_words"),
+    "instruction": ("instruction",),
+    "fluency": ("fluency", *WHOLENESS),
 }
 """What the scale of a dimension may read: the log-odds of Yes to its question under its own name,
 states and gains (`hypersteer.judges.lm_signals`), and wholeness (`hypersteer.judges.fluency`)."""
@@ -40,12 +40,14 @@ class AskedScales:
         weights: last words of the names of askers with its weights: hashes or fingerprints.
         concept: from the log-odds of Yes, and the measuring model's signals, to a score.
         instruction: likewise.
+        fluency: likewise, with signals of wholeness.
     """
 
     model: str
     weights: tuple[str, ...]
     concept: Scale
     instruction: Scale
+    fluency: Scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,7 @@ class MeasuredScales:
         identity: tells it from others.
         layers: the two blocks whose states are compared.
         plain_likelihood: mean log-likelihood per token that it gives plain answers (nats).
-        plain_worst: the same of their least likely words.
-        fluency: from signals to a score.
+        fluency: from signals to a score, where the model that is asked has no scale.
         asked: scales together with models that are asked.
     """
 
@@ -66,7 +67,6 @@ class MeasuredScales:
     identity: str
     layers: tuple[int, ...]
     plain_likelihood: float
-    plain_worst: float
     fluency: Scale
     asked: tuple[AskedScales, ...]
 
@@ -134,13 +134,13 @@ class LocalCalibration:
         given = {name: value for name, value in stored.items() if name != "format"}
         found = from_dict(cls, given, "calibration")
         for entry in found.measuring:
-            check_scale(f"{entry.base_lm}.fluency", entry.fluency, SIGNALS["fluency"])
+            check_scale(f"{entry.base_lm}.fluency", entry.fluency, WHOLENESS)
             for asked in entry.asked:
-                for name in ("concept", "instruction"):
+                for name in SIGNALS:
                     check_scale(f"{asked.model}.{name}", getattr(asked, name), SIGNALS[name])
             if len(entry.layers) != 2:
                 raise ValueError(f"{entry.base_lm} needs two layers")
-            if not math.isfinite(entry.plain_likelihood + entry.plain_worst):
+            if not math.isfinite(entry.plain_likelihood):
                 raise ValueError(f"{entry.base_lm} holds NaN or infinite numbers")
         return found
 

