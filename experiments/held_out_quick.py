@@ -17,7 +17,6 @@ import torch
 
 import hypersteer as hs
 from hypersteer.config import HypernetConfig
-from hypersteer.data.batches import prompted
 from hypersteer.data.sources import load_concepts
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
@@ -29,6 +28,7 @@ from hypersteer.judges.judge import Answer, Judgement
 from hypersteer.judges.likelihood import LikelihoodJudge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
+from hypersteer.lm.messages import prompted
 from hypersteer.lm.writers import Writer, vector_writer
 
 CONCEPTS, PROMPTS = 16, 3

@@ -10,6 +10,7 @@ from hypersteer.errors import SteeringError
 from hypersteer.lm.chat import collate
 from hypersteer.lm.edited import edit_writers
 from hypersteer.lm.likelihood import response_token_losses
+from hypersteer.lm.messages import prompted
 from hypersteer.lm.writers import written
 
 TEXTS = ["Hi", "Tell me about your day at the sea, about the ship and the bees.", "Why?"]
@@ -142,3 +143,23 @@ def test_strength_0_and_bad_input(tiny_llama):
     ):
         with pytest.raises(SteeringError, match=told):
             lm.generate(TEXTS, edits=edits)
+
+
+def test_steering_prompts_may_be_said_as_well(tiny_llama):
+    """Said and steered is the edit for the prompt that says it; edits and rules have no words."""
+    case = tiny.case_of("llama", "cross-attention")
+    steerer, lm = case.steerer, case.lm
+    words, other = case.steer[:2]
+    edit = tiny.edit_of(lm, Site(2), 5)
+    with_one = [prompted(text, words) for text in TEXTS]
+    both = steerer.generate(TEXTS, steer=words, prompted=True, **SHORT)
+    assert both == steerer.generate(with_one, steer=words, **SHORT)
+    assert steerer.generate(TEXTS, steer=words, prompted=True, strength=0.0, **SHORT) == (
+        lm.generate(with_one, **SHORT)
+    )
+    pieces = steerer.stream(TEXTS[0], steer=words, prompted=True, **SHORT)
+    assert "".join(pieces) == both[0]
+    rows = [[words, (other, 0.5)], edit, None]
+    told = [prompted(prompted(TEXTS[0], words), other), TEXTS[1], TEXTS[2]]
+    found = steerer.generate(TEXTS[:3], steer=rows, prompted=True, **SHORT)
+    assert found == steerer.generate(told, steer=rows, **SHORT)

@@ -49,6 +49,15 @@ def test_several_prompts_each_steered_in_its_way(run, checkpoint, steerer, json_
     assert plain == f"> Hi.\n{texts[0].strip()}\n\n> Bye.\n{texts[1].strip()}\n\n"
 
 
+def test_a_steering_prompt_may_be_said_as_well(run, checkpoint, steerer, json_lines):
+    argv = ["generate", checkpoint, "Hi.", "--steer", PIRATE, "--prompted", "--json"]
+    code, out, _ = run(*argv, "--max-new-tokens", "6")
+    (line,) = json_lines(out)
+    assert code == 0
+    assert line["prompt"] == "Hi."
+    assert line["text"] == steerer.generate("Hi.", steer=PIRATE, prompted=True, max_new_tokens=6)
+
+
 def test_edits_act_besides(run, checkpoint, steerer, tmp_path, json_lines):
     """With a steering prompt, without one, streamed, in a batch, and side by side."""
     first, second = (steerer.edit(text, prompt="Hi.") for text in ("sing", "dance"))

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from hypersteer.data.batches import Tokenised, TrainingBatches, chunks, prompted, validation_rows
+from hypersteer.data.batches import Tokenised, TrainingBatches, chunks, validation_rows
 from hypersteer.data.sources import load_concepts
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat
+from hypersteer.lm.messages import prompted
 
 CONCEPTS, EXAMPLES = 5, 13  # 65 rows: no round number of batches
 END = tiny.tokenizer().eos_token_id

@@ -7,9 +7,9 @@ import pytest
 import tiny
 from endpoint.server import refused, said, serving
 from hypersteer.concepts import Concept
-from hypersteer.data.batches import prompted
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.learning.values import Asked, Learned
+from hypersteer.lm.messages import prompted
 from hypersteer.methods import prompting
 from hypersteer.methods.prompting import BATCH, Prompting, RewrittenPrompting, instruction_of
 from hypersteer.methods.protocol import Detector

@@ -3,11 +3,12 @@
 import contextlib
 from typing import Any
 
-from hypersteer.cli.show import ShownPrompt, compare, notice, print_answers, save_edit, with_words
+from hypersteer.cli.show import ShownPrompt, compare, notice, print_answers, save_edit
 from hypersteer.edits.edit import Edit, load_edit
 from hypersteer.edits.sites import check_strength
 from hypersteer.errors import SteeringError, nearest, one_line
 from hypersteer.lm.chat import Prompt
+from hypersteer.lm.messages import prompted
 from hypersteer.steering import Steerer
 from hypersteer.values import check_text
 
@@ -97,7 +98,7 @@ class Conversation:
     def _in_three_ways(self, messages: Messages) -> str:
         """Print the unsteered, the prompted and the steered answer; return the last."""
         steer = self._needed()
-        self._check_room(with_words(messages, steer) if isinstance(steer, str) else messages)
+        self._check_room(prompted(messages, steer) if isinstance(steer, str) else messages)
         question = ShownPrompt(messages, steer, self._strength)
         (answers,) = compare(self._steerer, [question], self._decoding)
         print_answers(question, answers)

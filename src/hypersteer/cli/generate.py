@@ -83,6 +83,8 @@ class Generate:
     """Write the edit for the one prompt to this .safetensors file."""
     prompts_file: OptionalText = None
     """File with one more prompt per line; - is the standard input."""
+    prompted: Flag = False
+    """Put the steering prompt into the prompt as well: it is said, and it steers."""
     compare: Flag = False
     """Show the unsteered, the prompted and the steered answer side by side."""
     json: Flag = False
@@ -98,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse(Generate, argv, "generate")
     checkpoint, args = _checkpoint(args)
     questions = _questions(args)
-    decoding = args.sampling.settings()
+    decoding = {**args.sampling.settings(), "prompted": args.prompted}
     steerer = open_steerer(checkpoint, args.loading)
     if args.save_edit is not None:
         _save_edit(steerer, args.steer[0], questions[0], args.save_edit)

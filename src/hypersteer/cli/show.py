@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hypersteer.conditions.rules import Check, Decisions
-from hypersteer.data.batches import prompted
 from hypersteer.edits.edit import Edit
 from hypersteer.lm.chat import Prompt
+from hypersteer.lm.messages import prompted
 from hypersteer.steering import Steer, Steerer
 
 
@@ -64,14 +64,6 @@ class Answers(NamedTuple):
     checks: Sequence[Check] = ()
 
 
-def with_words(prompt: Prompt, words: str) -> Prompt:
-    """Put a steering prompt into the user turn, as the prompting baseline does."""
-    if isinstance(prompt, str):
-        return prompted(prompt, words)
-    *before, last = prompt
-    return [*before, {**last, "content": prompted(last["content"], words)}]
-
-
 def compare(
     steerer: Steerer, questions: Sequence[ShownPrompt], decoding: dict[str, Any]
 ) -> list[Answers]:
@@ -89,7 +81,7 @@ def compare(
         seed = decoding["seed"] + number
         rows.append((question.prompt, [], 0.0, seed))
         if isinstance(question.steer, str):
-            rows.append((with_words(question.prompt, question.steer), [], 0.0, seed))
+            rows.append((prompted(question.prompt, question.steer), [], 0.0, seed))
         rows.append((question.prompt, question.everything, question.strength, seed))
     prompts, steers, strengths, seeds = zip(*rows, strict=True)
     options: dict[str, Any] = {**decoding, "seed": tuple(seeds)}

@@ -13,6 +13,7 @@ import numpy as np
 from hypersteer.data.sources import ConceptData
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat, PromptIds
+from hypersteer.lm.messages import prompted
 
 BUCKET = 16
 """Batches that are sorted by length together: more saves padding, fewer mixes rows better."""
@@ -123,11 +124,6 @@ class Tokenised:
     def text(self, concept_id: int) -> str:
         """Return a concept's text, which is the steering prompt."""
         return self.data.concept(concept_id).text
-
-
-def prompted(prompt: str, steering: str) -> str:
-    """Put the steering prompt, as it is, into the user turn: the prompting baseline."""
-    return f"Follow this steering prompt in your answer: {steering}\n\n{prompt}"
 
 
 class TrainingBatches:

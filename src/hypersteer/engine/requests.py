@@ -11,7 +11,8 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
 from hypersteer.lm.edited import all_edits, per_row, several
 from hypersteer.lm.finite import check_range
-from hypersteer.lm.messages import Prompts, is_one_prompt
+from hypersteer.lm.messages import Prompt, Prompts, is_one_prompt
+from hypersteer.lm.messages import prompted as told
 
 
 class Request(NamedTuple):
@@ -40,6 +41,7 @@ def as_request(
     *,
     edits: Any = (),
     name: str = "steer",
+    prompted: bool = False,
     decoding: Mapping[str, Any] | None = None,
 ) -> Request:
     """Bring a request into rows.
@@ -51,6 +53,7 @@ def as_request(
         strength: likewise.
         edits: what acts on every row besides.
         name: how the caller's own argument for `steer` is called.
+        prompted: put each row's steering prompts into its prompt, too.
         decoding: how it is to be decoded, by name, where it is to be.
 
     Raises:
@@ -69,9 +72,20 @@ def as_request(
     steers = per_row(steer, len(rows), name)
     if besides := all_edits(edits):
         steers = [[*several(own), *besides] for own in steers]
+    if prompted:
+        rows = [_with_words(row, own) for row, own in zip(rows, steers, strict=True)]
     request = Request(
         [lm.chat.prompt(prompt) for prompt in rows], steers, strengths, single, decodings
     )
     if decodings:
         check_room(lm, request.prompts, decodings)
     return request
+
+
+def _with_words(prompt: Prompt, steer: Any) -> Prompt:
+    """Return a prompt that names the steering prompts of its row; edits and rules have none."""
+    for one in several(steer):
+        text = one[0] if isinstance(one, tuple) and one else one
+        if isinstance(text, str) and text.strip():
+            prompt = told(prompt, text)
+    return prompt

@@ -199,7 +199,12 @@ def by_concept(
 
 
 def rewritten(given: object, prompt: str) -> str:
-    """Return the prompt that was given instead of another one; "" where it is the same."""
+    """Return the prompt that was given instead of another one; "" where it is the same.
+
+    Of chat messages it is each one's role and text.
+    """
+    if isinstance(given, list):
+        return "\n\n".join(f"{one['role']}: {one['content']}" for one in given)
     return given if isinstance(given, str) and given != prompt else ""
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hypersteer.config import ProtocolConfig, from_dict
-from hypersteer.data.batches import prompted
 from hypersteer.errors import ConfigError
-from hypersteer.evaluation.protocol import Plan
+from hypersteer.evaluation.protocol import Ask, Plan
 from hypersteer.files import package_data, read_lines
 from hypersteer.judges.refusal import refused
 from hypersteer.judges.skill import SkillItem, solved
@@ -98,7 +97,7 @@ def spread(probes: Sequence[Probe], count: int, name: str) -> list[Probe]:
 
 
 def check_probes_fit(
-    lm: BaseLM, plan: Plan, probes: dict[Measure, list[Probe]], *, worded: bool
+    lm: BaseLM, plan: Plan, probes: dict[Measure, list[Probe]], ways: Sequence[Ask]
 ) -> None:
     """Refuse probes that outgrow the context window, with the longest concept where that is read.
 
@@ -106,7 +105,7 @@ def check_probes_fit(
         lm: the base LM.
         plan: has the concepts.
         probes: by measure.
-        worded: whether a method puts the concept into the prompt.
+        ways: in which methods put concepts into prompts; see `ways_to_ask`.
 
     Raises:
         SteeringError: naming the probe and the lengths.
@@ -115,8 +114,8 @@ def check_probes_fit(
     longest = max(concepts, key=lambda text: len(lm.chat.text(text)))
     for measure, some in probes.items():
         for probe in some:
-            text = prompted(probe.prompt, longest) if worded else probe.prompt
-            tokens = len(lm.chat.prompt(text).ids) + NEW_TOKENS[measure]
+            asked = [lm.chat.prompt(way(probe.prompt, longest)) for way in ways]
+            tokens = max(len(one.ids) for one in asked) + NEW_TOKENS[measure]
             setting = {"skills": "skill_items", "refusals": "refusal_requests"}[measure]
             what = f"{probe.id} with its answer (protocol.{setting} = 0 leaves it out)"
             lm.check_length(tokens, what)

@@ -5,7 +5,7 @@ All of it is known, and held against the base LM's context window, before any mo
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,6 @@ from huggingface_hub import hf_hub_download
 
 from hypersteer.concepts import Concept, rank_ids
 from hypersteer.config import EvaluateConfig
-from hypersteer.data.batches import prompted
 from hypersteer.data.schema import NEGATIVE_POOL, Example
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
@@ -24,15 +23,19 @@ from hypersteer.evaluation.records import Held
 from hypersteer.files import package_data, path_of, read_json, read_lines
 from hypersteer.learning.values import ConceptExamples
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.messages import Prompt
 from hypersteer.methods.hypernetwork import Hypersteer
 from hypersteer.methods.prompting import Prompting, RewrittenPrompting
 from hypersteer.methods.protocol import Learner
+from hypersteer.methods.together import Together
 from hypersteer.values import json_of
 
 ALPACA_VARIABLE = "HYPERSTEER_ALPACA_EVAL"
 ALPACA_HUB = ("tatsu-lab/alpaca_eval", "alpaca_eval.json")
 NEGATIVES = 72
 """Negatives that a concept is learnt from, at most; AxBench pairs them with 72 positives."""
+Ask = Callable[[str, str], Prompt]
+"""Prompt and steering prompt -> the prompt that a method asks."""
 
 
 class Instruction(NamedTuple):
@@ -141,17 +144,18 @@ def check_fits(
     Raises:
         SteeringError: naming the text and the lengths.
     """
-    kinds = tuple(type(method) for method in methods.values())
-    worded = is_worded(methods)
+    edited = [one.edited if isinstance(one, Together) else one for one in methods.values()]
+    read = any(isinstance(one, Hypersteer) for one in edited)
+    ways = ways_to_ask(methods)
 
     def size(text: str, concept: Concept) -> int:
-        return len(lm.chat.prompt(prompted(text, concept.text) if worded else text).ids)
+        return max(len(lm.chat.prompt(way(text, concept.text)).ids) for way in ways)
 
     for (held, _), questions in plan.questions.items():
         concept = questions[0].concept
-        if Hypersteer in kinds:
-            read = len(lm.chat.lead) + len(lm.chat.text(concept.text))
-            lm.check_length(read, f"concept {concept.id} ({concept.text[:40]!r})")
+        if read:
+            tokens = len(lm.chat.lead) + len(lm.chat.text(concept.text))
+            lm.check_length(tokens, f"concept {concept.id} ({concept.text[:40]!r})")
         for one in questions:
             what = f"the instruction {one.instruction[:40]!r} with its answer"
             tokens = size(one.instruction, concept) + config.protocol.max_new_tokens
@@ -164,9 +168,16 @@ def check_fits(
             lm.check_length(tokens + cut, f"the data row {example.prompt[:40]!r} with its response")
 
 
-def is_worded(methods: Mapping[str, Learner]) -> bool:
-    """Return whether one of the methods puts the concept into the prompt."""
-    return any(isinstance(one, (Prompting, RewrittenPrompting)) for one in methods.values())
+def ways_to_ask(methods: Mapping[str, Learner]) -> list[Ask]:
+    """Return in which ways methods put concepts into prompts; one of them leaves prompts alone."""
+    ways: list[Ask] = [lambda prompt, _: prompt]
+    for one in methods.values():
+        said = one.prompting if isinstance(one, Together) else one
+        if isinstance(said, RewrittenPrompting):
+            said = Prompting()
+        if isinstance(said, Prompting):
+            ways.append(said.given)
+    return ways
 
 
 def pick_instructions(pool: Sequence[str], concept_id: int, count: int) -> list[str]:

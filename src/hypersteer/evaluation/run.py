@@ -17,7 +17,7 @@ from hypersteer.evaluation.detection import measure_detection
 from hypersteer.evaluation.detection_metrics import Detection
 from hypersteer.evaluation.measures import Shares, measure_all
 from hypersteer.evaluation.probes import Measure, Probe, check_probes_fit, make_probes
-from hypersteer.evaluation.protocol import Plan, Question, check_fits, is_worded, make_plan
+from hypersteer.evaluation.protocol import Plan, Question, check_fits, make_plan, ways_to_ask
 from hypersteer.evaluation.records import HELD, Answered, Held, Judged, Place
 from hypersteer.evaluation.scoring import judge_rows
 from hypersteer.evaluation.selection import Key, Strengths, select
@@ -109,7 +109,7 @@ def _evaluate(
     judge = make_judge(config.judge, lm)
     site = lm.site(config.site.layer, config.site.kind)
     check_fits(lm, plan, config, methods)
-    check_probes_fit(lm, plan, probes, worded=is_worded(methods))
+    check_probes_fit(lm, plan, probes, ways_to_ask(methods))
     folder.start(config)
     return _Evaluation(config, folder, methods, plan, lm, judge, site).go(probes)
 

@@ -90,10 +90,10 @@ def ids_of(concepts: Sequence[ConceptExamples]) -> Tensor:
 
 
 class Asked(NamedTuple):
-    """One base prompt under one concept."""
+    """One base prompt, as a text or as chat messages, under one concept."""
 
     concept: Concept
-    prompt: str
+    prompt: Prompt
 
 
 class Steering(NamedTuple):

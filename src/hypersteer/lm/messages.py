@@ -1,7 +1,7 @@
 """Prompts as callers give them, brought into chat messages."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from hypersteer.errors import SteeringError, nearest, one_line
 
@@ -45,6 +45,37 @@ def as_messages(prompt: Prompt | Mapping[str, Any]) -> Messages:
             f"a prompt is a text or a list of chat messages, not {_told(prompt)}; give one of them"
         )
     return [_message(message) for message in messages]
+
+
+@overload
+def prompted(prompt: str, steering: str) -> str: ...
+
+
+@overload
+def prompted(prompt: Prompt, steering: str) -> Prompt: ...
+
+
+def prompted(prompt: Prompt, steering: str) -> Prompt:
+    """Put the steering prompt, as it is, into the user turn: the prompting baseline.
+
+    Args:
+        prompt: a text, or chat messages, of which the last user's gets it.
+        steering: the steering prompt.
+
+    Raises:
+        SteeringError: for messages without a user's, or what is no prompt.
+    """
+    if isinstance(prompt, str):
+        return f"Follow this steering prompt in your answer: {steering}\n\n{prompt}"
+    messages = as_messages(prompt)
+    users = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    if not users:
+        raise SteeringError(
+            "the chat has no message of the role 'user' that a steering prompt could be put into"
+        )
+    last = messages[users[-1]]
+    messages[users[-1]] = {**last, "content": prompted(str(last["content"]), steering)}
+    return messages
 
 
 def _message(message: object) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""Prompting: the steering prompt goes into the user turn, as it is or rewritten by an LM."""
+"""Prompting: the steering prompt is said, in the user or the system turn, as it is or rewritten."""
 
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar
 
-from hypersteer.data.batches import prompted
+from hypersteer.concepts import Concept, text_key
+from hypersteer.data.schema import Example
+from hypersteer.data.sources import load_concepts
 from hypersteer.edits.sites import Site
 from hypersteer.endpoint.endpoint import Endpoint
 from hypersteer.endpoint.replies import Reply, without_thoughts
@@ -14,12 +17,16 @@ from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.messages import Messages, Prompt, as_messages, prompted
 
 Write = Callable[[list[str]], list[str]]
 """Requests to an LM -> its answers, one each."""
 
 BATCH = 16
 """Requests that the base LM answers at a time."""
+
+STEERED = "Follow this steering prompt in every answer: {}"
+"""The system turn."""
 
 REQUEST = """\
 Rewrite this note as one clear instruction that tells an assistant how to answer any question. \
@@ -55,7 +62,79 @@ class Prompting:
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
         """Return the plain base LM, and prompts that hold the steering prompts."""
         del site, learned
-        return Steering(lm, [prompted(one.prompt, one.concept.text) for one in asked], [])
+        return Steering(lm, [self.given(one.prompt, one.concept.text) for one in asked], [])
+
+    def given(self, prompt: Prompt, steering: str) -> Prompt:
+        """Return a prompt that also says how to answer it."""
+        return prompted(prompt, steering)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemPrompting(Prompting):
+    """The steering prompt as it is, in the system turn, where chat models expect such things.
+
+    A base LM whose chat template has no system turn refuses it.
+    """
+
+    def given(self, prompt: Prompt, steering: str) -> Prompt:
+        """Return chat messages; the steering prompt follows what the system says already."""
+        system, messages = _apart(prompt)
+        said = [str(message["content"]) for message in system] + [STEERED.format(steering)]
+        return [{"role": "system", "content": "\n\n".join(said)}, *messages]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewShotPrompting(Prompting):
+    """The steering prompt in the user turn, after answered examples of other steering prompts.
+
+    The examples are written answers of the bundled data, one to the first concept of each of the
+    first `shots` kinds, so that they differ; never to a held-out concept or to the one asked for.
+
+    Attributes:
+        shots: examples.
+    """
+
+    shots: int = 3
+
+    def __post_init__(self) -> None:
+        most = len(_shown())
+        if not 1 <= self.shots < most:
+            raise ConfigError(f"shots {self.shots} is not between 1 and {most - 1}")
+
+    def given(self, prompt: Prompt, steering: str) -> Prompt:
+        """Return chat messages: question and answer of every example, then the prompt."""
+        system, messages = _apart(prompted(prompt, steering))
+        asked = str(prompt if isinstance(prompt, str) else messages[-1]["content"])
+        others = [
+            (concept, example)
+            for concept, example in _shown()
+            if text_key(concept) != text_key(steering) and example.prompt != asked
+        ]
+        shown = []
+        for concept, example in others[: self.shots]:
+            shown += [
+                {"role": "user", "content": prompted(example.prompt, concept)},
+                {"role": "assistant", "content": example.response},
+            ]
+        return [*system, *shown, *messages]
+
+
+def _apart(prompt: Prompt) -> tuple[Messages, Messages]:
+    """Return the system's message, if there is one, and the others."""
+    messages = as_messages(prompt)
+    count = int(messages[0]["role"] == "system")
+    return messages[:count], messages[count:]
+
+
+@cache
+def _shown() -> list[tuple[str, Example]]:
+    """Return an example of the first bundled concept of each kind, with that concept's text."""
+    data = load_concepts("bundled")
+    firsts: dict[str, Concept] = {}
+    for concept in data.concepts:
+        if not concept.held_out:
+            firsts.setdefault(concept.kind, concept)
+    return [(one.text, data.example(int(data.rows(one.id)[0]))) for one in firsts.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +251,7 @@ class RewrittenPrompting:
         return [reply.text if isinstance(reply, Reply) else "" for reply in replies]
 
 
-def _instructed(notes: Mapping[str, Mapping[str, str]], asked: Asked) -> str:
+def _instructed(notes: Mapping[str, Mapping[str, str]], asked: Asked) -> Prompt:
     instruction = notes[str(asked.concept.id)]["instruction"]
     if not instruction:
         return prompted(asked.prompt, asked.concept.text)

@@ -2,9 +2,9 @@
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from hypersteer.concepts import text_key
 from hypersteer.config import EvaluateConfig, from_dict
@@ -13,13 +13,17 @@ from hypersteer.errors import CheckpointError, ConfigError, SteeringError, neare
 from hypersteer.learning.values import Asked, ConceptExamples, Done, Learned, Steering
 from hypersteer.lm.base import BaseLM
 from hypersteer.methods.hypernetwork import Hypersteer, checkpoint_label
-from hypersteer.methods.protocol import Learner, can_steer
+from hypersteer.methods.prompting import Prompting
+from hypersteer.methods.protocol import Adapts, Learner, can_steer
+from hypersteer.methods.together import Together
 
 UNSTEERED = "unsteered"
 """Name of the plain base LM among the methods; side effects are measured against it."""
 
 METHODS = {
     "prompting": "hypersteer.methods.prompting:Prompting",
+    "prompting-system": "hypersteer.methods.prompting:SystemPrompting",
+    "prompting-few-shot": "hypersteer.methods.prompting:FewShotPrompting",
     "prompting-rewritten": "hypersteer.methods.prompting:RewrittenPrompting",
     "reft-r1": "hypersteer.methods.reft_r1:ReftR1",
     "loreft": "hypersteer.methods.loreft:Loreft",
@@ -42,6 +46,11 @@ METHODS = {
     "sae-a": "hypersteer.methods.sae:SaeA",
 }
 """Where each method is; adding one is a file in `hypersteer.methods` and a line here."""
+
+
+SAID = ("prompting", "prompting-system", "prompting-few-shot")
+"""Ways of prompting that may go together with an edit, as `prompting+actadd`."""
+BESIDE = "+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +83,10 @@ def make_methods(config: EvaluateConfig) -> dict[str, Learner]:
     """
     methods: dict[str, Learner] = {UNSTEERED: Unsteered()}
     for name in config.methods:
-        label = name if name in METHODS else checkpoint_label(name)
+        label = _label(name)
         if label in methods:
             raise ConfigError(f"methods names '{label}' twice; rename one checkpoint's folder")
-        methods[label] = _make(name, config.settings.get(name, {}))
+        methods[label] = _make(name, config.settings)
     # A file may have settings of methods that this run leaves out.
     unknown = sorted(set(config.settings) - set(config.methods) - set(METHODS))
     if unknown:
@@ -107,6 +116,8 @@ def recipe(method: Learner) -> dict[str, Any]:
     """Return what makes a method what it is: with another recipe it is another method."""
     if isinstance(method, Hypersteer):
         return method.recipe()
+    if isinstance(method, Together):
+        return {"said": recipe(method.prompting), "edited": recipe(method.edited)}
     return {
         field.name: value
         for field in dataclasses.fields(method)  # type: ignore[arg-type]
@@ -114,7 +125,34 @@ def recipe(method: Learner) -> dict[str, Any]:
     }
 
 
-def _make(name: str, settings: dict[str, Any]) -> Learner:
+def _parts(name: str) -> tuple[str, str] | None:
+    """Return what `prompting+other` names: a way of prompting, and what edits beside it."""
+    said, plus, edited = name.partition(BESIDE)
+    if name in METHODS or not plus or said not in SAID:
+        return None
+    return said, edited
+
+
+def _label(name: str) -> str:
+    """Return what reports call a method."""
+    if parts := _parts(name):
+        return BESIDE.join((parts[0], _label(parts[1])))
+    return name if name in METHODS else checkpoint_label(name)
+
+
+def _make(name: str, all_settings: Mapping[str, dict[str, Any]]) -> Learner:
+    if parts := _parts(name):
+        said, edited = (_make(part, all_settings) for part in parts)
+        alone = isinstance(edited, (Prompting, Together, Adapts))
+        if alone or not can_steer(edited) or not edited.scales:
+            raise ConfigError(
+                f"'{name}' joins prompting with an edit, but '{parts[1]}' makes none; name a "
+                "method that adds vectors or low-rank edits, or a checkpoint"
+            )
+        assert isinstance(said, Prompting)
+        # Whether it learns depends on its parts, so it is no attribute of the class.
+        return cast(Learner, Together(said, edited))
+    settings = all_settings.get(name, {})
     if name in METHODS:
         module, kind = METHODS[name].split(":")
         return from_dict(
@@ -139,7 +177,8 @@ def check_split(
     Raises:
         SteeringError: naming the checkpoint and the concept.
     """
-    for name, method in methods.items():
+    for name, whole in methods.items():
+        method = whole.edited if isinstance(whole, Together) else whole
         if not isinstance(method, Hypersteer):
             continue
         learnt = set(map(text_key, method.card.concepts))

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import DistillationConfig
-from hypersteer.data.batches import prompted
 from hypersteer.data.locate import BUNDLED, locate
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.guidance import guided_ids
@@ -23,6 +22,7 @@ from hypersteer.judges.choose import make_judge
 from hypersteer.judges.judge import Answer, Judge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
+from hypersteer.lm.messages import prompted
 from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
 from hypersteer.synthesis.filters import SURPLUS, Shingles, shingles, why_dropped
 from hypersteer.synthesis.folder import BuildFolder
