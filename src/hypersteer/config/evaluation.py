@@ -121,9 +121,9 @@ class EvaluateConfig:
     data: DataConfig = field(default_factory=DataConfig)
     methods: tuple[str, ...] = ("prompting", "reft-r1", "diffmean", "random")
     """Names of methods, folders or Hub ids of checkpoints, or `bundled` for the one that ships.
-    Methods: prompting, prompting-rewritten, reft-r1, loreft, lora, sft, ssv, diffmean, pca, lat,
-    probe, mass-mean, caa, actadd, iti, sae, sae-a, random; they only detect: ig, ixg,
-    bag-of-words."""
+    Methods: prompting, prompting-system, prompting-few-shot, prompting-rewritten, reft-r1, loreft,
+    lora, sft, ssv, diffmean, pca, lat, probe, mass-mean, caa, actadd, iti, sae, sae-a, random; they
+    only detect: ig, ixg, bag-of-words. prompting+NAME is prompting and an edit at once."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Hyperparameters that differ from a method's own, in a table `settings.METHOD`."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
