@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from judge_calibration import area
 
-from hypersteer.judges.agreement import kendall_tau, spearman, weighted_kappa
+from hypersteer.judges.agreement import kendall_tau, ordered_alike, spearman, weighted_kappa
 from hypersteer.judges.gold import GoldAnswer
 from hypersteer.judges.judge import DIMENSIONS, harmonic_mean
 
@@ -40,14 +40,15 @@ def table_of_methods(gold: Sequence[GoldAnswer], judges: dict[str, Scores]) -> N
         count = sum((one.lm, one.method) == (lm, method) for one in gold)
         print(f"| {lm} | {method} | {count} | {' | '.join(f'{mean:.2f}' for mean in row)} |")
     names = (*DIMENSIONS, "overall")
-    print(f"\n| order of {len(places)} methods (tau) | {' | '.join(names)} |\n|{'---|' * 5}")
+    print(f"\n| order of {len(places)} methods: tau (pairs) | {' | '.join(names)} |\n|{'---|' * 5}")
     labels = {d: [float(one.labels[d]) for one in gold] for d in DIMENSIONS} | {"overall": readers}
     for judge, scores in judges.items():
         own = scores | {"overall": columns[judge]}
         pairs = [
             [means(gold, x[d], lambda g: (g.lm, g.method)) for x in (labels, own)] for d in names
         ]
-        print(f"| {judge} | {' | '.join(f'{kendall_tau(*pair):.2f}' for pair in pairs)} |")
+        cells = [f"{kendall_tau(*pair):.2f} ({ordered_alike(*pair):.0%})" for pair in pairs]
+        print(f"| {judge} | {' | '.join(cells)} |")
 
 
 def table_of_answers(gold: Sequence[GoldAnswer], judges: dict[str, Scores]) -> None:

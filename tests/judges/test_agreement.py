@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hypersteer.judges.agreement import kendall_tau, spearman, weighted_kappa
+from hypersteer.judges.agreement import kendall_tau, ordered_alike, spearman, weighted_kappa
 from hypersteer.judges.gold import gold_answers
 
 
@@ -82,3 +82,18 @@ def test_the_labelled_answers_are_whole():
             assert set(labels.values()) <= {0, 1, 2}
         assert one.answer.instruction
         assert one.answer.plain
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_that_are_ordered_alike_are_counted_one_by_one(seed):
+    chance = random.Random(seed)
+    a, b = ([chance.randrange(4) for _ in range(12)] for _ in range(2))
+    points = [
+        1.0 if (x < y) == (v < w) and v != w else 0.5 if v == w else 0.0
+        for (x, v), (y, w) in itertools.combinations(zip(a, b, strict=True), 2)
+        if x != y
+    ]
+    assert ordered_alike(a, b) == pytest.approx(sum(points) / len(points))
+    assert ordered_alike(a, a) == 1.0
+    assert ordered_alike(a, [-x for x in a]) == 0.0
+    assert math.isnan(ordered_alike([1.0] * 12, b))

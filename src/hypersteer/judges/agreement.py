@@ -36,6 +36,23 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     return float((a * b).sum()) / size if size else float("nan")
 
 
+def ordered_alike(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return how many of the pairs that `first` tells apart `second` orders as it does.
+
+    Where many of the first scores are equal, Kendall's tau-b cannot reach 1; this can.
+
+    Args:
+        first: N scores that count as true.
+        second: N scores of the same items; a tie counts half.
+
+    Returns:
+        from 0 to 1, 0.5 by chance; NaN where all the first scores are alike.
+    """
+    a, b = (_orders(values) for values in (first, second))
+    pairs = float(np.abs(a).sum())
+    return (1 + float((a * b).sum()) / pairs) / 2 if pairs else float("nan")
+
+
 def weighted_kappa(first: Sequence[int], second: Sequence[int], levels: int = 3) -> float:
     """Return Cohen's kappa with quadratic weights: agreement above what chance would give.
 
