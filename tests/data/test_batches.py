@@ -66,7 +66,8 @@ def batches(data, chat, size=4, seed=3, rows=None, max_prompt=1000, max_response
     rows = np.arange(len(data)) if rows is None else rows
     tokens = Tokenised(data, chat, max_prompt, max_response)
     concepts = kwargs.get("concepts", sorted({data.example(int(r)).concept_id for r in rows}))
-    return TrainingBatches(tokens, rows, concepts, size, seed)
+    strengths = kwargs.get("strengths", (1.0, 1.0))
+    return TrainingBatches(tokens, rows, concepts, size, seed, strengths)
 
 
 def names(chat, batch):
@@ -415,3 +416,16 @@ def test_chunks_cover_everything_in_order(count, size):
     parts = list(chunks(rows, size))  # type: ignore[arg-type]
     assert [row for part in parts for row in part] == rows
     assert all(len(part) == size for part in parts[:-1])
+
+
+def test_strengths_are_drawn_anew_in_every_step_and_change_nothing_else(data, chat):
+    plain, drawn = batches(data, chat, size=8), batches(data, chat, size=8, strengths=(0.5, 1.5))
+    seen = set()
+    for step in range(6):
+        rows = drawn.batch(step)
+        assert [row._replace(strength=1.0) for row in rows] == plain.batch(step)
+        assert {row.strength for row in plain.batch(step)} == {1.0}
+        assert all(0.5 <= row.strength < 1.5 for row in rows)
+        assert drawn.batch(step, (1, 2)) == rows[1::2]
+        seen |= {row.strength for row in rows}
+    assert len(seen) == 6 * 8

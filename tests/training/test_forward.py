@@ -275,3 +275,22 @@ def steered_logits(setup, prompt, response, steering):
         alone(setup, prompt, response, steering)
     head.remove()
     return kept[-1][0, len(prompt.ids) - 1 : -1]
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_each_row_acts_at_its_own_strength(lm, copies):
+    """Vectors at half the strength are vectors of half the size; at strength 0 nothing acts."""
+    setup = make_setup(lm)
+    prompts, responses, right, wrong = tokens(lm)
+    steering = [right, wrong][:copies]
+    strengths = [(0.5, 0.0, -1.0)[row % 3] for row in range(len(prompts))]
+    found = steered_losses(setup, prompts, responses, steering, strengths=strengths)
+    for row, strength in enumerate(strengths):
+        scale = setup.network.get_buffer("scale")
+        before = scale.clone()
+        scale.mul_(strength)
+        expected = torch.stack(
+            [alone(setup, prompts[row], responses[row], one[row]) for one in steering]
+        )
+        scale.copy_(before)
+        torch.testing.assert_close(found[:, row], expected, atol=1e-4, rtol=1e-5)

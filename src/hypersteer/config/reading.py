@@ -135,7 +135,9 @@ def _several(hint: Any, value: Any, where: str) -> Any:
         }
     items = [value] if isinstance(value, (str, os.PathLike)) else value
     if get_origin(hint) is tuple and isinstance(items, (list, tuple)):
-        return tuple(_checked(get_args(hint)[0], item, where) for item in items)
+        inner = get_args(hint)
+        if inner[-1] is ... or len(items) == len(inner):
+            return tuple(_checked(inner[0], item, where) for item in items)
     raise ConfigError(f"{where} = {shown(value)} is not {_name(hint)}")
 
 
@@ -173,7 +175,9 @@ def _name(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(repr(option) for option in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"list of {_name(get_args(hint)[0])}"
+        inner = get_args(hint)
+        count = "" if inner[-1] is ... else f", {len(inner)} of them"
+        return f"list of {_name(inner[0])}{count}"
     if get_origin(hint) is dict:
         return "a table"
     return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -95,6 +95,9 @@ class LossConfig:
     """Weight lambda of the contrastive term: the right steering prompt must beat a wrong one."""
     contrast_beta: float = 5.0
     """Sharpness beta of the contrastive term, per nat of a row's mean cross-entropy."""
+    strengths: tuple[float, float] = (1.0, 1.0)
+    """Range that the strength of each row's edits is drawn from, anew in every step (RePS draws it,
+    too): a wide one teaches edits that hold at more than one strength."""
 
     def __post_init__(self) -> None:
         settle(self, "loss.")
@@ -106,6 +109,17 @@ class LossConfig:
         if not 0 <= self.weight < math.inf or not self.weight + self.contrast:
             raise ConfigError(
                 f"loss.weight {self.weight} is not 0 or more, or 0 with no loss.contrast beside it"
+            )
+        low, high = self.strengths
+        if not -math.inf < low <= high < math.inf or (low, high) == (0, 0):
+            raise ConfigError(
+                f"loss.strengths {[low, high]} is no range: give two finite numbers, the lower one "
+                "first, that are not both 0"
+            )
+        if self.objective == "reconstruction" and (low, high) != (1, 1):
+            raise ConfigError(
+                f"loss.strengths {[low, high]} with loss.objective 'reconstruction': its edits are "
+                "held against targets and act on nothing; leave it out"
             )
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"loss.guidance {self.guidance} is not 0 or more")

@@ -23,7 +23,7 @@ class TrainingRow(NamedTuple):
     """A tokenised example with the steering prompt it shows, and one that it does not.
 
     `prompted` is its prompt with the steering prompt put into the user turn; None where nobody
-    wants it.
+    wants it. `strength` is that of its edits in this step.
     """
 
     prompt: PromptIds
@@ -32,6 +32,7 @@ class TrainingRow(NamedTuple):
     wrong: list[int]
     concept_id: int
     prompted: PromptIds | None = None
+    strength: float = 1.0
 
 
 class Tokenised:
@@ -135,13 +136,20 @@ class TrainingBatches:
         concepts: ids that wrong steering prompts are drawn from.
         size: rows of a global batch (all processes together).
         seed: all choices follow from it.
+        strengths: range that each row's strength is drawn from, anew in every step.
 
     Raises:
         DataError: if there are no rows.
     """
 
     def __init__(
-        self, tokens: Tokenised, rows: np.ndarray, concepts: Sequence[int], size: int, seed: int
+        self,
+        tokens: Tokenised,
+        rows: np.ndarray,
+        concepts: Sequence[int],
+        size: int,
+        seed: int,
+        strengths: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         if not len(rows):
             raise DataError(f"{tokens.data.name} leaves no rows to train on; raise the limits")
@@ -151,6 +159,7 @@ class TrainingBatches:
         self._concepts = np.asarray(concepts)
         self._size = size
         self._seed = seed
+        self._strengths = strengths
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     @property
@@ -172,8 +181,13 @@ class TrainingBatches:
         random = np.random.default_rng([self._seed, step, 1])
         # All draws of a step, whoever's they are: what a row is shown depends on no other row.
         wrong = [self._wrong(position, random) for position in picked]
+        strengths = np.random.default_rng([self._seed, step, 2]).uniform(
+            *self._strengths, len(picked)
+        )
         return [
-            self._usable(step, place, picked[place], wrong[place])
+            self._usable(step, place, picked[place], wrong[place])._replace(
+                strength=float(strengths[place])
+            )
             for place in range(number, len(picked), processes)
         ]
 

@@ -56,6 +56,7 @@ def steered_losses(
     responses: Sequence[list[int]],
     steering: Sequence[Sequence[list[int]]],
     teacher: Float[Tensor, "N V"] | None = None,
+    strengths: Sequence[float] | None = None,
 ) -> Float[Tensor, "K B"]:
     """Return each row's mean loss on its response under each of K steering prompts.
 
@@ -66,13 +67,15 @@ def steered_losses(
         steering: K lists of B steering prompts, as ids.
         teacher: logits to come close to, see `teacher_logits`; by default the loss is the
             cross-entropy of the response.
+        strengths: of each row's edits; by default 1.
     """
     lm, lowest, copies = setup.lm, setup.sites[0], len(steering)
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     mask = scope_mask([setup.scope] * len(prompts), batch.spans).repeat(copies, 1)
     flat = [ids for one in steering for ids in one]
     concept_states = read_steering(lm, setup.config, lowest, flat)
-    strength = torch.ones(len(flat), device=lm.device)
+    each = [1.0] * len(prompts) if strengths is None else strengths
+    strength = torch.tensor([*each] * copies, dtype=torch.float32, device=lm.device)
     made: list[dict[str, Tensor]] = []
 
     def at(number: int) -> ReadWrite:

@@ -108,6 +108,7 @@ class _Run:
             share=share_of(self.accelerator),
             prompting=config.loss.objective == "distillation",
             together=config.hypernet.variant == "in-context",
+            strengths=config.loss.strengths,
         )
         largest = max(concept.id for concept in self.rows.data.concepts)
         self.targets = read_targets(

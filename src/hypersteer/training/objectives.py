@@ -52,7 +52,8 @@ def step_losses(
     if loss.objective == "distillation":
         prompted = [row.prompted for row in rows if row.prompted is not None]
         teacher = teacher_logits(setup.lm, prompted, prompts, responses, loss.guidance)
-    per_row = steered_losses(setup, prompts, responses, steering, teacher)
+    strengths = [row.strength for row in rows]
+    per_row = steered_losses(setup, prompts, responses, steering, teacher, strengths)
     mean = per_row[0].mean()
     if not loss.contrast:
         return StepLosses(loss.weight * mean, {"loss": mean})

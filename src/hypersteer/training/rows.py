@@ -42,6 +42,7 @@ def prepare_rows(
     share: tuple[int, int] = (0, 1),
     prompting: bool = False,
     together: bool = False,
+    strengths: tuple[float, float] = (1.0, 1.0),
 ) -> Rows:
     """Open the data, split them by concept, tokenise them, and lay out batches.
 
@@ -53,6 +54,7 @@ def prepare_rows(
         share: this process's number and the number of processes.
         prompting: whether training rows carry their prompted form.
         together: whether the hypernetwork reads steering prompt and base prompt as one.
+        strengths: range that the strengths of training rows are drawn from.
 
     Raises:
         DataError: if the data cannot be read or leave nothing to train on.
@@ -76,7 +78,7 @@ def prepare_rows(
     )
     _check_concepts(tokens, split, lm)
     batches = TrainingBatches(
-        tokens, split.train, split.train_concepts, batch_size * share[1], seed
+        tokens, split.train, split.train_concepts, batch_size * share[1], seed, strengths
     )
     batches.batch(0, share)  # so that rows of which none fits are told here
     validation, left_out = _validation(tokens, split, config.max_validation_rows, seed)
