@@ -15,7 +15,7 @@ from hypersteer.lm.chat import collate
 from hypersteer.lm.edited import edit_writers
 from hypersteer.lm.writers import vector_writer, written
 
-SCOPES = ("all", "prompt", "response", "last_prompt", "mask")
+SCOPES = ("all", "prompt_ends", "response", "last_prompt", "mask")
 PROMPTS = (
     "Tell me about your day at the sea, about the ship and all the bees, and say why.",
     "Hi",
@@ -43,6 +43,7 @@ def touched(scope, prompt, total):
         "prompt": lambda at: prefix <= at < end,
         "response": lambda at: at >= end,
         "last_prompt": lambda at: at == end - 1,
+        "prompt_ends": lambda at: at in (prefix, prefix + 1, end - 2, end - 1),
         "mask": lambda at: at < end and explicit(end)[at],
     }
     return torch.tensor([named[scope](at) for at in range(total)])
@@ -160,7 +161,7 @@ def assert_decoded_as_recomputed(lm, run, row, prompt, scope, site, vector):
     if scope == "response":  # the token before the first generated one is the prompt's
         assert moved[0] < 1e-5
         assert moved[1] > 0.1
-    elif scope in ("all", "prompt", "last_prompt"):
+    elif scope in ("all", "prompt", "prompt_ends", "last_prompt"):
         assert moved[0] > 0.1
 
 

@@ -310,6 +310,15 @@ def test_collate_marks_every_token_once(side):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("length", range(1, 8))
+def test_the_ends_of_a_prompt_are_two_tokens_each(side, length):
+    rows = [PromptIds([10, *range(20, 20 + length)], 1), PromptIds(list(range(40, 50)), 3)]
+    ids, spans = collate(rows, [[7, 8], [9]], pad_id=PAD, side=side)
+    ends = sorted({*range(20, 20 + length)} & {20, 21, 20 + length - 2, 20 + length - 1})
+    assert ids[scope_mask(["prompt_ends"] * 2, spans)].tolist() == [*ends, 43, 44, 48, 49]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
 def test_scopes_become_exact_masks(side):
     ids, spans = collate(ROWS, ANSWERS, pad_id=PAD, side=side)
     mask = scope_mask(["all", "all", "all"], spans)
@@ -317,6 +326,7 @@ def test_scopes_become_exact_masks(side):
     assert ids[scope_mask(["prompt"] * 3, spans)].tolist() == [12, 13, 20, 31, 32]
     assert ids[scope_mask(["response"] * 3, spans)].tolist() == [14, 21, 22]
     assert ids[scope_mask(["last_prompt"] * 3, spans)].tolist() == [13, 20, 32]
+    assert ids[scope_mask(["prompt_ends"] * 3, spans)].tolist() == [12, 13, 20, 31, 32]
     mixed = scope_mask([(True, False, False, True), "response", (False, True, False)], spans)
     assert ids[mixed].tolist() == [10, 13, 21, 22, 31]
     with pytest.raises(SteeringError, match=r"3 entries.* 4 tokens"):

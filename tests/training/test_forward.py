@@ -70,6 +70,7 @@ def touched(scope, prefix, prompt, total):
         "prompt": range(prefix, prompt),
         "response": range(prompt, total),
         "last_prompt": [prompt - 1],
+        "prompt_ends": [prefix, prefix + 1, prompt - 2, prompt - 1],
     }[scope]
 
 
@@ -125,7 +126,7 @@ def test_steered_losses_equal_rows_alone(lm, variant, copies):
     check_steered(make_setup(lm, variant), copies)
 
 
-@pytest.mark.parametrize("scope", ["prompt", "response", "last_prompt"])
+@pytest.mark.parametrize("scope", ["prompt", "response", "last_prompt", "prompt_ends"])
 def test_steered_losses_in_every_scope(lm, scope):
     check_steered(make_setup(lm, scope=scope))
 

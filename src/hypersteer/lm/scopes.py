@@ -10,6 +10,9 @@ from hypersteer.edits.sites import Scope
 from hypersteer.errors import SteeringError
 from hypersteer.lm.chat import PromptIds, Spans
 
+ENDS = 2
+"""Tokens at either end of the prompt that the scope `prompt_ends` touches."""
+
 
 def scope_mask(scopes: Sequence[Scope | None], spans: Spans) -> Bool[Tensor, "B T"]:
     """Mark the tokens that each row's scope touches, none for None; never padding.
@@ -27,9 +30,12 @@ def scope_mask(scopes: Sequence[Scope | None], spans: Spans) -> Bool[Tensor, "B 
             masks.append(prompt)
         elif scope == "response":
             masks.append(response)
-        elif scope == "last_prompt":
-            last = prompt.long().cumsum(0) == prompt.sum()
-            masks.append(prompt & last)
+        elif scope in ("last_prompt", "prompt_ends"):
+            place, count = prompt.long().cumsum(0), prompt.sum()
+            if scope == "last_prompt":
+                masks.append(prompt & (place == count))
+            else:
+                masks.append(prompt & ((place <= ENDS) | (place > count - ENDS)))
         else:
             before = prefix | prompt
             masks.append(_explicit(scope, before))
