@@ -15,13 +15,14 @@ from hypersteer.lm.chat import collate
 from hypersteer.lm.edited import edit_writers
 from hypersteer.lm.writers import vector_writer, written
 
-SCOPES = ("all", "prompt_ends", "response", "last_prompt", "mask")
+SCOPES = ("all", "prompt", "response", "last_prompt", "mask", "prompt_ends")
 PROMPTS = (
     "Tell me about your day at the sea, about the ship and all the bees, and say why.",
     "Hi",
     "Why is the sky blue?",
     "Talk like a bee, and say why.",
     "the honey",
+    "Say why the ship is blue.",
 )
 
 
@@ -88,14 +89,15 @@ def prompts(lm):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_3_a_vector_changes_its_site_by_itself_and_nothing_below(lm, prompts, kind, side):
     site = tiny.site_of(lm, kind, layer=2)
-    responses = [lm.chat.response(text) for text in ("Arr!", "Aye, the day.", "So", "Blue", "No")]
+    texts = ("Arr!", "Aye, the day.", "So", "Blue", "No", "The sea")
+    responses = [lm.chat.response(text) for text in texts]
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id, side=side)
     edits = [
         tiny.edit_of(lm, site, seed, scope_of(scope, prompt))
         for seed, (scope, prompt) in enumerate(zip(SCOPES, prompts, strict=True))
     ]
     before = watched(lm, batch)
-    with written(lm.blocks, edit_writers(lm, edits, [1.0] * 5), batch.spans):
+    with written(lm.blocks, edit_writers(lm, edits, [1.0] * len(SCOPES)), batch.spans):
         after = watched(lm, batch)
 
     expected = before[site].clone()
@@ -125,7 +127,7 @@ def test_3_what_is_read_is_the_site_before_the_write(lm, prompts, kind):
         return torch.ones(len(hidden), lm.width)
 
     plain = watched(lm, batch)[site]
-    with written(lm.blocks, [vector_writer(site, make, ["all"] * 5)], batch.spans):
+    with written(lm.blocks, [vector_writer(site, make, ["all"] * len(PROMPTS))], batch.spans):
         after = watched(lm, batch)[site]
     assert len(read) == 1
     assert torch.equal(read[0], plain)
@@ -173,12 +175,14 @@ def test_4_scopes_hold_under_the_cache(lm, prompts, kind):
         tiny.edit_of(lm, site, seed, scope_of(scope, prompt))
         for seed, (scope, prompt) in enumerate(zip(SCOPES, prompts, strict=True))
     ]
-    run = tiny.decoded(lm, prompts, edit_writers(lm, edits, [1.0] * 5), steps=tiny.WINDOW + 4)
+    run = tiny.decoded(
+        lm, prompts, edit_writers(lm, edits, [1.0] * len(SCOPES)), steps=tiny.WINDOW + 4
+    )
     for row, (scope, prompt) in enumerate(zip(SCOPES, prompts, strict=True)):
         assert_decoded_as_recomputed(lm, run, row, prompt, scope, site, edits[row].vector)
 
 
-@pytest.mark.parametrize("scope", SCOPES[:4])
+@pytest.mark.parametrize("scope", [scope for scope in SCOPES if scope != "mask"])
 def test_4_scopes_hold_for_written_edits(lm, scope):
     case = tiny.case_of(lm.name, "cross-attention")
     texts = list(PROMPTS[:2])
@@ -192,8 +196,8 @@ def test_4_scopes_hold_for_written_edits(lm, scope):
 def test_4_rows_may_have_different_sites(lm, prompts):
     lm = tiny.ending_with(lm)
     sites = [Site(2, "mlp"), Site(1, "residual"), Site(2, "mlp"), Site(-1, "residual")]
-    edits = [*(tiny.edit_of(lm, site, seed) for seed, site in enumerate(sites)), None]
-    run = tiny.decoded(lm, prompts, edit_writers(lm, edits, [1.0] * 5))
+    edits = [*(tiny.edit_of(lm, site, seed) for seed, site in enumerate(sites)), None, None]
+    run = tiny.decoded(lm, prompts, edit_writers(lm, edits, [1.0] * len(SCOPES)))
     for row, edit in enumerate(edits[:4]):
         site = lm.site(edit.site.layer, edit.site.kind)
         assert_decoded_as_recomputed(lm, run, row, prompts[row], "all", site, edit.vector)
