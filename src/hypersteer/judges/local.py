@@ -11,6 +11,7 @@ figures.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from hypersteer.endpoint.replies import Failed, Messages
 from hypersteer.judges.calibration import Background, Calibration, Scale
@@ -75,14 +76,22 @@ class LocalJudge:
         self._asker = asker
         self._measured = calibration.of(lm)
         self._scales = self._measured.of_asker(asker.name)
-        everyday = background(self._measured.layers)
-        self._fluency = FluencyReader(lm, everyday.texts, self._measured.plain_likelihood)
-        self._states = SignalReader(lm, everyday, concept_only=True)
+        self._lm = lm
         named = "" if self._scales else ", not calibrated"
         self.name = (
             f"local ({asker.name}, questions {VERSION}{named}; measured by {lm.name} "
             f"{lm.fingerprint}, calibration {calibration.version}{shares})"
         )
+
+    # Both read everyday texts first, which a run that has nothing left to judge need not wait for.
+    @cached_property
+    def _states(self) -> SignalReader:
+        return SignalReader(self._lm, background(self._measured.layers), concept_only=True)
+
+    @cached_property
+    def _fluency(self) -> FluencyReader:
+        texts = background(self._measured.layers).texts
+        return FluencyReader(self._lm, texts, self._measured.plain_likelihood)
 
     def judge(
         self, answers: Sequence[Answer], done: Callable[[int], object] | None = None
