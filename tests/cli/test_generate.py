@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import hypersteer as hs
 from hypersteer.cli import generate
 from hypersteer.cli.options import names_checkpoint
+from hypersteer.lm.messages import prompted
 
 PIRATE = "talk like a pirate"
 
@@ -56,6 +58,25 @@ def test_a_steering_prompt_may_be_said_as_well(run, checkpoint, steerer, json_li
     assert code == 0
     assert line["prompt"] == "Hi."
     assert line["text"] == steerer.generate("Hi.", steer=PIRATE, prompted=True, max_new_tokens=6)
+
+
+def test_the_edit_that_is_saved_is_the_one_that_acts(run, checkpoint, steerer, tmp_path):
+    for more, asked in ([], "Hi."), (["--prompted"], prompted("Hi.", PIRATE)):
+        path = tmp_path / f"{len(more)}.safetensors"
+        argv = ["generate", checkpoint, "Hi.", "--steer", PIRATE, "--max-new-tokens", "2"]
+        code, _, err = run(*argv, *more, "--save-edit", str(path))
+        assert code == 0, err
+        made = steerer.edit(PIRATE, prompt=asked)
+        assert torch.equal(hs.load_edit(path).vector, made.vector)
+
+
+@pytest.mark.parametrize(
+    "steer", [[], ["--rule", "if a then x", "--condition", "a=a.st", "--steer", "x=be gloomy"]]
+)
+def test_nothing_to_say_is_told(run, checkpoint, steer):
+    code, _, err = run("generate", checkpoint, "Hi.", "--prompted", *steer)
+    assert code == 2
+    assert "--prompted says steering prompts; give --steer, without a --rule" in err
 
 
 def test_edits_act_besides(run, checkpoint, steerer, tmp_path, json_lines):

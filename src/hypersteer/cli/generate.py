@@ -103,7 +103,12 @@ def main(argv: Sequence[str]) -> None:
     decoding = {**args.sampling.settings(), "prompted": args.prompted}
     steerer = open_steerer(checkpoint, args.loading)
     if args.save_edit is not None:
-        _save_edit(steerer, args.steer[0], questions[0], args.save_edit)
+        from hypersteer.cli.show import save_edit
+        from hypersteer.lm.messages import prompted
+
+        (question,) = questions
+        prompt = prompted(question.prompt, args.steer[0]) if args.prompted else question.prompt
+        save_edit(steerer.edit(args.steer[0], prompt=prompt), args.save_edit)
     if args.compare:
         _compare(steerer, questions, decoding, args)
     elif len(questions) == 1 and not args.json:
@@ -135,6 +140,8 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
         _check_without_rules(args)
     if args.compare and not args.steer and not args.edit and not args.also:
         raise ConfigError("--compare needs something to compare with: give --steer or --edit")
+    if args.prompted and (args.rule or not args.steer):
+        raise ConfigError("--prompted says steering prompts; give --steer, without a --rule")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size} is below 1")
     prompts = [*args.prompts, *_from_file(args.prompts_file)]
@@ -145,15 +152,8 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
         )
     if any(not prompt.strip() for prompt in prompts):
         raise SteeringError("a prompt is empty; give some text")
-    if args.save_edit is not None and args.rule:
-        raise ConfigError("--save-edit writes one edit, and a --rule may switch several; leave one")
-    if args.save_edit is not None and (len(prompts) != 1 or not args.steer):
-        raise ConfigError(
-            f"--save-edit writes the edit of one --steer for one prompt, not for {len(prompts)} "
-            f"prompts and {len(args.steer)} steering prompts"
-        )
     if args.save_edit is not None:
-        output_file(args.save_edit, "--save-edit")
+        _check_saving(args, args.save_edit, len(prompts))
     texts = [validate_steering_prompt(text) for text in args.steer]
 
     from hypersteer.cli.show import ShownPrompt
@@ -186,6 +186,22 @@ def _besides(given: str) -> tuple["Edit", float]:
     return load_edit(name if mark and name else given), strength
 
 
+def _check_saving(args: Generate, path: str, count: int) -> None:
+    """Refuse to save what is not the edit of one steering prompt for one prompt.
+
+    Raises:
+        ConfigError: naming what there is more of, or a file that cannot be written.
+    """
+    if args.rule:
+        raise ConfigError("--save-edit writes one edit, and a --rule may switch several; leave one")
+    if count != 1 or not args.steer:
+        raise ConfigError(
+            f"--save-edit writes the edit of one --steer for one prompt, not for {count} "
+            f"prompts and {len(args.steer)} steering prompts"
+        )
+    output_file(path, "--save-edit")
+
+
 def _check_without_rules(args: Generate) -> None:
     """Refuse options that only rules have a use for.
 
@@ -211,12 +227,6 @@ def _each(values: list[Any], count: int, option: str) -> list[Any]:
             f"{option} has {len(values)} values for {count} prompts; give one, or one per prompt"
         )
     return values if len(values) == count else values * count
-
-
-def _save_edit(steerer: "Steerer", text: str, question: "ShownPrompt", path: str) -> None:
-    from hypersteer.cli.show import save_edit
-
-    save_edit(steerer.edit(text, prompt=question.prompt), path)
 
 
 def _stream(steerer: "Steerer", question: "ShownPrompt", decoding: dict[str, Any]) -> None:
