@@ -248,7 +248,10 @@ def test_as_a_process(checkpoint):
         ("", False, False),
     ],
 )
-def test_a_first_argument_is_a_checkpoint_or_a_prompt(first, alone, before_others):
+def test_a_first_argument_is_a_checkpoint_or_a_prompt(
+    first, alone, before_others, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # where no demo has left a runs/demo
     assert names_checkpoint(first, more=False) == alone
     assert names_checkpoint(first, more=True) == before_others
 

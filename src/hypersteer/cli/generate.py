@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from hypersteer.cli.inputs import read_prompts
+from hypersteer.cli.inputs import read_beside, read_prompts
 from hypersteer.cli.options import (
     BUNDLED,
     Flag,
@@ -27,7 +27,6 @@ from hypersteer.files import output_file
 if TYPE_CHECKING:
     from hypersteer.cli.show import ShownPrompt
     from hypersteer.conditions.rules import Check
-    from hypersteer.edits.edit import Edit
     from hypersteer.steering import Steerer
 
 
@@ -169,21 +168,9 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
     steers = _each(steers, len(prompts), "--steer" if texts else "--edit")
     strengths = [check_strength(strength) for strength in args.strength or (1.0,)]
     strengths = _each(strengths, len(prompts), "--strength")
-    besides = tuple(_besides(given) for given in args.also)
+    besides = tuple(read_beside(given) for given in args.also)
     rows = zip(prompts, steers, strengths, strict=True)
     return [ShownPrompt(prompt, steer, strength, besides) for prompt, steer, strength in rows]
-
-
-def _besides(given: str) -> tuple["Edit", float]:
-    """Read the file of an edit, and the strength behind the last `=` if there is one."""
-    from hypersteer.edits.edit import load_edit
-
-    name, mark, last = given.rpartition("=")
-    try:
-        strength = float(last) if mark else 1.0
-    except ValueError:
-        name, strength = given, 1.0
-    return load_edit(name if mark and name else given), strength
 
 
 def _check_saving(args: Generate, path: str, count: int) -> None:

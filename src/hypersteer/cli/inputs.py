@@ -3,10 +3,14 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from hypersteer.errors import SteeringError, one_line
 from hypersteer.files import path_of, read_lines
 from hypersteer.values import check_text, lines_of
+
+if TYPE_CHECKING:
+    from hypersteer.edits.edit import Edit
 
 STDIN = "-"
 STRAY = "surrogateescape"
@@ -66,3 +70,15 @@ def _typed(prompt: str) -> Iterator[str]:
             yield input(prompt)
         except EOFError:
             return
+
+
+def read_beside(given: str) -> tuple["Edit", float]:
+    """Read the file of an edit, and the strength behind the last `=` if there is one."""
+    from hypersteer.edits.edit import load_edit
+
+    name, mark, last = given.rpartition("=")
+    try:
+        strength = float(last) if mark else 1.0
+    except ValueError:
+        name, strength = given, 1.0
+    return load_edit(name if mark and name else given), strength
