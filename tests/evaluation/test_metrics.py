@@ -75,6 +75,7 @@ def test_side_effects_compare_the_same_prompts():
     rows = [
         *answers("unsteered", None, plain),
         *answers("m", 1.0, steered),
+        *answers("m", 2.0, plain),  # as good, so the lower strength is chosen
         *answers("m", 1.0, steered, concept_id=5),  # has no unsteered partner
     ]
     choices = select(rows).choices

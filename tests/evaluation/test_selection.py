@@ -21,7 +21,9 @@ def grid(scores, **changes):
 
 @pytest.mark.parametrize(("prompts", "choosing"), [(2, 1), (3, 2), (5, 3), (6, 3), (10, 5)])
 def test_the_first_half_chooses(prompts, choosing):
-    rows = [row(prompt_id=prompt) for prompt in reversed(range(prompts))]
+    rows = [
+        row(prompt_id=prompt, strength=s) for prompt in reversed(range(prompts)) for s in (1.0, 2.0)
+    ]
     first, second = halves(rows)
     assert first == set(range(choosing))
     assert second == set(range(choosing, prompts))
@@ -29,7 +31,7 @@ def test_the_first_half_chooses(prompts, choosing):
 
 def test_one_prompt_cannot_choose_and_report():
     with pytest.raises(DataError, match="evaluate at least 2 prompts"):
-        select([row(), row(concept_id=1)])
+        select([row(), row(strength=2.0), row(concept_id=1)])
     with pytest.raises(DataError, match="no result rows"):
         select([])
 
@@ -72,9 +74,20 @@ def test_every_method_held_set_and_concept_chooses_for_itself():
 
 
 def test_a_method_without_strengths_reports_the_second_half():
-    (choice,) = select(grid({None: [0.1, 0.2, 0.3, 0.4]})).choices
+    others = grid({1.0: [0] * 4, 2.0: [0] * 4}, method="steered")
+    plain = grid({None: [0.1, 0.2, 0.3, 0.4]}, method="plain")
+    choice, _ = select([*plain, *others]).choices
     assert choice.strength is None
     assert [r.overall for r in choice.rows] == [0.3, 0.4]
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 3])
+def test_one_strength_leaves_nothing_to_choose_and_all_prompts_are_reported(prompts):
+    scores = [0.1, 0.2, 0.3][:prompts]
+    rows = [*grid({0.5: scores}), *grid({None: scores}, method="plain")]
+    for choice in select(rows).choices:
+        assert [r.overall for r in choice.rows] == scores
+    assert {choice.strength for choice in select(rows).choices} == {0.5, None}
 
 
 def test_failed_rows_are_left_out_and_counted():
@@ -95,9 +108,9 @@ def test_a_concept_without_a_judged_row_is_missing():
     choices, missing = select(rows)
     assert choices == []
     assert [(m.key.method, m.key.concept_id) for m in missing] == [("m", 0), ("m", 1), ("plain", 0)]
-    assert "chooses the strength" in missing[0].why
+    assert "choose the strength" in missing[0].why
     assert "reported at strength 1" in missing[1].why
-    assert missing[2].why.endswith("the half that is reported")
+    assert missing[2].why.endswith("the prompts that are reported")
 
 
 def test_contradicting_rows_are_refused():

@@ -61,12 +61,12 @@ def test_failures_and_empty_answers_are_counted():
     rows = [
         *(row("a", prompt_id=p, strength=None, nll=float("nan")) for p in range(2)),
         failed(method="a", prompt_id=2, strength=None),
-        failed(method="b", prompt_id=0, strength=None, error="refused"),
-        failed(method="b", prompt_id=1, strength=None, error="refused"),
+        failed(method="b", prompt_id=0, strength=1.0, error="refused"),
+        failed(method="b", prompt_id=1, strength=2.0, error="refused"),
     ]
     summary = summarise(Findings(rows=rows, config={}, compare_to="a"))
     count = summary.counts["a", "held_in"]
-    # Of prompts 0, 1 and 2 the last is reported, and it failed.
+    # Of prompts 0, 1 and 2 the first two choose strengths; the last is reported, and it failed.
     assert (count.answers, count.failed, count.unscored) == (3, 1, 0)
     assert summary.failures == [("refused", 2), ("time-out of the judge", 1)]
     assert [m.key.method for m in summary.missing] == ["a", "b"]

@@ -12,6 +12,7 @@ from hypersteer.errors import ConfigError
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0)
 """AxBench's fourteen."""
 MIN_PROMPTS = 2
+"""One half chooses the strength, the other is reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class ProtocolConfig:
     instructions: str = "bundled"
     """Pool of instructions: `bundled`, `alpaca-eval`, or a .json or .jsonl file of them."""
     prompts: int = 10
-    """Instructions per concept, fixed by its id; the first half chooses strengths."""
+    """Instructions per concept, fixed by its id; the first half chooses among several strengths."""
     strengths: tuple[float, ...] = STRENGTHS
     """Every method with a strength answers at each of these."""
     max_new_tokens: int = 128
@@ -52,7 +53,8 @@ class ProtocolConfig:
         at_least(0, "protocol.", self, "held_in_concepts", "held_out_concepts", "gap_rows")
         at_least(0, "protocol.", self, "skill_items", "refusal_requests")
         at_least(1, "protocol.", self, "max_new_tokens", "batch_size")
-        at_least(MIN_PROMPTS, "protocol.", self, "prompts")
+        several = len(self.strengths) > 1
+        at_least(MIN_PROMPTS if several else 1, "protocol.", self, "prompts")
         if not self.strengths or not all(map(math.isfinite, self.strengths)):
             raise ConfigError(f"protocol.strengths {self.strengths} must be finite numbers")
         if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:

@@ -54,7 +54,8 @@ class Findings:
     """What an evaluation found.
 
     Attributes:
-        rows: judged answers of all methods, of at least two prompts per concept.
+        rows: judged answers of all methods, of at least two prompts per concept if strengths are
+            chosen.
         config: the resolved configuration of the run, of JSON types.
         compare_to: method that the others are compared with.
         methods: order of the report; others follow in the order of the rows.

@@ -2,7 +2,8 @@
 
 AxBench's protocol (section 4 of arXiv 2501.17148, as its code has it): per method and concept, the
 strength with the best mean overall score on the first half of the prompts; what is reported is the
-second half at that strength. A method without strengths is reported on the same second half.
+second half at that strength. A method without strengths is reported on the same second half. Where
+no method has more than one strength there is nothing to choose, and all prompts are reported.
 """
 
 import math
@@ -73,13 +74,16 @@ def halves(rows: Sequence[Judged]) -> tuple[frozenset[int], frozenset[int]]:
     """Return prompt ids that choose the strength, and those that are reported on.
 
     Of n prompt ids in the run, the first ceil(n / 2) choose and the rest report (AxBench: 5 and 5).
+    None choose, and all report, if no method has a second strength.
 
     Raises:
-        DataError: there are no rows, or only one prompt per concept.
+        DataError: there are no rows, or only one prompt per concept where strengths are chosen.
     """
     ids = sorted({row.prompt_id for row in rows})
     if not ids:
         raise DataError("there are no result rows; run the evaluation first")
+    if not _several_strengths(rows):
+        return frozenset(), frozenset(ids)
     if len(ids) == 1:
         raise DataError(
             "1 prompt per concept cannot both choose the strength and be reported on; "
@@ -87,6 +91,15 @@ def halves(rows: Sequence[Judged]) -> tuple[frozenset[int], frozenset[int]]:
         )
     choosing = (len(ids) + 1) // 2
     return frozenset(ids[:choosing]), frozenset(ids[choosing:])
+
+
+def _several_strengths(rows: Sequence[Judged]) -> bool:
+    """Return whether a method was asked at more than one strength."""
+    methods: dict[str, set[float]] = {}
+    for row in rows:
+        if row.strength is not None:
+            methods.setdefault(row.method, set()).add(row.strength)
+    return any(len(strengths) > 1 for strengths in methods.values())
 
 
 def select(rows: Sequence[Judged]) -> Selection:
@@ -119,14 +132,15 @@ def _choose(
 ) -> Choice | Missing:
     concept, strength = group[0].concept, None
     if group[0].strength is not None:
-        strength = best_strength([row for row in group if row.prompt_id in choosing])
+        deciding = choosing or reporting
+        strength = best_strength([row for row in group if row.prompt_id in deciding])
         if strength is None:
-            return Missing(key, concept, "no judged answer on the half that chooses the strength")
+            return Missing(key, concept, "no judged answer on the prompts that choose the strength")
     reported = [r for r in group if r.prompt_id in reporting and r.strength == strength]
     judged = tuple(filter(is_judged, reported))
     if not judged:
         at = "" if strength is None else f" at strength {strength:g}"
-        return Missing(key, concept, f"no judged answer on the half that is reported{at}")
+        return Missing(key, concept, f"no judged answer on the prompts that are reported{at}")
     failed = len(reported) - len(judged)
     return Choice(key=key, concept=concept, strength=strength, rows=judged, failed=failed)
 

@@ -102,6 +102,8 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     failed = sum(count.failed for count in summary.counts.values())
     total = len(choosing) + len(reporting)
     roles = f"{len(choosing)} choose the strength, {len(reporting)} are reported"
+    if not choosing:
+        roles = "all are reported, there is one strength"
     lines = [
         *summary.findings.about.items(),
         ("Methods", ", ".join(summary.methods)),

@@ -56,7 +56,8 @@ def table_1(summary: Summary) -> Table:
         name="overall",
         caption="Overall score, held out and held in",
         note="Overall score from 0 to 2, the harmonic mean of concept, instruction and fluency, at "
-        "the strength chosen per concept on the first half of the prompts, reported on the second; "
+        "the strength chosen per concept on the first half of the prompts, reported on the second "
+        "(on all where there is one strength); "
         "under it the 95 % interval over concepts. Bold is the best of this run."
         f"{measure_note(summary)} "
         f"The published columns are another model under another judge ({SETTING}; "
