@@ -97,3 +97,16 @@ def test_pairs_that_are_ordered_alike_are_counted_one_by_one(seed):
     assert ordered_alike(a, a) == 1.0
     assert ordered_alike(a, [-x for x in a]) == 0.0
     assert math.isnan(ordered_alike([1.0] * 12, b))
+
+
+def test_the_answers_that_nothing_was_chosen_on_are_others():
+    """Same labels and fields, and no answer is in both files."""
+    unseen, chosen_on = gold_answers(unseen=True), gold_answers()
+    assert len(unseen) >= 100
+    assert len({one.id for one in (*unseen, *chosen_on)}) == len(unseen) + len(chosen_on)
+    assert not {one.answer for one in unseen} & {one.answer for one in chosen_on}
+    for one in unseen:
+        assert one.second is not None
+        for labels in (one.labels, one.second):
+            assert set(labels) == {"concept", "instruction", "fluency"}
+            assert set(labels.values()) <= {0, 1, 2}

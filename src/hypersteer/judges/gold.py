@@ -7,7 +7,8 @@ from typing import Any
 from hypersteer.files import package_data, read_lines
 from hypersteer.judges.judge import DIMENSIONS, Answer
 
-FILE = "answers.jsonl"
+CHOSEN_ON = "answers.jsonl"
+UNSEEN = "unseen.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,14 @@ class GoldAnswer:
     second: dict[str, int] | None
 
 
-def gold_answers() -> list[GoldAnswer]:
-    """Read the labelled answers, in the order in which they were read."""
-    return [_gold(json.loads(line)) for line in read_lines(package_data("data", "gold", FILE))]
+def gold_answers(*, unseen: bool = False) -> list[GoldAnswer]:
+    """Read the labelled answers, in the order in which they were read.
+
+    Args:
+        unseen: those that no judge was chosen or fitted on, instead of those that one was.
+    """
+    file = package_data("data", "gold", UNSEEN if unseen else CHOSEN_ON)
+    return [_gold(json.loads(line)) for line in read_lines(file)]
 
 
 def _gold(entry: dict[str, Any]) -> GoldAnswer:
