@@ -327,6 +327,10 @@ def test_wrong_types_are_told(tmp_path, text, wanted):
         ('[loss]\nobjective = "reconstruction"', ["reconstruction needs a targets file"]),
         ('[loss]\ntargets = "t.safetensors"', ["reconstruction needs a targets file"]),
         (
+            '[loss]\nobjective = "reconstruction"\ntargets = "t"\nprompted = true',
+            ["loss.prompted", "reads no base prompt"],
+        ),
+        (
             '[loss]\nobjective = "reconstruction"\ntargets = "t"',
             ["needs hypernet.variant 'no-context', not 'cross-attention'"],
         ),

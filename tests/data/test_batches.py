@@ -310,6 +310,20 @@ def test_what_the_window_cannot_hold_is_left_out(data, chat):
     assert row(window=given - 2) is not None
 
 
+def test_beside_the_prompt_rows_say_their_own_steering_prompt(data, chat):
+    tokens = Tokenised(data, chat, 1000, 1000, beside=True)
+    plain = Tokenised(data, chat, 1000, 1000)
+    row, other = tokens.row(0, 3), plain.row(0, 3)
+    text = data.example(0).prompt
+    assert row.prompt == row.prompted == chat.prompt(prompted(text, "concept 0"))
+    assert row.plain == other.prompt == other.plain == chat.prompt(text)
+    assert (row.response, row.steering, row.wrong) == (other.response, other.steering, other.wrong)
+    (found,) = validation_rows(tokens, np.array([0]), [0, 3], seed=0)
+    assert found.wrong_prompt == found.wrongly_prompted == chat.prompt(prompted(text, "concept 3"))
+    (found,) = validation_rows(plain, np.array([0]), [0, 3], seed=0)
+    assert found.wrong_prompt == found.row.prompt
+
+
 def test_validation_leaves_out_what_does_not_fit_with_a_steering_prompt(data, chat):
     rows = np.arange(len(data))
     every = validation_rows(Tokenised(data, chat, 1000, 1000), rows, range(5), seed=0)

@@ -18,6 +18,10 @@ from hypersteer.data.sources import load_concepts
 from hypersteer.data.splits import split_as
 from hypersteer.errors import ConfigError, DataError, SteeringError
 from hypersteer.hypernet.card import read_card
+from hypersteer.lm.chat import collate
+from hypersteer.lm.hooks import at_sites
+from hypersteer.lm.likelihood import response_losses
+from hypersteer.lm.scopes import scope_mask
 from hypersteer.methods.hypernetwork import Hypersteer
 from hypersteer.methods.registry import check_split
 from hypersteer.training import validate
@@ -545,6 +549,32 @@ def test_distillation_comes_closer_to_the_prompted_model(world, lm, tmp_path, gu
     losses = [line["loss"] for line in step_lines(out)]
     assert min(losses) > 0  # a divergence
     assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+
+
+@pytest.mark.parametrize("variant", ["cross-attention", "in-context", "no-context"])
+def test_edits_are_learnt_beside_the_prompt(world, lm, tmp_path, variant):
+    """The figures are those of answers to prompts that say the steering prompt, taken by hand."""
+    out = tmp_path / "run"
+    changes = {"hypernet": {"variant": variant}, "loss": {"prompted": True}}
+    result = train(settings(world, out, optim={"steps": 30}, best="held_in_loss", **changes), lm)
+    assert result.metrics["held_in_loss"] < result.metrics["prompted_held_in_loss"]
+    held_out = read_card(out).held_out
+    rows = [json.loads(x) for x in (world.data / "train_data.jsonl").read_text().splitlines()]
+    steerer = steering.load(out, lm=lm)
+    losses = []
+    for row in rows:
+        if row["output_concept"] in held_out:
+            said = _prompted(row["output_concept"], row["input"])
+            edit = steerer.edit(row["output_concept"], prompt=said)
+            prompt, response = lm.chat.prompt(said), lm.chat.response(row["output"], ends=True)
+            batch = collate([prompt], [response], pad_id=lm.chat.pad_id)
+            mask = scope_mask([edit.scope], batch.spans)
+            with at_sites(
+                lm.blocks, [(edit.site, lambda h, e=edit, m=mask: h + e.vector * m[..., None])]
+            ):
+                losses.append(response_losses(lm, batch)[0])
+    mean = torch.cat(losses).double().mean().item()
+    assert result.metrics["held_out_loss"] == pytest.approx(mean, abs=1e-4)
 
 
 def test_prior_and_style_train_and_the_style_is_not_used(world, lm, tmp_path):

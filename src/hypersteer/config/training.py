@@ -98,6 +98,9 @@ class LossConfig:
     strengths: tuple[float, float] = (1.0, 1.0)
     """Range that the strength of each row's edits is drawn from, anew in every step (RePS draws it,
     too): a wide one teaches edits that hold at more than one strength."""
+    prompted: bool = False
+    """Say the steering prompt in the base prompt as well, so that edits learn to act beside it, for
+    `generate --prompted` and the method `prompting+CHECKPOINT`."""
 
     def __post_init__(self) -> None:
         settle(self, "loss.")
@@ -120,6 +123,11 @@ class LossConfig:
             raise ConfigError(
                 f"loss.strengths {[low, high]} with loss.objective 'reconstruction': its edits are "
                 "held against targets and act on nothing; leave it out"
+            )
+        if self.objective == "reconstruction" and self.prompted:
+            raise ConfigError(
+                "loss.prompted with loss.objective 'reconstruction', which reads no base prompt; "
+                "leave it out"
             )
         if not 0 <= self.guidance < math.inf:
             raise ConfigError(f"loss.guidance {self.guidance} is not 0 or more")

@@ -22,8 +22,9 @@ BUCKET = 16
 class TrainingRow(NamedTuple):
     """A tokenised example with the steering prompt it shows, and one that it does not.
 
-    `prompted` is its prompt with the steering prompt put into the user turn; None where nobody
-    wants it. `strength` is that of its edits in this step.
+    `prompt` is what the base LM reads under the edit: the example's own prompt, which `plain` is in
+    any case, or the one that says the steering prompt, too, which is `prompted`; that is None where
+    nobody wants it. `strength` is that of its edits in this step.
     """
 
     prompt: PromptIds
@@ -31,12 +32,17 @@ class TrainingRow(NamedTuple):
     steering: list[int]
     wrong: list[int]
     concept_id: int
+    plain: PromptIds
     prompted: PromptIds | None = None
     strength: float = 1.0
 
 
 class Tokenised:
     """Turns rows of concept data into token ids.
+
+    Attributes:
+        data: see below.
+        beside: see below.
 
     Args:
         data: where the rows are.
@@ -47,6 +53,7 @@ class Tokenised:
         window: the base LM's context window; rows in which something longer would be read count as
             unusable.
         together: whether the hypernetwork reads the steering prompt and the base prompt as one.
+        beside: whether edits act on prompts that say the steering prompt, too.
     """
 
     def __init__(
@@ -59,12 +66,14 @@ class Tokenised:
         prompting: bool = False,
         window: int = 2**31,
         together: bool = False,
+        beside: bool = False,
     ) -> None:
         self.data = data
         self._chat = chat
         self._max_prompt = max_prompt_tokens
         self._max_response = max_response_tokens
-        self._prompting = prompting
+        self._prompting = prompting or beside
+        self.beside = beside
         self._window = window
         self._together = together
         self._lead = len(chat.lead)
@@ -82,18 +91,20 @@ class Tokenised:
         example = self.data.example(index)
         if not example.response.strip():
             return None
-        prompt = self._prompt(index, example.prompt)
+        plain = self._prompt(index, example.prompt)
         response = self._chat.response(example.response, ends=example.complete)
         response = response[: self._max_response]
-        steering, wrong = self.steering(example.concept_id), self.steering(wrong_concept)
-        own = len(prompt.ids) - prompt.prefix if self._together else 0
-        read = self._lead + max(len(steering), len(wrong)) + own
-        if len(prompt.ids) > self._max_prompt or read > self._window or not response:
+        if len(plain.ids) > self._max_prompt or not response:
             return None
+        steering, wrong = self.steering(example.concept_id), self.steering(wrong_concept)
         given = self.prompted(index, example.concept_id) if self._prompting else None
+        prompt = given if given is not None and self.beside else plain
+        own = len(prompt.ids) - prompt.prefix if self._together else 0
+        if self._lead + max(len(steering), len(wrong)) + own > self._window:
+            return None
         if given is not None and not self.fits(given, response):
             return None
-        return TrainingRow(prompt, response, steering, wrong, example.concept_id, given)
+        return TrainingRow(prompt, response, steering, wrong, example.concept_id, plain, given)
 
     def prompted(self, index: int, concept_id: int) -> PromptIds:
         """Return the row's prompt with a steering prompt put into the user turn.
@@ -229,11 +240,15 @@ def tokens_of(rows: Sequence[TrainingRow]) -> int:
 
 
 class ValidationRow(NamedTuple):
-    """A validation row, and its prompt with either steering prompt put into the user turn."""
+    """A validation row, and its prompt with either steering prompt put into the user turn.
+
+    `wrong_prompt` is what the base LM reads under the edit of the wrong steering prompt.
+    """
 
     row: TrainingRow
     prompted: PromptIds
     wrongly_prompted: PromptIds
+    wrong_prompt: PromptIds
 
 
 def validation_rows(
@@ -260,7 +275,8 @@ def validation_rows(
         if row is not None:
             right, other = (tokens.prompted(int(index), c) for c in (own, wrong))
             if tokens.fits(right, row.response) and tokens.fits(other, row.response):
-                kept.append(ValidationRow(row, right, other))
+                read = other if tokens.beside else row.prompt
+                kept.append(ValidationRow(row, right, other, read))
     return kept
 
 

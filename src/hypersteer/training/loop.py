@@ -102,13 +102,12 @@ class _Run:
         self.site = self.lm.site(config.site.layer, config.site.kind)
         self.rows = prepare_rows(
             config.data,
+            config.loss,
             self.lm,
             seed=config.seed,
             batch_size=config.optim.batch_size,
             share=share_of(self.accelerator),
-            prompting=config.loss.objective == "distillation",
             together=config.hypernet.variant == "in-context",
-            strengths=config.loss.strengths,
         )
         largest = max(concept.id for concept in self.rows.data.concepts)
         self.targets = read_targets(

@@ -51,7 +51,8 @@ def step_losses(
     teacher = None
     if loss.objective == "distillation":
         prompted = [row.prompted for row in rows if row.prompted is not None]
-        teacher = teacher_logits(setup.lm, prompted, prompts, responses, loss.guidance)
+        plain = [row.plain for row in rows]
+        teacher = teacher_logits(setup.lm, prompted, plain, responses, loss.guidance)
     strengths = [row.strength for row in rows]
     per_row = steered_losses(setup, prompts, responses, steering, teacher, strengths)
     mean = per_row[0].mean()

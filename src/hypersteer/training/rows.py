@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hypersteer.config import DataConfig
+from hypersteer.config import DataConfig, LossConfig
 from hypersteer.data.batches import Tokenised, TrainingBatches, ValidationRow, validation_rows
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
@@ -35,26 +35,24 @@ class Rows:
 
 def prepare_rows(
     config: DataConfig,
+    loss: LossConfig,
     lm: BaseLM,
     *,
     seed: int,
     batch_size: int,
     share: tuple[int, int] = (0, 1),
-    prompting: bool = False,
     together: bool = False,
-    strengths: tuple[float, float] = (1.0, 1.0),
 ) -> Rows:
     """Open the data, split them by concept, tokenise them, and lay out batches.
 
     Args:
         config: sources and limits.
+        loss: what is minimised, which says what training rows carry.
         lm: the base LM, whose templates and context window count.
         seed: of the split and the batches.
         batch_size: rows of a step and process.
         share: this process's number and the number of processes.
-        prompting: whether training rows carry their prompted form.
         together: whether the hypernetwork reads steering prompt and base prompt as one.
-        strengths: range that the strengths of training rows are drawn from.
 
     Raises:
         DataError: if the data cannot be read or leave nothing to train on.
@@ -72,13 +70,14 @@ def prepare_rows(
         lm.chat,
         config.max_prompt_tokens,
         config.max_response_tokens,
-        prompting=prompting,
+        prompting=loss.objective == "distillation",
         window=lm.context_window,
         together=together,
+        beside=loss.prompted,
     )
     _check_concepts(tokens, split, lm)
     batches = TrainingBatches(
-        tokens, split.train, split.train_concepts, batch_size * share[1], seed, strengths
+        tokens, split.train, split.train_concepts, batch_size * share[1], seed, loss.strengths
     )
     batches.batch(0, share)  # so that rows of which none fits are told here
     validation, left_out = _validation(tokens, split, config.max_validation_rows, seed)

@@ -23,12 +23,13 @@ def steered(setup: Steered) -> Losses:
     """Return what measures losses under the hypernetwork's edits."""
 
     def losses(rows: Sequence[ValidationRow]) -> Tensor:
-        return steered_losses(
-            setup,
-            [v.row.prompt for v in rows],
-            [v.row.response for v in rows],
-            [[v.row.steering for v in rows], [v.row.wrong for v in rows]],
-        )
+        responses = [v.row.response for v in rows]
+        right, wrong = [v.row.steering for v in rows], [v.row.wrong for v in rows]
+        prompts, wrong_prompts = [v.row.prompt for v in rows], [v.wrong_prompt for v in rows]
+        if prompts == wrong_prompts:
+            return steered_losses(setup, prompts, responses, [right, wrong])
+        each = [(prompts, right), (wrong_prompts, wrong)]
+        return torch.cat([steered_losses(setup, p, responses, [texts]) for p, texts in each])
 
     return losses
 
@@ -49,7 +50,7 @@ def unsteered(setup: Steered) -> Losses:
     """Return what measures losses of the plain base LM, which has no wrong steering prompt."""
 
     def losses(rows: Sequence[ValidationRow]) -> Tensor:
-        prompts, responses = [v.row.prompt for v in rows], [v.row.response for v in rows]
+        prompts, responses = [v.row.plain for v in rows], [v.row.response for v in rows]
         return plain_losses(setup.lm, prompts, responses)[None]
 
     return losses
