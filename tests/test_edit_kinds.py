@@ -32,7 +32,7 @@ def random_edit(lm, kind, seed=0, rank=2, site=None, scope="all", size=1.0):
     unit = torch.tensor(size)
     return Edit(
         kind=KINDS[kind],
-        params=KINDS[kind].in_units(params, unit),
+        params=KINDS[kind].in_units(params, unit, torch.ones(lm.width)),
         site=site or Site(1),
         scope=scope,
         base_lm=str(lm.identity),

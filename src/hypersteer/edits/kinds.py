@@ -97,8 +97,15 @@ class EditKind(Applies, Protocol):
         """
         ...
 
-    def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
-        """Return parameters [B, ...] for states of size `unit`, from those for states of size 1."""
+    def in_units(self, params: Params, unit: Tensor, excess: Tensor) -> dict[str, Tensor]:
+        """Return parameters [B, ...] for states of size `unit`, from those for states of size 1.
+
+        Args:
+            params: as a hypernetwork writes them.
+            unit: a number.
+            excess: [D], how many times as large as others each dimension of the states is, 1 for
+                most; see `hypersteer.lm.units.excess`.
+        """
         ...
 
 

@@ -59,10 +59,13 @@ class LowRank:
         """See `hypersteer.edits.kinds.EditKind.check`."""
         if not isinstance(params, Mapping) or not {"up", "down"} <= set(params):
             check_names(dict(params), NAMES, self.name)
-        up = _tensor(params["up"], "up", 2)
+        up = checked_tensor(params["up"], "up", self.name, 2)
         given = _filled({**params, "up": up})
         check_names(given, NAMES, self.name)
-        held = {name: _tensor(given[name], name, 2 if name == "down" else 1) for name in NAMES[1:]}
+        held = {
+            name: checked_tensor(given[name], name, self.name, 2 if name == "down" else 1)
+            for name in NAMES[1:]
+        }
         for name, value in held.items():
             if value.shape != (up.shape if name == "down" else up.shape[:1]):
                 raise SteeringError(
@@ -98,8 +101,9 @@ class LowRank:
         """Return directions to write and to read, and the biases of what is read."""
         return {"up": (rank, width), "down": (rank, width), "bias": (rank,)}
 
-    def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
+    def in_units(self, params: Params, unit: Tensor, excess: Tensor) -> dict[str, Tensor]:
         """Written directions times the unit, read ones such that latents of states stay near 1."""
+        del excess
         reach = unit * params["down"].shape[-1] ** 0.5
         return _filled({**params, "up": params["up"] * unit, "down": params["down"] / reach})
 
@@ -157,22 +161,23 @@ def _filled(params: Params) -> dict[str, Tensor]:
     return {**blank, "threshold": torch.full_like(like, -torch.inf), **params}
 
 
-def _tensor(value: Any, name: str, dimensions: int) -> Tensor:
-    """Return a parameter as it is kept.
+def checked_tensor(value: Any, name: str, kind: str, dimensions: int) -> Tensor:
+    """Return a parameter of an edit as it is kept.
 
     Raises:
-        SteeringError: if it is none, has another number of dimensions, or is not finite.
+        SteeringError: if it is none, has another number of dimensions, or is not finite; a
+            `threshold` may be minus infinity.
     """
-    held = real_tensor(value, f"'{name}' of a low-rank edit")
+    held = real_tensor(value, f"'{name}' of a {kind} edit")
     if held.ndim != dimensions:
         raise SteeringError(
-            f"'{name}' of a low-rank edit has shape {list(held.shape)}, not that of "
+            f"'{name}' of a {kind} edit has shape {list(held.shape)}, not that of "
             f"{dimensions} dimensions"
         )
     held = held.detach().to("cpu", torch.float32, copy=True)
     finite = held.isfinite() if name != "threshold" else held.isfinite() | held.isneginf()
     if not bool(finite.all()):
-        raise SteeringError(f"'{name}' of a low-rank edit holds NaN or infinite values")
+        raise SteeringError(f"'{name}' of a {kind} edit holds NaN or infinite values")
     return held
 
 

@@ -1,11 +1,12 @@
 """The kinds of edits there are, by the names that files and settings use."""
 
+from hypersteer.edits.gated import GATED
 from hypersteer.edits.kinds import EditKind
 from hypersteer.edits.low_rank import LOW_RANK
 from hypersteer.edits.vector import VECTOR
 from hypersteer.errors import ConfigError, nearest, shown
 
-KINDS: dict[str, EditKind] = {kind.name: kind for kind in (VECTOR, LOW_RANK)}
+KINDS: dict[str, EditKind] = {kind.name: kind for kind in (VECTOR, LOW_RANK, GATED)}
 
 
 def edit_kind(name: object) -> EditKind:

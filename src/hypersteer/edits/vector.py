@@ -57,8 +57,9 @@ class Vector:
         del rank
         return {"vector": (width,)}
 
-    def in_units(self, params: Params, unit: Tensor) -> dict[str, Tensor]:
+    def in_units(self, params: Params, unit: Tensor, excess: Tensor) -> dict[str, Tensor]:
         """Return the vectors times the unit."""
+        del excess
         return {"vector": params["vector"] * unit}
 
 

@@ -46,13 +46,17 @@ class Layout:
         self.size = sites * sum(self._sizes)
 
     def split(
-        self, numbers: Float[Tensor, "R N"], unit: Float[Tensor, ""]
+        self,
+        numbers: Float[Tensor, "R N"],
+        unit: Float[Tensor, ""],
+        excess: Float[Tensor, " D"],
     ) -> list[dict[str, Tensor]]:
         """Return parameters [R, ...] of each site's edits, float32.
 
         Args:
             numbers: as the head writes them, for states of size 1.
             unit: size of the states that the edits are for.
+            excess: how far single dimensions of them are beyond it.
         """
         made = []
         for own in numbers.unflatten(-1, (self.sites, -1)).unbind(1):
@@ -61,6 +65,6 @@ class Layout:
                 name: part.unflatten(-1, shape)
                 for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
             }
-            scaled = self.kind.in_units(named, unit)
+            scaled = self.kind.in_units(named, unit, excess)
             made.append({name: value.float() for name, value in scaled.items()})
         return made

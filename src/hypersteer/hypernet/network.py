@@ -151,7 +151,8 @@ class Hypernet(nn.Module):
             numbers = guess.repeat(1, self.layout.sites) + self.head(last + beside)
         if self.style is not None:
             numbers = self._without_style(numbers, self.style)
-        return self.layout.split(numbers, cast(Tensor, self.scale))
+        scale, excess = cast(Tensor, self.scale), cast(Tensor, self.excess)
+        return self.layout.split(numbers, scale, excess)
 
     def _without_style(self, numbers: Tensor, style: Tensor) -> Tensor:
         """Return numbers less their running mean; in training, with the style in its place."""
