@@ -287,7 +287,8 @@ def steerer_of(
     network = new_hypernet(lm, config, site, seed)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed + 1)
-        for module in [*network.cross.modules(), *network.head.modules()]:
+        written_by = network.head if network.fields is None else network.fields
+        for module in [*network.cross.modules(), *written_by.modules()]:
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=1.5 * WIDTH**-0.5)
     card = Card(

@@ -24,7 +24,7 @@ class HypernetConfig:
     cross_heads: int | None = None
     """Attention heads of each cross-attention module; by default as many as the base LM has."""
     edit: str = "vector"
-    """Kind of edit that is written: vector, low-rank or gated."""
+    """Kind of edit that is written: vector, low-rank, gated or per-token."""
     rank: int = 4
     """Directions of an edit, where its kind has a rank."""
     more_layers: tuple[int, ...] = ()

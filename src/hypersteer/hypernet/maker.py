@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from hypersteer.config import HypernetConfig
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.kinds import Params
-from hypersteer.edits.registry import edit_kind
+from hypersteer.edits.registry import KINDS, edit_kind
 from hypersteer.edits.sites import Scope, Site
+from hypersteer.errors import SteeringError
 from hypersteer.hypernet.activation_prior import read_concept_states
 from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import Hypernet
@@ -76,16 +77,26 @@ class EditMaker:
             return _spread(made[number], rows, len(texts))
 
         scopes = [None if text is None else scope for text in texts]
-        kind = edit_kind(self._card.hypernet.edit)
+        places = zip(self._hypernet.sites, self._hypernet.kinds, strict=True)
         return [
             Writer(site, kind, partial(make, number), scopes, strengths)
-            for number, site in enumerate(self._hypernet.sites)
+            for number, (site, kind) in enumerate(places)
         ]
 
     def edits(
         self, texts: Sequence[str], prompts: Sequence[PromptIds], scope: Scope
     ) -> list[list[Edit]]:
-        """Return the edits of pairs of steering prompt and base prompt, each with one per site."""
+        """Return the edits of pairs of steering prompt and base prompt, each with one per site.
+
+        Raises:
+            SteeringError: if they are nothing without the hypernetwork.
+        """
+        name = self._card.hypernet.edit
+        if name not in KINDS:
+            raise SteeringError(
+                f"{name} edits act through the hypernetwork that makes them, so there is none to "
+                "keep; steer by the steering prompt itself"
+            )
         made = self._params(texts, prompts)
         return [self._as_edits(made, row, text, scope) for row, text in enumerate(texts)]
 

@@ -19,11 +19,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
+from hypersteer.edits.kinds import Applies
+from hypersteer.edits.per_token import NAME as PER_TOKEN
 from hypersteer.edits.registry import edit_kind
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet.activation_prior import ActivationPrior, read_concept_states
 from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
+from hypersteer.hypernet.fields import Fields
 from hypersteer.hypernet.heads import Layout, new_head
 from hypersteer.hypernet.trunk import build_trunk, trunk_blocks
 from hypersteer.lm.base import BaseLM
@@ -70,7 +73,7 @@ class Hypernet(nn.Module):
 
     Attributes:
         sites: where edits are written; states are read at the first.
-        layout: which of the numbers that the head writes is which parameter.
+        kinds: how the edits at each site apply.
 
     Args:
         lm: the base LM; its first blocks are copied, itself it stays outside.
@@ -88,28 +91,39 @@ class Hypernet(nn.Module):
         super().__init__()
         self.config = config
         self.sites = sites_of(lm, config, site)
-        kind = edit_kind(config.edit)
-        self.layout = Layout(kind, lm.width, config.rank, len(self.sites))
+        _check(config)
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
         self.cross = _cross_attention(lm, config)
-        self.head = new_head(lm.width, config.head_width or lm.width, self.layout.size)
         self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
-        if self.prior is not None and config.edit != "vector":
-            raise ConfigError(
-                f"hypernet.prior 'activation' starts from a vector, but hypernet.edit is "
-                f"'{config.edit}'; set the prior to 'none', or the edit to 'vector'"
-            )
-        # What all answers of the training data share is not steering: a vector of its own learns
-        # it, is there in training only, and the edits are kept at mean zero.
-        self.style = nn.Parameter(torch.zeros(self.layout.size)) if config.style else None
-        if config.style:
-            self.register_buffer("mean", torch.zeros(self.layout.size))
+        self.fields = self.style = None
+        self.kinds: list[Applies]
+        if config.edit == PER_TOKEN:
+            self.fields = Fields(lm.width, _heads(lm, config), len(self.sites))
+            self.kinds = list(self.fields.kinds(self._sizes))
+        else:
+            self._write_numbers(lm, config)
         # No buffer: DistributedDataParallel would overwrite one with that of the first process.
         self._written: Tensor | None = None
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("excess", torch.ones(lm.width))
         self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
         self.to(lm.device)
+
+    def _write_numbers(self, lm: BaseLM, config: HypernetConfig) -> None:
+        """Set up the head that writes an edit's numbers from the last state of the trunk."""
+        kind = edit_kind(config.edit)
+        self.kinds = [kind] * len(self.sites)
+        self.layout = Layout(kind, lm.width, config.rank, len(self.sites))
+        self.head = new_head(lm.width, config.head_width or lm.width, self.layout.size)
+        # What all answers of the training data share is not steering: a vector of its own learns
+        # it, is there in training only, and the edits are kept at mean zero.
+        self.style = nn.Parameter(torch.zeros(self.layout.size)) if config.style else None
+        if config.style:
+            self.register_buffer("mean", torch.zeros(self.layout.size))
+
+    def _sizes(self) -> Float[Tensor, " D"]:
+        """Return the size of each dimension of the states, which edits are written in units of."""
+        return cast(Tensor, self.scale) * cast(Tensor, self.excess)
 
     def forward(
         self,
@@ -142,6 +156,8 @@ class Hypernet(nn.Module):
                         attending(block, cast(CrossAttention, cross), states, readable)
                     )
             hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
+        if self.fields is not None:
+            return self.fields(hidden, mask)
         last = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
         if self.prior is None:
             numbers = self.head(last)
@@ -229,6 +245,24 @@ def sites_of(lm: BaseLM, config: HypernetConfig, site: Site) -> list[Site]:
     return sites
 
 
+def _check(config: HypernetConfig) -> None:
+    """Refuse what does not go with the kind of edit.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if config.prior != "none" and config.edit != "vector":
+        raise ConfigError(
+            f"hypernet.prior '{config.prior}' starts from a vector, but hypernet.edit is "
+            f"'{config.edit}'; set the prior to 'none', or the edit to 'vector'"
+        )
+    if config.style and config.edit == PER_TOKEN:
+        raise ConfigError(
+            f"hypernet.style is a vector beside written numbers, but hypernet.edit '{PER_TOKEN}' "
+            "writes none; leave it out"
+        )
+
+
 def _cross_attention(lm: BaseLM, config: HypernetConfig) -> nn.ModuleList:
     """Cross-attention for every block of the trunk, in the variant that has it.
 
@@ -237,12 +271,22 @@ def _cross_attention(lm: BaseLM, config: HypernetConfig) -> nn.ModuleList:
     """
     if config.variant != "cross-attention":
         return nn.ModuleList()
+    heads = _heads(lm, config)
+    return nn.ModuleList(CrossAttention(lm.width, heads) for _ in range(config.blocks))
+
+
+def _heads(lm: BaseLM, config: HypernetConfig) -> int:
+    """Return the number of heads of modules of our own, by default the base LM's.
+
+    Raises:
+        ConfigError: if it does not divide the width.
+    """
     wanted = getattr(lm.model.config.get_text_config(), "num_attention_heads", None)
     wanted = wanted or max(1, lm.width // WIDTH_PER_HEAD)
     heads = config.cross_heads or default_heads(lm.width, wanted)
     if lm.width % heads:
         raise ConfigError(f"hypernet.cross_heads {heads} does not divide width {lm.width}")
-    return nn.ModuleList(CrossAttention(lm.width, heads) for _ in range(config.blocks))
+    return heads
 
 
 @torch.no_grad()

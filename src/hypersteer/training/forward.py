@@ -7,17 +7,18 @@ above run on every copy; the vocabulary head runs on the tokens that predict the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
-from hypersteer.edits.kinds import EditKind
-from hypersteer.edits.registry import edit_kind
+from hypersteer.edits.kinds import Applies
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.engine.guidance import guided_logits
 from hypersteer.hypernet.maker import read_steering, write_edits
+from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate
 from hypersteer.lm.hooks import ReadWrite, at_sites
@@ -45,9 +46,10 @@ class Steered:
     scope: Scope
 
     @property
-    def kind(self) -> EditKind:
-        """Kind of the edits."""
-        return edit_kind(self.config.edit)
+    def kinds(self) -> Sequence[Applies]:
+        """How the edits at each site apply."""
+        network = getattr(self.network, "module", self.network)  # under a distributed wrapper
+        return cast(Hypernet, network).kinds
 
 
 def steered_losses(
@@ -92,7 +94,7 @@ def steered_losses(
                     batch.spans,
                     concept_states,
                 )
-            return setup.kind.apply(hidden, made[number], mask, strength)
+            return setup.kinds[number].apply(hidden, made[number], mask, strength)
 
         return act
 
