@@ -3,13 +3,17 @@
 import json
 
 import pytest
+from pyarrow.parquet import read_table
 
+import tiny
+from hypersteer.checkpoint import write_folder
 from hypersteer.config.synthesis import DistillationConfig, FilterConfig, JudgedConfig
 from hypersteer.data.sources import load_concepts
-from hypersteer.errors import ConfigError, DataError, SteeringError
+from hypersteer.errors import CheckpointError, ConfigError, DataError, SteeringError
 from hypersteer.judges.judge import Judgement, Rating
 from hypersteer.locks import hold
-from hypersteer.synthesis import distillation
+from hypersteer.steering import load
+from hypersteer.synthesis import distillation, self_teaching
 from hypersteer.synthesis.distillation import distil
 from hypersteer.synthesis.filters import NO_CONCEPT, NOT_FLUENT, OFF_TASK, SURPLUS
 
@@ -102,7 +106,7 @@ def test_what_the_judge_finds_wanting_is_dropped(tmp_path, lm, silent, scores, r
 def test_a_run_that_was_cut_off_goes_on_to_the_same_data(tmp_path, lm, silent, monkeypatch):
     elsewhere = settings(tmp_path, out=str(tmp_path / "whole"))
     whole, _ = distil(elsewhere, lm=lm, judge=Lengths(), console=silent)
-    real, calls = distillation.guided_ids, []
+    real, calls = self_teaching.guided_ids, []
 
     def breaks(*args):
         calls.append(1)
@@ -110,7 +114,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_data(tmp_path, lm, silent, m
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(distillation, "guided_ids", breaks)
+    monkeypatch.setattr(self_teaching, "guided_ids", breaks)
     with pytest.raises(KeyboardInterrupt):
         distil(settings(tmp_path), lm=lm, judge=Lengths(), console=silent)
     judge = Lengths()
@@ -118,6 +122,42 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_data(tmp_path, lm, silent, m
     distil(settings(tmp_path, batch_size=4), lm=lm, judge=judge, console=silent)
     assert parts(tmp_path / "out") == parts(whole)
     assert {a.concept for a in judge.seen} == {CONCEPTS[2]}
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_checkpoint_steers_at_each_strength_in_turn(tmp_path, lm, silent, monkeypatch, prompted):
+    """What is tried is what the steerer itself answers, one at a time."""
+    monkeypatch.setattr(distillation, "why_dropped", lambda *_a, **_k: None)
+    made = tiny.steerer_of(lm)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    write_folder(checkpoint, made.hypernet, made.card)
+    judge, steerer = Lengths(), load(checkpoint, lm=lm)
+    strengths = (0.5, 2.0)
+    config = settings(
+        tmp_path, checkpoint=str(checkpoint), strengths=strengths, prompted=prompted, tried=2
+    )
+    folder, _ = distil(config, lm=lm, judge=judge, console=silent)
+    assert len(judge.seen) == 6
+    for place, answer in enumerate(judge.seen):
+        concept, number = divmod(place, 2)
+        text = steerer.generate(
+            answer.instruction,
+            steer=CONCEPTS[concept],
+            strength=strengths[number],
+            prompted=prompted,
+            max_new_tokens=12,
+            temperature=1.0,
+            seed=config.seed + 1000 * concept + number,
+        )
+        assert (answer.concept, answer.response) == (CONCEPTS[concept], text.strip())
+    (teacher,) = set(read_table(folder / "provenance.parquet")["teacher"].to_pylist())
+    assert f"{', prompted and' if prompted else ','} steered by {checkpoint}" in teacher
+    write_folder(checkpoint, tiny.steerer_of(lm, seed=1).hypernet, made.card)
+    with pytest.raises(ConfigError, match="checkpoint"):
+        distil(config, lm=lm, judge=judge, console=silent)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        distil(settings(tmp_path, checkpoint="nowhere"), lm=lm, judge=judge, console=silent)
 
 
 def test_a_folder_in_use_is_told(tmp_path, lm, silent):
@@ -133,13 +173,13 @@ def test_a_batch_holds_no_more_answers_than_asked_for(
     """Also where a concept has more; and the answers are the same whatever the batch."""
     elsewhere = settings(tmp_path, out=str(tmp_path / "whole"))
     whole, _ = distil(elsewhere, lm=lm, judge=Lengths(), console=silent)
-    real, counts = distillation.guided_ids, []
+    real, counts = self_teaching.guided_ids, []
 
     def counted(lm, prompts, *rest):
         counts.append(len(prompts))
         return real(lm, prompts, *rest)
 
-    monkeypatch.setattr(distillation, "guided_ids", counted)
+    monkeypatch.setattr(self_teaching, "guided_ids", counted)
     distil(settings(tmp_path, batch_size=batch_size), lm=lm, judge=Lengths(), console=silent)
     assert sum(counts) == 12
     assert max(counts) == min(batch_size, 12)
@@ -177,6 +217,9 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path, lm, silent):
         ({"kept": 9}, "kept 9 is more than tried 4"),
         ({"guidance": -1.0}, "guidance -1.0 is not 0 or more"),
         ({"tried": 0}, "tried"),
+        ({"checkpoint": "x", "strengths": ()}, "must be finite"),
+        ({"strengths": (0.5, 1.0)}, "about a checkpoint's edits"),
+        ({"prompted": False}, "about a checkpoint's edits"),
     ],
 )
 def test_bad_settings_are_told(tmp_path, changes, told):

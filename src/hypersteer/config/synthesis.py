@@ -225,6 +225,12 @@ class DistillationConfig:
     """Answers kept per concept at most: those that the judge finds best."""
     guidance: float = 0.6
     """How far answers are pushed from those of the unprompted base LM; 0 only prompts it."""
+    checkpoint: str | None = None
+    """Steer by this checkpoint, instead of pushing: folder, Hub id, or `bundled`."""
+    strengths: tuple[float, ...] = (1.0,)
+    """With a checkpoint: strengths that a concept's answers are tried at, in turn."""
+    prompted: bool = True
+    """With a checkpoint: whether prompts say the steering prompt as well."""
     temperature: float = 0.7
     """Of the sampling."""
     response_tokens: int = 48
@@ -244,5 +250,11 @@ class DistillationConfig:
         for name in ("guidance", "temperature"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} {getattr(self, name)} is not 0 or more")
+        if not self.strengths or not all(map(math.isfinite, self.strengths)):
+            raise ConfigError(f"strengths {list(self.strengths)} must be finite numbers")
+        if self.checkpoint is None and (self.strengths != (1.0,) or not self.prompted):
+            raise ConfigError(
+                "strengths and prompted are about a checkpoint's edits, but checkpoint is not set"
+            )
         if self.kept > self.tried:
             raise ConfigError(f"kept {self.kept} is more than tried {self.tried}; try more answers")

@@ -2,7 +2,8 @@
 
 The paper's way where no strong teacher exists, with two additions: answers are pushed away from
 those of the unprompted base LM (`hypersteer.engine.guidance`), and a judge drops those in which it
-does not see the concept, or which no longer answer.
+does not see the concept, or which no longer answer. With a checkpoint its edits steer instead: the
+best of what they bring is what the next ones learn from (expert iteration).
 """
 
 from collections import Counter
@@ -13,11 +14,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from hypersteer.checkpoint import find_checkpoint, generator_hash
 from hypersteer.concepts import Concept
 from hypersteer.config.synthesis import DistillationConfig
 from hypersteer.data.locate import BUNDLED, locate
-from hypersteer.engine.decoding import Decoding
-from hypersteer.engine.guidance import guided_ids
 from hypersteer.judges.choose import make_judge
 from hypersteer.judges.judge import Answer, Judge
 from hypersteer.lm.base import BaseLM
@@ -27,6 +27,7 @@ from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
 from hypersteer.synthesis.filters import SURPLUS, Shingles, shingles, why_dropped
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Pool, PooledInstruction, load_pool
+from hypersteer.synthesis.self_teaching import Asked, SelfTeacher, self_teacher
 from hypersteer.synthesis.sieve import Sieve
 from hypersteer.synthesis.sources import read_concepts
 from hypersteer.synthesis.stages import TRAIN_PROMPTS
@@ -34,14 +35,6 @@ from hypersteer.synthesis.teacher import Bars
 from hypersteer.synthesis.writing import SHOWN_CHARS, Dropped, Written
 
 STAGE = "positives"
-
-
-class _Asked(NamedTuple):
-    """An instruction under a concept, and the seed of the sampling of its answer."""
-
-    concept: Concept
-    instruction: PooledInstruction
-    seed: int
 
 
 class Tried(NamedTuple):
@@ -74,13 +67,17 @@ def distil(
         ConfigError: if a setting is wrong, or the folder holds another dataset.
         DataError: if concepts or instructions are missing or malformed, the folder cannot be
             written, or no answer was good enough.
+        CheckpointError: if the checkpoint is none, or belongs to another base LM.
         ModelError: if the base LM, or a model that the judge asks, cannot be loaded.
         EndpointError: if the judge can judge nothing.
     """
     concepts = _concepts(config)
     pool = load_pool(config.instructions, config.seed)
     listed = [asdict(concept) for concept in concepts]
-    folder = BuildFolder(config, {"list of concepts": listed, "pool of instructions": pool.texts()})
+    inputs = {"list of concepts": listed, "pool of instructions": pool.texts()}
+    if config.checkpoint is not None:
+        inputs["checkpoint"] = generator_hash(find_checkpoint(config.checkpoint))
+    folder = BuildFolder(config, inputs)
     with folder.hold():
         lm = lm or open_lm(config.base_lm)
         judge = judge or make_judge(config.judge, lm)
@@ -101,23 +98,24 @@ def _distil(
 ) -> tuple[Path, dict[str, Any]]:
     """Answer what is not there yet, and write the dataset."""
     left = [concept for concept in concepts if not folder.has(STAGE, concept.id)]
-    for concept, instruction, _ in _asked(config, pool, left):
+    for concept, instruction, *_ in _asked(config, pool, left):
         tokens = len(lm.chat.prompt(prompted(instruction.text, concept.text)).ids)
         what = f"the instruction {instruction.text[:40]!r} with concept {concept.id} and its answer"
         lm.check_length(tokens + config.response_tokens, what)
+    teacher = self_teacher(lm, config)
     sieve = Sieve(judge, config.judged, folder)
     at_once = max(1, config.batch_size // config.tried)
     with bars.stage("answers", len(left) * config.tried) as bar:
         for start in range(0, len(left), at_once):
             part = left[start : start + at_once]
-            tried = _answers(lm, config, pool, part)
+            tried = _answers(lm, teacher, config, pool, part)
             for concept, answers in zip(part, tried, strict=True):
                 folder.keep(STAGE, concept.id, _sifted(config, sieve, concept, answers))
                 bar.advance(config.tried)
     report = _report(folder, concepts) | {"judge": judge.name}
     write_report(folder, report)
-    name = f"{lm.name} ({lm.fingerprint}), prompted, guidance {config.guidance:g}"
-    write_dataset(folder, concepts, Authors(name, "", config.seed), splits=("train",))
+    authors = Authors(teacher.name, "", config.seed)
+    write_dataset(folder, concepts, authors, splits=("train",))
     return folder.path, report
 
 
@@ -132,10 +130,10 @@ def _concepts(config: DistillationConfig) -> list[Concept]:
     ]
 
 
-def _asked(config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]) -> list[_Asked]:
+def _asked(config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]) -> list[Asked]:
     """Return the instructions that are tried for each concept."""
     return [
-        _Asked(concept, instruction, config.seed + 1000 * concept.id + number)
+        Asked(concept, instruction, number, config.seed + 1000 * concept.id + number)
         for concept in concepts
         for number, instruction in enumerate(
             pool.draw("train", concept.genre, config.tried, config.seed, concept.id, TRAIN_PROMPTS)
@@ -144,7 +142,11 @@ def _asked(config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]) 
 
 
 def _answers(
-    lm: BaseLM, config: DistillationConfig, pool: Pool, concepts: Sequence[Concept]
+    lm: BaseLM,
+    teacher: SelfTeacher,
+    config: DistillationConfig,
+    pool: Pool,
+    concepts: Sequence[Concept],
 ) -> list[list[Tried]]:
     """Answer under each concept, as many answers at once as settings allow.
 
@@ -154,27 +156,10 @@ def _answers(
     tried: dict[int, list[Tried]] = {concept.id: [] for concept in concepts}
     for start in range(0, len(asked), config.batch_size):
         part = asked[start : start + config.batch_size]
-        for one, ids in zip(part, _answered(lm, config, part), strict=True):
+        for one, ids in zip(part, teacher.answer(part), strict=True):
             whole = len(ids) < config.response_tokens
             tried[one.concept.id].append(Tried(one.instruction, lm.chat.decode(ids).strip(), whole))
     return [tried[concept.id] for concept in concepts]
-
-
-def _answered(lm: BaseLM, config: DistillationConfig, asked: Sequence[_Asked]) -> list[list[int]]:
-    """Answer in one batch; return token ids."""
-    decoding = Decoding(
-        max_new_tokens=config.response_tokens,
-        temperature=config.temperature,
-        seed=tuple(one.seed for one in asked),
-    )
-    told = [prompted(one.instruction.text, one.concept.text) for one in asked]
-    return guided_ids(
-        lm,
-        [lm.chat.prompt(text) for text in told],
-        [lm.chat.prompt(one.instruction.text) for one in asked],
-        decoding,
-        config.guidance,
-    )
 
 
 def _sifted(
