@@ -1,5 +1,7 @@
 """Several edits on one row: everywhere one edit works, each with its own strength and scope."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -163,3 +165,18 @@ def test_steering_prompts_may_be_said_as_well(tiny_llama):
     told = [prompted(prompted(TEXTS[0], words), other), TEXTS[1], TEXTS[2]]
     found = steerer.generate(TEXTS[:3], steer=rows, prompted=True, **SHORT)
     assert found == steerer.generate(told, steer=rows, **SHORT)
+
+
+def test_what_was_learnt_beside_the_prompt_is_said_unless_told_otherwise(tiny_llama):
+    made = tiny.steerer_of(tiny.ending_with(tiny_llama))
+    card = replace(made.card, training={"loss": {"prompted": True}})
+    steerer, words = hs.Steerer(made.lm, made.hypernet, card), "sing of bees"
+    for said in (True, False):
+        expected = made.generate(TEXTS, steer=words, prompted=said, **SHORT)
+        assert steerer.generate(TEXTS, steer=words, prompted=said, **SHORT) == expected
+        options = {} if said else {"prompted": False}
+        pieces = steerer.stream(TEXTS[0], steer=words, **options, **SHORT)
+        assert "".join(pieces) == expected[0]
+    both = made.generate(TEXTS, steer=words, prompted=True, **SHORT)
+    assert steerer.generate(TEXTS, steer=words, **SHORT) == both
+    assert both != made.generate(TEXTS, steer=words, **SHORT)

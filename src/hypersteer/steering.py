@@ -100,7 +100,7 @@ class Steerer:
         steer: Steer | Sequence[Any] = None,
         edits: Sequence[Any] = (),
         strength: float | Sequence[float] = 1.0,
-        prompted: bool = False,
+        prompted: bool | None = None,
         scope: Scope | None = None,
         decisions: Decisions | None = None,
         **decoding: Any,
@@ -116,7 +116,7 @@ class Steerer:
             strength: multiplies the edits; 0 is the unsteered model, negative steers away. One for
                 all, or one per prompt.
             prompted: put the steering prompts into the prompts as well, so that they are said and
-                steer; at strength 0 this is prompting.
+                steer; at strength 0 this is prompting. By default as in training.
             scope: tokens touched by steering prompts' edits; by default as in training.
             decisions: filled with what the rules decided, row by row.
             decoding: fields of `hypersteer.engine.decoding.Decoding`: `max_new_tokens` (128),
@@ -129,8 +129,9 @@ class Steerer:
         Raises:
             SteeringError: for anything in the request that cannot be done, before any model work.
         """
+        said = self.card.prompted if prompted is None else prompted
         request = as_request(
-            self.lm, prompts, steer, strength, edits=edits, prompted=prompted, decoding=decoding
+            self.lm, prompts, steer, strength, edits=edits, prompted=said, decoding=decoding
         )
         return answer(self._answerer, request, self._scope(scope), decisions)
 
@@ -141,7 +142,7 @@ class Steerer:
         steer: Steer = None,
         edits: Sequence[Any] = (),
         strength: float = 1.0,
-        prompted: bool = False,
+        prompted: bool | None = None,
         scope: Scope | None = None,
         decisions: Decisions | None = None,
         **decoding: Any,
@@ -150,8 +151,9 @@ class Steerer:
 
         Takes what `generate` takes, for one prompt. Bad input is told at the call.
         """
+        said = self.card.prompted if prompted is None else prompted
         request = as_request(
-            self.lm, [prompt], steer, strength, edits=edits, prompted=prompted, decoding=decoding
+            self.lm, [prompt], steer, strength, edits=edits, prompted=said, decoding=decoding
         )
         return answer_in_pieces(self._answerer, request, self._scope(scope), decisions)
 

@@ -1,5 +1,6 @@
 """`hypersteer generate`: forms of input and output, and what is refused."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,23 @@ def test_a_steering_prompt_may_be_said_as_well(run, checkpoint, steerer, json_li
     assert code == 0
     assert line["prompt"] == "Hi."
     assert line["text"] == steerer.generate("Hi.", steer=PIRATE, prompted=True, max_new_tokens=6)
+
+
+def test_a_checkpoint_learnt_beside_the_prompt_says_it(run, checkpoint, steerer, tmp_path, fails):
+    beside = tmp_path / "beside"
+    shutil.copytree(checkpoint, beside)
+    card = json.loads((beside / "config.json").read_text())
+    card["training"]["loss"]["prompted"] = True
+    (beside / "config.json").write_text(json.dumps(card))
+    argv = ["generate", beside, "Hi.", "--steer", PIRATE, "--max-new-tokens", "6"]
+    for more, said in ([], True), (["--prompted"], True), (["--alone"], False):
+        expected = steerer.generate("Hi.", steer=PIRATE, prompted=said, max_new_tokens=6)
+        assert run(*argv, *more)[1] == f"{expected}\n"
+    path = tmp_path / "edit.safetensors"
+    assert run(*argv, "--save-edit", path)[0] == 0
+    made = steerer.edit(PIRATE, prompt=prompted("Hi.", PIRATE))
+    assert torch.equal(hs.load_edit(path).vector, made.vector)
+    assert "exclude each other" in fails(*argv, "--prompted", "--alone")
 
 
 def test_the_edit_that_is_saved_is_the_one_that_acts(run, checkpoint, steerer, tmp_path):

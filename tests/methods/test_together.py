@@ -1,8 +1,11 @@
 """Prompting in other turns, and beside an edit: what is said, and what is edited."""
 
+import dataclasses
+
 import pytest
 
 import tiny
+from hypersteer.checkpoint import write_folder
 from hypersteer.concepts import Concept
 from hypersteer.config import EvaluateConfig
 from hypersteer.engine.decoding import Decoding
@@ -12,8 +15,9 @@ from hypersteer.evaluation.answers import rewritten
 from hypersteer.evaluation.protocol import ways_to_ask
 from hypersteer.learning.values import Asked
 from hypersteer.lm.messages import prompted
+from hypersteer.methods.hypernetwork import Hypersteer
 from hypersteer.methods.prompting import FewShotPrompting, Prompting, SystemPrompting
-from hypersteer.methods.registry import make_methods, recipe
+from hypersteer.methods.registry import check_split, make_methods, recipe
 from hypersteer.methods.together import Together
 from methods.cases import concepts_of
 
@@ -107,6 +111,29 @@ def test_the_recipe_of_both_is_that_of_either():
         "said": recipe(method.prompting),
         "edited": recipe(method.edited),
     }
+
+
+def test_a_checkpoint_learnt_beside_the_prompt_is_said(tiny_llama, tmp_path):
+    """However it is to be said; one that was not is left alone."""
+    made = tiny.steerer_of(tiny_llama)
+    for name, loss in ("alone", {}), ("beside", {"prompted": True}):
+        folder = tmp_path / name
+        folder.mkdir()
+        card = dataclasses.replace(made.card, training={"loss": loss})
+        write_folder(folder, made.hypernet, card)
+    alone, beside = str(tmp_path / "alone"), str(tmp_path / "beside")
+    methods = methods_of(alone, beside, f"prompting-system+{beside}", f"prompting+{alone}")
+    assert isinstance(methods["alone"], Hypersteer)
+    for name, said in (
+        ("beside", Prompting),
+        ("prompting-system+beside", SystemPrompting),
+        ("prompting+alone", Prompting),
+    ):
+        assert type(methods[name].prompting) is said
+        assert isinstance(methods[name].edited, Hypersteer)
+    check_split(methods, [], ["owls"])
+    with pytest.raises(ConfigError, match="joins prompting with an edit"):
+        methods_of(f"prompting+prompting+{beside}")
 
 
 @pytest.mark.parametrize("edited", ["prompting", "sft", "ixg", "prompting+actadd"])

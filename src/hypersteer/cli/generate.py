@@ -83,7 +83,9 @@ class Generate:
     prompts_file: OptionalText = None
     """File with one more prompt per line; - is the standard input."""
     prompted: Flag = False
-    """Put the steering prompt into the prompt as well: it is said, and it steers."""
+    """Put the steering prompt into the prompt as well, as it is anyway if trained so."""
+    alone: Flag = False
+    """Do not put it into the prompt, however the checkpoint was trained."""
     compare: Flag = False
     """Show the unsteered, the prompted and the steered answer side by side."""
     json: Flag = False
@@ -99,14 +101,15 @@ def main(argv: Sequence[str]) -> None:
     args = parse(Generate, argv, "generate")
     checkpoint, args = _checkpoint(args)
     questions = _questions(args)
-    decoding = {**args.sampling.settings(), "prompted": args.prompted}
+    decoding = args.sampling.settings()
     steerer = open_steerer(checkpoint, args.loading)
+    said = decoding["prompted"] = args.prompted or (steerer.card.prompted and not args.alone)
     if args.save_edit is not None:
         from hypersteer.cli.show import save_edit
         from hypersteer.lm.messages import prompted
 
         (question,) = questions
-        prompt = prompted(question.prompt, args.steer[0]) if args.prompted else question.prompt
+        prompt = prompted(question.prompt, args.steer[0]) if said else question.prompt
         save_edit(steerer.edit(args.steer[0], prompt=prompt), args.save_edit)
     if args.compare:
         _compare(steerer, questions, decoding, args)
@@ -141,6 +144,8 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
         raise ConfigError("--compare needs something to compare with: give --steer or --edit")
     if args.prompted and (args.rule or not args.steer):
         raise ConfigError("--prompted says steering prompts; give --steer, without a --rule")
+    if args.prompted and args.alone:
+        raise ConfigError("--prompted and --alone exclude each other; give one of them")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size} is below 1")
     prompts = [*args.prompts, *_from_file(args.prompts_file)]

@@ -14,6 +14,9 @@ from hypersteer.files import numbers, read_json, to_json
 from hypersteer.values import check_text
 
 FORMAT = "hypersteer-checkpoint-1"
+BESIDE = """
+Its edits were learnt beside prompts that say the steering prompt as well, and `generate` says it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,12 @@ class Card:
     concepts: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     identity: str = ""
+
+    @property
+    def prompted(self) -> bool:
+        """Whether its edits were learnt beside prompts that say the steering prompt, too."""
+        loss = self.training.get("loss")
+        return isinstance(loss, dict) and loss.get("prompted") is True
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -124,7 +133,7 @@ print(steerer.generate("Tell me about your day.", steer="talk like a pirate"))
 {metrics}
 
 A gap is the loss with another row's steering prompt minus the loss with the right one.
-{about and f"{chr(10)}{about.strip()}{chr(10)}"}
+{BESIDE if card.prompted else ""}{about and f"{chr(10)}{about.strip()}{chr(10)}"}
 ## Trained on
 
 {shown}

@@ -143,6 +143,8 @@ def _label(name: str) -> str:
 def _make(name: str, all_settings: Mapping[str, dict[str, Any]]) -> Learner:
     if parts := _parts(name):
         said, edited = (_make(part, all_settings) for part in parts)
+        if isinstance(edited, Together) and _parts(parts[1]) is None:
+            edited = edited.edited  # a checkpoint that is said anyway, here in another way
         alone = isinstance(edited, (Prompting, Together, Adapts))
         if alone or not can_steer(edited) or not edited.scales:
             raise ConfigError(
@@ -166,7 +168,7 @@ def _make(name: str, all_settings: Mapping[str, dict[str, Any]]) -> Learner:
         ) from error
     if settings:
         raise ConfigError(f"settings.{name}: a checkpoint has no settings of its own here")
-    return method
+    return cast(Learner, Together(Prompting(), method)) if method.card.prompted else method
 
 
 def check_split(
