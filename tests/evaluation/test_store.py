@@ -149,6 +149,18 @@ def test_what_changes_no_answer_may_change(folder, config):
     )
 
 
+def test_a_folder_of_an_earlier_version_goes_on(folder, config):
+    """It lacks settings that have been added since; they had what is now the default."""
+    path = folder.path / "config.json"
+    kept = json.loads(path.read_text())
+    del kept["protocol"]["repetition_penalty"]
+    path.write_text(json.dumps(kept))
+    ResultsFolder(config)
+    other = dataclasses.replace(config.protocol, repetition_penalty=1.2)
+    with pytest.raises(ConfigError, match=r"another protocol\.repetition_penalty"):
+        ResultsFolder(dataclasses.replace(config, protocol=other))
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="holds no evaluation but other files"):

@@ -35,6 +35,9 @@ class ProtocolConfig:
     """Of sampling; 0 is greedy."""
     top_p: float = 1.0
     """Sample among the likeliest tokens that add up to this probability."""
+    repetition_penalty: float = 1.0
+    """Above 1 weakens tokens that prompt or answer hold already; small models go round in circles
+    without, greedily above all."""
     batch_size: int = 72
     """Most answers generated together, over prompts and strengths; a smaller one takes less memory
     and more time, and changes no answer."""
@@ -61,6 +64,10 @@ class ProtocolConfig:
             raise ConfigError(
                 f"protocol.temperature {self.temperature} must be 0 or more and finite, and "
                 f"protocol.top_p {self.top_p} above 0 and at most 1"
+            )
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ConfigError(
+                f"protocol.repetition_penalty {self.repetition_penalty} is not above 0 and finite"
             )
         if len(set(self.strengths)) != len(self.strengths):
             raise ConfigError(f"protocol.strengths {self.strengths} names one of them twice")

@@ -136,6 +136,7 @@ def _answer_batch(
         max_new_tokens=protocol.max_new_tokens,
         temperature=protocol.temperature,
         top_p=protocol.top_p,
+        repetition_penalty=protocol.repetition_penalty,
         seed=tuple(question.seed for question in questions) * copies,
     )
     scaled = [strength for strength in strengths if strength is not None] or None

@@ -282,7 +282,8 @@ class _Evaluation:
             "data": self.plan.data.name,
             "instructions": protocol.instructions,
             "decoding": f"{protocol.max_new_tokens} new tokens, temperature "
-            f"{protocol.temperature:g}, top_p {protocol.top_p:g}, seed {self.config.seed}",
+            f"{protocol.temperature:g}, top_p {protocol.top_p:g}, repetition penalty "
+            f"{protocol.repetition_penalty:g}, seed {self.config.seed}",
             "site of baselines": str(self.site),
             "torch": torch.__version__,
         }

@@ -13,7 +13,7 @@ from pyarrow import ArrowException
 from safetensors import SafetensorError, safe_open
 
 from hypersteer.checkpoint import save_tensors
-from hypersteer.config import EvaluateConfig, differing, from_dict, to_dict
+from hypersteer.config import EvaluateConfig, completed, differing, from_dict, to_dict
 from hypersteer.errors import ConfigError, SteeringError, one_line
 from hypersteer.evaluation.records import Answered, Held, Judged, Probed, Row, from_table, to_table
 from hypersteer.files import (
@@ -199,6 +199,7 @@ class ResultsFolder:
             raise ConfigError(f"cannot read '{self._settings}': {one_line(error)}") from error
         if not isinstance(kept, dict):
             raise ConfigError(f"'{self._settings}' holds no settings but {kept!r:.40}; choose out")
+        kept = completed(EvaluateConfig, kept)
         for key in differing(finite(kept), finite(wanted), FREE):
             raise ConfigError(
                 f"'{self.path}' holds an evaluation with another {key}; choose another out, or "
