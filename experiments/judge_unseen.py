@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from judge_agreement import by_likelihood
 from judge_tables import Scores, table_of_answers, table_of_methods, table_of_readers
 
 from hypersteer.config import JudgeConfig
@@ -20,7 +21,7 @@ from hypersteer.lm.load import has_native_bf16, load_lm
 
 
 def judged(gold: Sequence[GoldAnswer], config: JudgeConfig) -> Scores:
-    """The scores of a judge, made anew for each base LM as evaluations make it."""
+    """The scores of the local judge, made anew for each base LM as evaluations make it."""
     scores: Scores = {name: [0.0] * len(gold) for name in DIMENSIONS}
     for name in dict.fromkeys(one.lm for one in gold):
         places = [i for i, one in enumerate(gold) if one.lm == name]
@@ -45,7 +46,7 @@ def main() -> None:
     began = time.monotonic()
     local = judged(gold, JudgeConfig(kind="local", threads=given.threads))
     print(f"local: {(time.monotonic() - began) / len(gold):.2f} s an answer", file=sys.stderr)
-    judges = {"local": local, "likelihood": judged(gold, JudgeConfig(kind="likelihood"))}
+    judges = {"local": local, "likelihood": by_likelihood(gold)}
     table_of_readers(gold)
     table_of_answers(gold, judges)
     table_of_methods(gold, judges)
