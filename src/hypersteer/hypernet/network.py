@@ -85,6 +85,8 @@ class Hypernet(nn.Module):
         ConfigError: if the sizes do not fit the base LM, or the kind of edit is unknown.
     """
 
+    mean: Tensor
+
     def __init__(
         self, lm: BaseLM, config: HypernetConfig, site: Site, *, scale: float = 1.0
     ) -> None:
@@ -95,7 +97,8 @@ class Hypernet(nn.Module):
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
         self.cross = _cross_attention(lm, config)
         self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
-        self.fields = self.style = None
+        self.fields: Fields | None = None
+        self.style: nn.Parameter | None = None
         self.kinds: list[Applies]
         if config.edit == PER_TOKEN:
             self.fields = Fields(lm.width, _heads(lm, config), len(self.sites))

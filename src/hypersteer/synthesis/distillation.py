@@ -74,7 +74,7 @@ def distil(
     concepts = _concepts(config)
     pool = load_pool(config.instructions, config.seed)
     listed = [asdict(concept) for concept in concepts]
-    inputs = {"list of concepts": listed, "pool of instructions": pool.texts()}
+    inputs: dict[str, Any] = {"list of concepts": listed, "pool of instructions": pool.texts()}
     if config.checkpoint is not None:
         inputs["checkpoint"] = generator_hash(find_checkpoint(config.checkpoint))
     folder = BuildFolder(config, inputs)
