@@ -173,7 +173,7 @@ HEADER = {
         ({**HEADER, "site": "residul"}, "residul"),
         ({**HEADER, "scope": "promt"}, "promt"),
         ({**HEADER, "kind": "clamp"}, "kind 'clamp'"),
-        ({**HEADER, "kind": "clamp"}, "known: low-rank, vector"),
+        ({**HEADER, "kind": "clamp"}, "known: gated, low-rank, vector"),
         ({**HEADER, "kind": ["vector"]}, "kind ['vector']"),
         ({k: v for k, v in HEADER.items() if k != "kind"}, "kind"),
         ({**HEADER, "steering_prompt": 5}, "5"),

@@ -197,7 +197,7 @@ class ResultsFolder:
             kept = read_json(self._settings)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read '{self._settings}': {one_line(error)}") from error
-        if not isinstance(kept, dict):
+        if not isinstance(kept, dict) or not kept:
             raise ConfigError(f"'{self._settings}' holds no settings but {kept!r:.40}; choose out")
         kept = completed(EvaluateConfig, kept)
         for key in differing(finite(kept), finite(wanted), FREE):

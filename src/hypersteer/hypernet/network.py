@@ -85,8 +85,6 @@ class Hypernet(nn.Module):
         ConfigError: if the sizes do not fit the base LM, or the kind of edit is unknown.
     """
 
-    mean: Tensor
-
     def __init__(
         self, lm: BaseLM, config: HypernetConfig, site: Site, *, scale: float = 1.0
     ) -> None:
@@ -96,33 +94,29 @@ class Hypernet(nn.Module):
         _check(config)
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
         self.cross = _cross_attention(lm, config)
-        self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
         self.fields: Fields | None = None
-        self.style: nn.Parameter | None = None
         self.kinds: list[Applies]
+        # Parameters are made in the order in which optimizers of kept runs know them.
         if config.edit == PER_TOKEN:
             self.fields = Fields(lm.width, _heads(lm, config), len(self.sites))
             self.kinds = list(self.fields.kinds(self._sizes))
         else:
-            self._write_numbers(lm, config)
+            kind = edit_kind(config.edit)
+            self.kinds = [kind] * len(self.sites)
+            self.layout = Layout(kind, lm.width, config.rank, len(self.sites))
+            self.head = new_head(lm.width, config.head_width or lm.width, self.layout.size)
+        self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
+        # What all answers of the training data share is not steering: a vector of its own learns
+        # it, is there in training only, and the edits are kept at mean zero.
+        self.style = nn.Parameter(torch.zeros(self.layout.size)) if config.style else None
+        if config.style:
+            self.register_buffer("mean", torch.zeros(self.layout.size))
         # No buffer: DistributedDataParallel would overwrite one with that of the first process.
         self._written: Tensor | None = None
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("excess", torch.ones(lm.width))
         self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
         self.to(lm.device)
-
-    def _write_numbers(self, lm: BaseLM, config: HypernetConfig) -> None:
-        """Set up the head that writes an edit's numbers from the last state of the trunk."""
-        kind = edit_kind(config.edit)
-        self.kinds = [kind] * len(self.sites)
-        self.layout = Layout(kind, lm.width, config.rank, len(self.sites))
-        self.head = new_head(lm.width, config.head_width or lm.width, self.layout.size)
-        # What all answers of the training data share is not steering: a vector of its own learns
-        # it, is there in training only, and the edits are kept at mean zero.
-        self.style = nn.Parameter(torch.zeros(self.layout.size)) if config.style else None
-        if config.style:
-            self.register_buffer("mean", torch.zeros(self.layout.size))
 
     def _sizes(self) -> Float[Tensor, " D"]:
         """Return the size of each dimension of the states, which edits are written in units of."""
