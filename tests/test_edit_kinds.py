@@ -17,7 +17,6 @@ from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.hypernet.card import read_card
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.edited import edit_writers
-from hypersteer.training.forward import Steered, steered_losses
 
 TEXTS = ["Hi", "Tell me about your day at the sea, about the ship and the bees.", "Why?"]
 SHORT = {"max_new_tokens": tiny.WINDOW}
@@ -156,20 +155,11 @@ def test_a_hypernetwork_learns_to_write_it(tiny_llama, kind, tmp_path):
     lm, site = tiny_llama, Site(1)
     config = HypernetConfig(blocks=1, edit=kind, rank=2, more_layers=(3,))
     net = new_hypernet(lm, config, site, seed=0)
-    setup = Steered(lm, net, config, net.sites, "all")
-    prompts = [lm.chat.prompt(text) for text in TEXTS]
-    responses = [lm.chat.response("the sea the bees")] * 3
-    steering = [[lm.chat.text("sing of bees")] * 3]
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     losses = []
-    for _ in range(12):
-        loss = steered_losses(setup, prompts, responses, steering).mean()
-        optimizer.zero_grad()
-        loss.backward()
+    for loss in tiny.losses_while_learning(lm, net, TEXTS):
+        losses.append(loss)
         for parameter in net.head.parameters():
             assert parameter.grad.abs().max() > 0
-        optimizer.step()
-        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 0.01
     assert all(parameter.grad is None for parameter in lm.model.parameters())
     card = tiny.steerer_of(lm).card

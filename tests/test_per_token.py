@@ -16,7 +16,7 @@ from hypersteer.edits.velocity import TIME_FEATURES, Velocity, sines
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.hypernet.card import read_card
 from hypersteer.hypernet.network import new_hypernet
-from hypersteer.training.forward import Steered, plain_losses, steered_losses
+from hypersteer.training.forward import plain_losses
 
 TEXTS = ["Hi", "Tell me about your day at the sea, about the ship and the bees.", "Why?"]
 SHORT = {"max_new_tokens": tiny.WINDOW}
@@ -147,21 +147,14 @@ def test_a_hypernetwork_learns_it_and_is_kept_exactly(tiny_llama, tmp_path):
     lm, site = tiny_llama, Site(1)
     config = HypernetConfig(blocks=1, edit="per-token", more_layers=(3,), variant="no-context")
     net = new_hypernet(lm, config, site, seed=0)
-    setup = Steered(lm, net, config, net.sites, "all")
-    prompts = [lm.chat.prompt(text) for text in TEXTS]
-    responses = [lm.chat.response("the sea the bees")] * 3
-    steering = [[lm.chat.text("sing of bees")] * 3]
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     losses = []
-    for step in range(12):
-        loss = steered_losses(setup, prompts, responses, steering).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        if step:  # the last layers of the fields start at zero
+    for loss in tiny.losses_while_learning(lm, net, TEXTS):
+        losses.append(loss)
+        if len(losses) > 1:  # the last layers of the fields start at zero
             for name, parameter in net.named_parameters():
                 assert parameter.grad.abs().max() > 0, name
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    prompts = [lm.chat.prompt(text) for text in TEXTS]
+    responses = [lm.chat.response("the sea the bees")] * 3
     plain = float(plain_losses(lm, prompts, responses).mean())
     assert losses[0] == pytest.approx(plain, abs=1e-5)  # at first nothing moves
     assert losses[-1] < losses[0] - 0.01

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -43,11 +43,12 @@ from hypersteer.engine.requests import as_request
 from hypersteer.errors import ModelError
 from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.maker import write_edits
-from hypersteer.hypernet.network import new_hypernet
+from hypersteer.hypernet.network import Hypernet, new_hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Chat, PromptIds
 from hypersteer.lm.writers import Writer
 from hypersteer.steering import Steerer
+from hypersteer.training.forward import Steered, steered_losses
 
 VOCAB, WIDTH, DEPTH, WINDOW = 300, 32, 4, 16
 CORPUS = [
@@ -300,6 +301,23 @@ def steerer_of(
         hypernet=config,
     )
     return Steerer(lm, network.eval().requires_grad_(False), card, generator="test")
+
+
+def losses_while_learning(
+    lm: BaseLM, net: Hypernet, texts: Sequence[str], steps: int = 12
+) -> Iterator[float]:
+    """Train on one answer to some texts; yield each loss while its gradients are to be seen."""
+    setup = Steered(lm, net, net.config, net.sites, "all")
+    prompts = [lm.chat.prompt(text) for text in texts]
+    responses = [lm.chat.response("the sea the bees")] * len(prompts)
+    steering = [[lm.chat.text("sing of bees")] * len(prompts)]
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(steps):
+        loss = steered_losses(setup, prompts, responses, steering).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        yield float(loss.detach())
+        optimizer.step()
 
 
 def write_vectors(*args, **options) -> Tensor:

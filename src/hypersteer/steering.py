@@ -129,7 +129,7 @@ class Steerer:
         Raises:
             SteeringError: for anything in the request that cannot be done, before any model work.
         """
-        said = self.card.prompted if prompted is None else prompted
+        said = self._said(prompted)
         request = as_request(
             self.lm, prompts, steer, strength, edits=edits, prompted=said, decoding=decoding
         )
@@ -151,7 +151,7 @@ class Steerer:
 
         Takes what `generate` takes, for one prompt. Bad input is told at the call.
         """
-        said = self.card.prompted if prompted is None else prompted
+        said = self._said(prompted)
         request = as_request(
             self.lm, [prompt], steer, strength, edits=edits, prompted=said, decoding=decoding
         )
@@ -253,6 +253,9 @@ class Steerer:
                 "this hypernetwork came from no checkpoint; train() writes one, load() takes it"
             )
         return self.folder
+
+    def _said(self, prompted: bool | None) -> bool:
+        return self.card.prompted if prompted is None else prompted
 
     def _scope(self, scope: Scope | None) -> Scope:
         return self.card.scope if scope is None else check_scope(scope)

@@ -99,8 +99,8 @@ class LossConfig:
     """Range that the strength of each row's edits is drawn from, anew in every step (RePS draws it,
     too): a wide one teaches edits that hold at more than one strength."""
     prompted: bool = False
-    """Say the steering prompt in the base prompt as well, so that edits learn to act beside it, for
-    `generate --prompted` and the method `prompting+CHECKPOINT`."""
+    """Say the steering prompt in the base prompt as well, so that edits learn to act beside it;
+    `generate`, `chat` and evaluations of the checkpoint then say it, too."""
 
     def __post_init__(self) -> None:
         settle(self, "loss.")

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hypersteer.edits.kinds import Params, check_names, plus
-from hypersteer.edits.low_rank import checked_tensor
-from hypersteer.errors import SteeringError
+from hypersteer.edits.low_rank import checked_directions
 
 NAMES = ("up", "down", "gate", "bias", "gate_bias")
 
@@ -43,18 +42,7 @@ class Gated:
     def check(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
         """See `hypersteer.edits.kinds.EditKind.check`."""
         check_names(dict(params), NAMES, self.name)
-        held = {
-            name: checked_tensor(params[name], name, self.name, 1 if "bias" in name else 2)
-            for name in NAMES
-        }
-        up = held["up"]
-        for name, value in held.items():
-            if value.shape != (up.shape[:1] if "bias" in name else up.shape):
-                raise SteeringError(
-                    f"'{name}' of a gated edit has shape {list(value.shape)}, which does not go "
-                    f"with {list(up.shape)} of 'up' [rank, width]"
-                )
-        return held
+        return checked_directions(params, NAMES[:3], NAMES[3:], self.name)
 
     def width(self, params: Params) -> int:
         """Width D."""
@@ -70,7 +58,7 @@ class Gated:
 
     def shapes(self, width: int, rank: int) -> dict[str, tuple[int, ...]]:
         """Return directions to write, to read and to gate by, and their biases."""
-        directions = dict.fromkeys(("up", "down", "gate"), (rank, width))
+        directions = dict.fromkeys(NAMES[:3], (rank, width))
         return {**directions, "bias": (rank,), "gate_bias": (rank,)}
 
     def in_units(self, params: Params, unit: Tensor, excess: Tensor) -> dict[str, Tensor]:

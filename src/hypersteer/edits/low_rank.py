@@ -12,7 +12,7 @@ With z = V h + b read along the rows of `down`, each latent z_r counts where it 
 At strength 0 the state stays as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -62,17 +62,7 @@ class LowRank:
         up = checked_tensor(params["up"], "up", self.name, 2)
         given = _filled({**params, "up": up})
         check_names(given, NAMES, self.name)
-        held = {
-            name: checked_tensor(given[name], name, self.name, 2 if name == "down" else 1)
-            for name in NAMES[1:]
-        }
-        for name, value in held.items():
-            if value.shape != (up.shape if name == "down" else up.shape[:1]):
-                raise SteeringError(
-                    f"'{name}' of a low-rank edit has shape {list(value.shape)}, which does not go "
-                    f"with {list(up.shape)} of 'up' [rank, width]"
-                )
-        return {"up": up, **held}
+        return checked_directions(given, NAMES[:2], NAMES[2:], self.name)
 
     def width(self, params: Params) -> int:
         """Width D."""
@@ -159,6 +149,32 @@ def _filled(params: Params) -> dict[str, Tensor]:
     like = params["up"][..., 0]
     blank = {name: torch.zeros_like(like) for name in NAMES[2:]}
     return {**blank, "threshold": torch.full_like(like, -torch.inf), **params}
+
+
+def checked_directions(
+    params: Mapping[str, Any], directions: Sequence[str], numbers: Sequence[str], kind: str
+) -> dict[str, Tensor]:
+    """Return parameters that hold R directions, as they are kept.
+
+    Args:
+        params: all of them.
+        directions: names of those of shape [R, D]; the first gives R and D.
+        numbers: names of those of shape [R].
+        kind: of the edit.
+
+    Raises:
+        SteeringError: if one is no tensor of such a shape, or not finite.
+    """
+    held = {name: checked_tensor(params[name], name, kind, 2) for name in directions}
+    held |= {name: checked_tensor(params[name], name, kind, 1) for name in numbers}
+    first = held[directions[0]]
+    for name, value in held.items():
+        if value.shape != (first.shape if name in directions else first.shape[:1]):
+            raise SteeringError(
+                f"'{name}' of a {kind} edit has shape {list(value.shape)}, which does not go "
+                f"with {list(first.shape)} of '{directions[0]}' [rank, width]"
+            )
+    return held
 
 
 def checked_tensor(value: Any, name: str, kind: str, dimensions: int) -> Tensor:

@@ -53,5 +53,5 @@ class PerToken:
                 states, step * stride, params["keys"], params["values"], params["present"]
             )
             states = states + stride[:, None, None] * velocity
-        moved = (states - first).float() * sizes
+        moved = (states - first) * sizes
         return plus(hidden, moved, mask, (strength != 0).to(torch.float32))
