@@ -156,9 +156,10 @@ def test_steering_prompts_may_be_said_as_well(tiny_llama):
     with_one = [prompted(text, words) for text in TEXTS]
     both = steerer.generate(TEXTS, steer=words, prompted=True, **SHORT)
     assert both == steerer.generate(with_one, steer=words, **SHORT)
-    assert steerer.generate(TEXTS, steer=words, prompted=True, strength=0.0, **SHORT) == (
-        lm.generate(with_one, **SHORT)
-    )
+    # At strength 0 a row is the unsteered model, and below it nothing asks for what is weakened.
+    mixed = steerer.generate(TEXTS, steer=words, prompted=True, strength=[0.0, -1.0, 1.0], **SHORT)
+    away = steerer.generate(TEXTS, steer=words, strength=-1.0, **SHORT)
+    assert mixed == [lm.generate(TEXTS, **SHORT)[0], away[1], both[2]]
     pieces = steerer.stream(TEXTS[0], steer=words, prompted=True, **SHORT)
     assert "".join(pieces) == both[0]
     rows = [[words, (other, 0.5)], edit, None]

@@ -115,8 +115,8 @@ class Steerer:
                 pairs of one and its own strength.
             strength: multiplies the edits; 0 is the unsteered model, negative steers away. One for
                 all, or one per prompt.
-            prompted: put the steering prompts into the prompts as well, so that they are said and
-                steer; at strength 0 this is prompting. By default as in training.
+            prompted: put the steering prompts into the prompts as well where the strength is above
+                0, so that they are said and steer. By default as in training.
             scope: tokens touched by steering prompts' edits; by default as in training.
             decisions: filled with what the rules decided, row by row.
             decoding: fields of `hypersteer.engine.decoding.Decoding`: `max_new_tokens` (128),

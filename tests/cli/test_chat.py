@@ -3,9 +3,11 @@
 import pytest
 
 import hypersteer as hs
+from hypersteer.cli.options import Sampling
 from hypersteer.steering import Steerer
 
 PIRATE = "talk like a pirate"
+PENALTY = {"repetition_penalty": Sampling().repetition_penalty}
 
 
 @pytest.fixture
@@ -42,9 +44,9 @@ def test_answers_are_those_of_the_library(chat, checkpoint):
     steerer = hs.load(checkpoint)
     code, out, err = chat("Hi.", "And?", options=["--steer", PIRATE, "--strength", "2"])
     assert code == 0
-    first = steerer.generate([user("Hi.")], steer=PIRATE, strength=2.0, max_new_tokens=8)
+    first = steerer.generate([user("Hi.")], steer=PIRATE, strength=2.0, max_new_tokens=8, **PENALTY)
     turns = [user("Hi."), assistant(first), user("And?")]
-    second = steerer.generate(turns, steer=PIRATE, strength=2.0, max_new_tokens=8)
+    second = steerer.generate(turns, steer=PIRATE, strength=2.0, max_new_tokens=8, **PENALTY)
     assert out == f"{first}\n{second}\n"
     assert f"steering prompt: {PIRATE}, strength 2" in err
 

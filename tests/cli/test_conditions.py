@@ -7,9 +7,11 @@ import torch
 
 import hypersteer as hs
 from conditions.worlds import off_topic, on_topic
+from hypersteer.cli.options import Sampling
 from hypersteer.conditions.fit import measure_condition
 
 SHORT = ["--max-new-tokens", "6"]
+PENALTY = {"repetition_penalty": Sampling().repetition_penalty}
 RULE = ["--rule", "if sea then x", "--rule", "if not sea then y"]
 
 
@@ -120,7 +122,7 @@ def test_rules_of_generate(run, checkpoint, sea, json_lines, tmp_path):
         edits={"x": hs.load_edit(path), "y": "be gloomy"},
     )
     log = hs.Decisions()
-    options = {"steer": rules, "strength": 3.0, "max_new_tokens": 6}
+    options = {"steer": rules, "strength": 3.0, "max_new_tokens": 6, **PENALTY}
     texts = steerer.generate(prompts, **options, decisions=log)
     found = json_lines(run(*argv, "--json")[1])
     assert [line["text"] for line in found] == texts

@@ -11,10 +11,11 @@ import torch
 
 import hypersteer as hs
 from hypersteer.cli import generate
-from hypersteer.cli.options import names_checkpoint
+from hypersteer.cli.options import Sampling, names_checkpoint
 from hypersteer.lm.messages import prompted
 
 PIRATE = "talk like a pirate"
+PENALTY = {"repetition_penalty": Sampling().repetition_penalty}
 
 
 @pytest.fixture
@@ -26,7 +27,10 @@ def test_one_prompt_streams_what_the_library_generates(run, checkpoint, steerer)
     argv = ["generate", checkpoint, "Hi.", "--steer", PIRATE, "--strength", "3"]
     code, out, err = run(*argv, "--max-new-tokens", "8")
     assert (code, err) == (0, "")
-    assert out == steerer.generate("Hi.", steer=PIRATE, strength=3.0, max_new_tokens=8) + "\n"
+    assert (
+        out
+        == steerer.generate("Hi.", steer=PIRATE, strength=3.0, max_new_tokens=8, **PENALTY) + "\n"
+    )
 
 
 def test_several_prompts_each_steered_in_its_way(run, checkpoint, steerer, json_lines):
@@ -40,6 +44,7 @@ def test_several_prompts_each_steered_in_its_way(run, checkpoint, steerer, json_
         steer=[PIRATE, "be gloomy"],
         strength=[2.0, -1.5],
         max_new_tokens=6,
+        **PENALTY,
         temperature=0.8,
         top_p=0.9,
         seed=5,
@@ -58,7 +63,9 @@ def test_a_steering_prompt_may_be_said_as_well(run, checkpoint, steerer, json_li
     (line,) = json_lines(out)
     assert code == 0
     assert line["prompt"] == "Hi."
-    assert line["text"] == steerer.generate("Hi.", steer=PIRATE, prompted=True, max_new_tokens=6)
+    assert line["text"] == steerer.generate(
+        "Hi.", steer=PIRATE, prompted=True, max_new_tokens=6, **PENALTY
+    )
 
 
 def test_a_checkpoint_learnt_beside_the_prompt_says_it(run, checkpoint, steerer, tmp_path, fails):
@@ -69,7 +76,7 @@ def test_a_checkpoint_learnt_beside_the_prompt_says_it(run, checkpoint, steerer,
     (beside / "config.json").write_text(json.dumps(card))
     argv = ["generate", beside, "Hi.", "--steer", PIRATE, "--max-new-tokens", "6"]
     for more, said in ([], True), (["--prompted"], True), (["--alone"], False):
-        expected = steerer.generate("Hi.", steer=PIRATE, prompted=said, max_new_tokens=6)
+        expected = steerer.generate("Hi.", steer=PIRATE, prompted=said, max_new_tokens=6, **PENALTY)
         assert run(*argv, *more)[1] == f"{expected}\n"
     path = tmp_path / "edit.safetensors"
     assert run(*argv, "--save-edit", path)[0] == 0
@@ -103,7 +110,7 @@ def test_edits_act_besides(run, checkpoint, steerer, tmp_path, json_lines):
     first.save(tmp_path / "a.safetensors")
     second.save(tmp_path / "b=c.safetensors")
     also = ["--also", tmp_path / "a.safetensors", "--also", f"{tmp_path / 'b=c.safetensors'}=-2"]
-    edits, short = [first, (second, -2.0)], {"max_new_tokens": 6}
+    edits, short = [first, (second, -2.0)], {"max_new_tokens": 6, **PENALTY}
     options = [*also, "--max-new-tokens", "6", "--strength", "2"]
 
     def said(*prompts, more=()):
@@ -130,7 +137,13 @@ def test_every_way_to_decode_is_an_option(run, checkpoint, steerer, json_lines):
     argv = ["generate", checkpoint, "Hi.", "Bye.", "--json", "--max-new-tokens", "12"]
     argv += ["--temperature", "0.8", "--top-k", "40", "--min-p", "0.01", "--seed", "2"]
     argv += ["--repetition-penalty", "1.2"]
-    options = {"max_new_tokens": 12, "temperature": 0.8, "top_k": 40, "min_p": 0.01, "seed": 2}
+    options = {
+        "max_new_tokens": 12,
+        "temperature": 0.8,
+        "top_k": 40,
+        "min_p": 0.01,
+        "seed": 2,
+    } | PENALTY
     options["repetition_penalty"] = 1.2
     texts = steerer.generate(["Hi.", "Bye."], **options)
     assert [line["text"] for line in json_lines(run(*argv)[1])] == texts
@@ -156,7 +169,7 @@ def test_compare(run, checkpoint, steerer, json_lines):
     argv = ["generate", checkpoint, "Hi [there].", "--steer", PIRATE, "--strength", "4"]
     argv += ["--compare", "--max-new-tokens", "8", "--temperature", "0.5"]
     (line,) = json_lines(run(*argv, "--json")[1])
-    options = {"max_new_tokens": 8, "temperature": 0.5}
+    options = {"max_new_tokens": 8, "temperature": 0.5, **PENALTY}
     words = f"Follow this steering prompt in your answer: {PIRATE}\n\nHi [there]."
     assert line["unsteered"] == steerer.generate("Hi [there].", **options)
     assert line["prompted"] == steerer.generate(words, **options)
@@ -295,7 +308,7 @@ def test_a_folder_that_may_not_be_looked_at_is_a_prompt(monkeypatch):
 @pytest.mark.parametrize("prompt", ["word " * 60, "TCP/IP", "x" * 300, "runs/none", "bundled"])
 def test_a_prompt_is_a_prompt(run, checkpoint, steerer, monkeypatch, prompt):
     """Also where no checkpoint is named, and whatever it looks like."""
-    answer = steerer.generate(prompt, max_new_tokens=3)
+    answer = steerer.generate(prompt, max_new_tokens=3, **PENALTY)
     options = ["--max-new-tokens", "3"]
     assert run("generate", "--checkpoint", checkpoint, prompt, *options) == (0, f"{answer}\n", "")
     monkeypatch.setattr(generate, "BUNDLED", checkpoint)

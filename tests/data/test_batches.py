@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tiny
 from hypersteer.data.batches import Tokenised, TrainingBatches, chunks, validation_rows
+from hypersteer.data.showing import Showing
 from hypersteer.data.sources import load_concepts
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat
@@ -66,8 +67,8 @@ def batches(data, chat, size=4, seed=3, rows=None, max_prompt=1000, max_response
     rows = np.arange(len(data)) if rows is None else rows
     tokens = Tokenised(data, chat, max_prompt, max_response)
     concepts = kwargs.get("concepts", sorted({data.example(int(r)).concept_id for r in rows}))
-    strengths = kwargs.get("strengths", (1.0, 1.0))
-    return TrainingBatches(tokens, rows, concepts, size, seed, strengths)
+    showing = Showing(seed=seed, **kwargs.get("showing", {}))
+    return TrainingBatches(tokens, rows, concepts, size, seed, showing)
 
 
 def names(chat, batch):
@@ -433,7 +434,8 @@ def test_chunks_cover_everything_in_order(count, size):
 
 
 def test_strengths_are_drawn_anew_in_every_step_and_change_nothing_else(data, chat):
-    plain, drawn = batches(data, chat, size=8), batches(data, chat, size=8, strengths=(0.5, 1.5))
+    plain = batches(data, chat, size=8)
+    drawn = batches(data, chat, size=8, showing={"strengths": (0.5, 1.5)})
     seen = set()
     for step in range(6):
         rows = drawn.batch(step)
@@ -443,3 +445,32 @@ def test_strengths_are_drawn_anew_in_every_step_and_change_nothing_else(data, ch
         assert drawn.batch(step, (1, 2)) == rows[1::2]
         seen |= {row.strength for row in rows}
     assert len(seen) == 6 * 8
+
+
+def test_shares_of_rows_leave_the_steering_prompt_out_or_undo_it(data, chat):
+    """Both shares are met over many steps, and a process draws what a whole batch has."""
+    tokens = Tokenised(data, chat, 1000, 1000, beside=True)
+    rows, concepts = np.arange(len(data)), [0, 1]
+    showing = Showing(seed=3, strengths=(0.5, 1.5), alone=0.5, negated=0.25)
+    made = TrainingBatches(tokens, rows, concepts, 8, 3, showing)
+    shown = [row for step in range(60) for row in made.batch(step)]
+    for row in shown:
+        assert row.prompt in (row.plain, row.prompted)
+        assert (row.strength < 0) == row.negated
+        assert 0.5 <= abs(row.strength) < 1.5
+        assert row.prompt == row.plain or not row.negated
+    negated = sum(row.negated for row in shown) / len(shown)
+    alone = sum(row.prompt == row.plain for row in shown) / len(shown)
+    assert negated == pytest.approx(0.25, abs=0.07)
+    assert alone == pytest.approx(1 - 0.5 * 0.75, abs=0.07)
+    assert made.batch(7, (1, 2)) == made.batch(7)[1::2]
+    plain = TrainingBatches(tokens, rows, concepts, 8, 3)
+    assert [row.response for row in plain.batch(7)] == [row.response for row in made.batch(7)]
+
+
+def test_each_row_once(data, chat):
+    made = batches(data, chat, size=8)
+    assert names(chat, list(made.each())) == [
+        data.example(row).response.split(" arr")[0] for row in range(len(data))
+    ]
+    assert list(batches(data, chat, max_prompt=1).each()) == []

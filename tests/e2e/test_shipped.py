@@ -10,6 +10,7 @@ import torch
 import hypersteer as hs
 from hypersteer.checkpoint import BUNDLED, find_checkpoint
 from hypersteer.cli.main import main
+from hypersteer.cli.options import Sampling
 from hypersteer.data.sources import load_concepts
 from hypersteer.hypernet.card import read_card
 from hypersteer.training.forward import Steered, steered_losses
@@ -24,6 +25,7 @@ pytestmark = [
 ]
 
 MIB = 2**20
+PENALTY = {"repetition_penalty": Sampling().repetition_penalty}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,9 @@ def test_an_unseen_steering_prompt_works_from_the_command_line(steerer, monkeypa
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     main([*argv, "--max-new-tokens", "40", "--dtype", "float32", "--device", "cpu"])
     shown = capsys.readouterr().out.strip()
-    ours = steerer.generate(asked, steer="bring up dinosaurs and fossils", max_new_tokens=40)[0]
+    ours = steerer.generate(
+        asked, steer="bring up dinosaurs and fossils", max_new_tokens=40, **PENALTY
+    )[0]
     assert shown == ours.strip()
-    plain = steerer.generate(asked, max_new_tokens=40)[0]
+    plain = steerer.generate(asked, max_new_tokens=40, **PENALTY)[0]
     assert shown != plain.strip()

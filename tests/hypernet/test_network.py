@@ -12,6 +12,7 @@ from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet import network as network_module
 from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
+from hypersteer.hypernet.heads import FIRST_STRENGTH, STRENGTH_RATE
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.hypernet.trunk import build_trunk, trunk_blocks
 from hypersteer.lm.blocks import sublayer
@@ -180,6 +181,35 @@ def test_the_unit_of_the_vectors_is_the_size_of_the_states(lm):
     net = new_hypernet(lm, HypernetConfig(blocks=1, variant="no-context"), site, seed=0)
     assert float(net.scale) == pytest.approx(float(size), rel=1e-4)
     assert net.state_dict()["scale"] == net.scale
+
+
+@pytest.mark.parametrize(("kind", "main"), [("vector", "vector"), ("low-rank", "up")])
+def test_a_learned_strength_is_the_length_and_nothing_else_is(lm, kind, main):
+    """Twice the numbers give the same edit; only the last one, of each site, makes it longer."""
+    options = {"edit": kind, "learned_strength": True, "more_layers": (2,), "rank": 2}
+    config = HypernetConfig(blocks=1, variant="no-context", **options)
+    net = new_hypernet(lm, config, tiny.site_of(lm), seed=0)
+    numbers = torch.randn(3, net.layout.size, generator=torch.Generator().manual_seed(1)) / 10
+    own = len(numbers[0]) // 2
+    unit, excess = torch.tensor(2.0), torch.ones(lm.width)
+    made = net.layout.split(numbers, unit, excess)
+    for site, params in enumerate(made):
+        written = params[main].flatten(1)
+        number = numbers[:, (site + 1) * own - 1]
+        start = math.log(math.exp(FIRST_STRENGTH) - 1)
+        length = torch.log1p(torch.exp(start + STRENGTH_RATE * number))
+        torch.testing.assert_close(written.pow(2).mean(1).sqrt(), 2 * length)
+    doubled = 2 * numbers
+    doubled[:, [own - 1, -1]] = numbers[:, [own - 1, -1]]
+    again = net.layout.split(doubled, unit, excess)
+    torch.testing.assert_close(again[1][main], made[1][main])
+
+
+def test_what_has_no_length_of_its_own_is_told(lm):
+    for options in ({"edit": "per-token"}, {"prior": "activation"}, {"style": True}):
+        config = HypernetConfig(blocks=1, learned_strength=True, **options)
+        with pytest.raises(ConfigError, match="learned_strength"):
+            new_hypernet(lm, config, tiny.site_of(lm), seed=0)
 
 
 def test_sizes_that_do_not_fit_are_told(tiny_llama):

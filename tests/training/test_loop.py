@@ -18,6 +18,7 @@ from hypersteer.data.sources import load_concepts
 from hypersteer.data.splits import split_as
 from hypersteer.errors import ConfigError, DataError, SteeringError
 from hypersteer.hypernet.card import read_card
+from hypersteer.hypernet.heads import FIRST_STRENGTH
 from hypersteer.lm.chat import collate
 from hypersteer.lm.hooks import at_sites
 from hypersteer.lm.likelihood import response_losses
@@ -26,7 +27,7 @@ from hypersteer.methods.hypernetwork import Hypersteer
 from hypersteer.methods.registry import check_split
 from hypersteer.training import validate
 from hypersteer.training.forward import plain_losses
-from hypersteer.training.loop import train
+from hypersteer.training.loop import _Run, new_accelerator, train
 from hypersteer.training.state import RunFolder
 from hypersteer.training.step import learning_rate, peak_rate
 from training.worlds import (
@@ -525,6 +526,18 @@ def test_all_variants_train(world, lm, tmp_path, variant, contrast):
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize("kind", ["vector", "gated"])
+def test_the_diversity_term_turns_edits_apart(world, lm, tmp_path, kind):
+    hypernet = {"edit": kind, "variant": "no-context", "more_layers": [3]}
+    seen = {}
+    for weight in (1e-9, 1.0):
+        out = tmp_path / str(weight)
+        loss = {"diversity": weight}
+        train(settings(world, out, hypernet=hypernet, loss=loss, optim={"steps": 20}), lm)
+        seen[weight] = sum(line["similarity"] for line in step_lines(out)[-5:]) / 5
+    assert seen[1.0] < seen[1e-9] - 0.1
+
+
 def test_the_contrastive_term_alone_raises_the_gap_and_no_more(world, lm, tmp_path):
     """With weight 0 the gap grows, and the loss is not what is minimised."""
     out = tmp_path / "run"
@@ -548,6 +561,33 @@ def test_distillation_comes_closer_to_the_prompted_model(world, lm, tmp_path, gu
     train(settings(world, out, optim={"steps": 40}, **changes), lm)
     losses = [line["loss"] for line in step_lines(out)]
     assert min(losses) > 0  # a divergence
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_activations_come_closer_to_those_of_the_prompted_model(world, lm, tmp_path, guidance):
+    """A distance of 1 is that of the plain states; no block above the last site runs."""
+    out = tmp_path / "run"
+    changes = {"loss": {"objective": "activations", "guidance": guidance}}
+    ran = [0] * len(lm.blocks)
+
+    def count(number):
+        return lm.blocks[number].register_forward_hook(
+            lambda *_: ran.__setitem__(number, ran[number] + 1)
+        )
+
+    config = settings(world, out, optim={"steps": 40}, **changes)
+    run = _Run(config, new_accelerator("cpu", "no"), lm, extend=False)
+    handles = [count(number) for number in range(len(lm.blocks))]
+    run.step(0)
+    for handle in handles:
+        handle.remove()
+    last = run.hypernet.sites[-1].layer
+    assert all(ran[: last + 1])
+    assert not any(ran[last + 1 :])
+    train(config, lm)
+    losses = [line["loss"] for line in step_lines(out)]
+    assert losses[0] == pytest.approx(1.0, abs=0.1)
     assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
 
 
@@ -592,6 +632,19 @@ def test_prior_and_style_train_and_the_style_is_not_used(world, lm, tmp_path):
     with torch.no_grad():
         steerer.hypernet.style.zero_()
     assert torch.equal(steerer.edit("owls", prompt="Why?").vector, before)
+
+
+def test_a_learned_strength_trains_on_the_ends_of_prompts(world, lm, tmp_path):
+    """PrOSV: two tokens at either end are edited; lengths move as the loss wants them."""
+    out = tmp_path / "run"
+    changes = {"site": {"layer": 1, "scope": "prompt_ends"}, "hypernet": {"learned_strength": True}}
+    train(settings(world, out, optim={"steps": 30}, best="held_in_loss", **changes), lm)
+    lines = step_lines(out)
+    assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5])
+    steerer = steering.load(out, lm=lm)
+    edit = steerer.edit("speak of owls", prompt="Why?")
+    length = edit.vector.pow(2).mean().sqrt() / steerer.hypernet.scale
+    assert abs(length - FIRST_STRENGTH) > 0.01
 
 
 @pytest.mark.parametrize("kind", ["attention", "mlp"])

@@ -64,8 +64,9 @@ class Sampling:
     """Sample among so many of the likeliest tokens; 0 takes all."""
     min_p: float = 0.0
     """Sample among tokens at least this share as likely as the likeliest; 0 takes all."""
-    repetition_penalty: float = 1.0
-    """Above 1 weakens tokens that the prompt or the answer holds already."""
+    repetition_penalty: float = 1.15
+    """Above 1 weakens tokens that the prompt or the answer holds already; 1 is no penalty. Small
+    models go round in circles without one."""
     stop: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="TEXT", help_behavior_hint="")
     ] = ()

@@ -233,6 +233,8 @@ class DistillationConfig:
     """With a checkpoint: whether prompts say the steering prompt as well."""
     temperature: float = 0.7
     """Of the sampling."""
+    repetition_penalty: float = 1.0
+    """Above 1 weakens tokens that the prompt or the answer holds already."""
     response_tokens: int = 48
     """Most tokens of an answer."""
     batch_size: int = 96
@@ -250,6 +252,10 @@ class DistillationConfig:
         for name in ("guidance", "temperature"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} {getattr(self, name)} is not 0 or more")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ConfigError(
+                f"repetition_penalty {self.repetition_penalty} is not above 0; 1 is no penalty"
+            )
         if not self.strengths or not all(map(math.isfinite, self.strengths)):
             raise ConfigError(f"strengths {list(self.strengths)} must be finite numbers")
         if self.checkpoint is None and (self.strengths != (1.0,) or not self.prompted):

@@ -9,6 +9,9 @@ from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.errors import ConfigError
 
 Variant = Literal["cross-attention", "in-context", "no-context"]
+Objective = Literal[
+    "language-modelling", "preference", "distillation", "activations", "reconstruction"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,9 @@ class HypernetConfig:
     """Blocks above the site, ascending, each of which gets an edit of its own."""
     head_width: int | None = None
     """Hidden width of the MLP head; by default the width of the base LM."""
+    learned_strength: bool = False
+    """Write directions and their lengths apart, lengths at a faster rate (PrOSV, on site.scope
+    'prompt_ends')."""
     prior: Literal["none", "activation"] = "none"
     """What vectors start from: nothing, or the base LM's own state of the steering prompt."""
     style: bool = False
@@ -79,13 +85,12 @@ class DataConfig:
 class LossConfig:
     """What is minimised."""
 
-    objective: Literal["language-modelling", "distillation", "reconstruction"] = (
-        "language-modelling"
-    )
-    """Cross-entropy of the response under the edit, divergence from the prompted base LM on the
-    response, or distance to given target vectors."""
+    objective: Objective = "language-modelling"
+    """Cross-entropy of the response under the edit, preference of the response over the base LM's
+    own answer (RePS), divergence from the prompted base LM on the response, distance to its
+    activations at the last site (no block above it runs), or distance to given target vectors."""
     guidance: float = 0.0
-    """For distillation: how far the prompted base LM is pushed from the unprompted one."""
+    """With the prompted base LM as a teacher: how far it is pushed from the unprompted one."""
     targets: str | None = None
     """For reconstruction: a safetensors file with a row per concept id, `vectors` [N, D]; for other
     kinds of edits one tensor for each parameter, named in the plural."""
@@ -95,23 +100,65 @@ class LossConfig:
     """Weight lambda of the contrastive term: the right steering prompt must beat a wrong one."""
     contrast_beta: float = 5.0
     """Sharpness beta of the contrastive term, per nat of a row's mean cross-entropy."""
+    contrast_share: float = 1.0
+    """Share of a step's rows that the contrastive term is measured on: fewer cost less."""
+    diversity: float = 0.0
+    """Weight of FLAS's diversity term, in place of the contrastive one: edits of different concepts
+    are to point in different directions."""
     strengths: tuple[float, float] = (1.0, 1.0)
     """Range that the strength of each row's edits is drawn from, anew in every step (RePS draws it,
     too): a wide one teaches edits that hold at more than one strength."""
     prompted: bool = False
     """Say the steering prompt in the base prompt as well, so that edits learn to act beside it;
     `generate`, `chat` and evaluations of the checkpoint then say it, too."""
+    alone: float = 0.0
+    """With prompted: share of a step's rows whose base prompt leaves the steering prompt out, so
+    that the edits learn to act alone as well."""
+    negated: float = 0.0
+    """Share of a step's rows whose edits act at minus their strength, on prompts that leave the
+    steering prompt out, for the base LM's own answer: so that negative strengths say less of it."""
 
     def __post_init__(self) -> None:
         settle(self, "loss.")
+        self._check_ranges()
+        self._check_rows()
+        if not 0 <= self.guidance < math.inf:
+            raise ConfigError(f"loss.guidance {self.guidance} is not 0 or more")
+        if self.guidance and self.objective not in ("distillation", "activations"):
+            raise ConfigError(
+                f"loss.guidance {self.guidance} with loss.objective '{self.objective}': only "
+                "distillation and activations have a teacher to guide"
+            )
+        if self.contrast and self.objective in ("preference", "activations"):
+            raise ConfigError(
+                f"loss.contrast {self.contrast} with loss.objective '{self.objective}', which "
+                "takes no loss under a wrong steering prompt; leave it out"
+            )
+        if (self.objective == "reconstruction") != (self.targets is not None):
+            raise ConfigError(
+                f"loss.objective '{self.objective}' with loss.targets {self.targets!r}: "
+                "reconstruction needs a targets file, and only it does"
+            )
+
+    def _check_ranges(self) -> None:
         if not 0 <= self.contrast < math.inf or not 0 < self.contrast_beta < math.inf:
             raise ConfigError(
                 f"loss.contrast {self.contrast} must be 0 or more and loss.contrast_beta "
                 f"{self.contrast_beta} above 0, both finite"
             )
+        if not 0 < self.contrast_share <= 1:
+            raise ConfigError(
+                f"loss.contrast_share {self.contrast_share} must be above 0 and at most 1"
+            )
         if not 0 <= self.weight < math.inf or not self.weight + self.contrast:
             raise ConfigError(
                 f"loss.weight {self.weight} is not 0 or more, or 0 with no loss.contrast beside it"
+            )
+        unlike = self.contrast or self.objective not in ("language-modelling", "distillation")
+        if not 0 <= self.diversity < math.inf or (self.diversity and unlike):
+            raise ConfigError(
+                f"loss.diversity {self.diversity} is not 0 or more, or stands beside loss.contrast "
+                f"or loss.objective '{self.objective}', which tell concepts apart themselves"
             )
         low, high = self.strengths
         if not -math.inf < low <= high < math.inf or (low, high) == (0, 0):
@@ -119,6 +166,10 @@ class LossConfig:
                 f"loss.strengths {[low, high]} is no range: give two finite numbers, the lower one "
                 "first, that are not both 0"
             )
+
+    def _check_rows(self) -> None:
+        """Refuse ways to show rows that do not go with the rest."""
+        low, high = self.strengths
         if self.objective == "reconstruction" and (low, high) != (1, 1):
             raise ConfigError(
                 f"loss.strengths {[low, high]} with loss.objective 'reconstruction': its edits are "
@@ -129,18 +180,23 @@ class LossConfig:
                 "loss.prompted with loss.objective 'reconstruction', which reads no base prompt; "
                 "leave it out"
             )
-        if not 0 <= self.guidance < math.inf:
-            raise ConfigError(f"loss.guidance {self.guidance} is not 0 or more")
-        if self.guidance and self.objective != "distillation":
+        if not 0 <= self.alone <= 1 or (self.alone and not self.prompted):
             raise ConfigError(
-                f"loss.guidance {self.guidance} with loss.objective '{self.objective}': only "
-                "distillation has a teacher to guide"
+                f"loss.alone {self.alone} is a share from 0 to 1 of rows that leave the steering "
+                "prompt out where loss.prompted says it; set both, or leave it out"
             )
-        if (self.objective == "reconstruction") != (self.targets is not None):
+        unlearnt = self.objective not in ("language-modelling", "preference")
+        if not 0 <= self.negated < 1 or (self.negated and (unlearnt or low <= 0)):
             raise ConfigError(
-                f"loss.objective '{self.objective}' with loss.targets {self.targets!r}: "
-                "reconstruction needs a targets file, and only it does"
+                f"loss.negated {self.negated} is a share from 0 to below 1, and needs answers to "
+                "learn and loss.strengths above 0; leave it out, or set loss.objective to "
+                "'language-modelling' or 'preference'"
             )
+
+    @property
+    def needs_own_answers(self) -> bool:
+        """Whether the base LM's own answers are learnt from."""
+        return bool(self.negated) or self.objective == "preference"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hypersteer.data.showing import Showing
 from hypersteer.data.sources import ConceptData
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat, PromptIds
@@ -24,7 +25,8 @@ class TrainingRow(NamedTuple):
 
     `prompt` is what the base LM reads under the edit: the example's own prompt, which `plain` is in
     any case, or the one that says the steering prompt, too, which is `prompted`; that is None where
-    nobody wants it. `strength` is that of its edits in this step.
+    nobody wants it. `strength` is that of its edits in this step; it is negative where they are to
+    undo what the steering prompt says, and the base LM's own answer is what is wanted.
     """
 
     prompt: PromptIds
@@ -35,6 +37,7 @@ class TrainingRow(NamedTuple):
     plain: PromptIds
     prompted: PromptIds | None = None
     strength: float = 1.0
+    negated: bool = False
 
 
 class Tokenised:
@@ -147,7 +150,7 @@ class TrainingBatches:
         concepts: ids that wrong steering prompts are drawn from.
         size: rows of a global batch (all processes together).
         seed: all choices follow from it.
-        strengths: range that each row's strength is drawn from, anew in every step.
+        showing: how rows are shown, which is drawn anew in every step.
 
     Raises:
         DataError: if there are no rows.
@@ -160,7 +163,7 @@ class TrainingBatches:
         concepts: Sequence[int],
         size: int,
         seed: int,
-        strengths: tuple[float, float] = (1.0, 1.0),
+        showing: Showing | None = None,
     ) -> None:
         if not len(rows):
             raise DataError(f"{tokens.data.name} leaves no rows to train on; raise the limits")
@@ -170,7 +173,7 @@ class TrainingBatches:
         self._concepts = np.asarray(concepts)
         self._size = size
         self._seed = seed
-        self._strengths = strengths
+        self._showing = showing or Showing(seed=seed)
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     @property
@@ -192,15 +195,20 @@ class TrainingBatches:
         random = np.random.default_rng([self._seed, step, 1])
         # All draws of a step, whoever's they are: what a row is shown depends on no other row.
         wrong = [self._wrong(position, random) for position in picked]
-        strengths = np.random.default_rng([self._seed, step, 2]).uniform(
-            *self._strengths, len(picked)
-        )
-        return [
-            self._usable(step, place, picked[place], wrong[place])._replace(
-                strength=float(strengths[place])
-            )
-            for place in range(number, len(picked), processes)
-        ]
+        shown = self._showing.draw(step, len(picked))
+        rows = []
+        for place in range(number, len(picked), processes):
+            row, how = self._usable(step, place, picked[place], wrong[place]), shown[place]
+            prompt = row.plain if how.alone else row.prompt
+            rows.append(row._replace(prompt=prompt, strength=how.strength, negated=how.negated))
+        return rows
+
+    def each(self) -> Iterator[TrainingRow]:
+        """Yield every usable training row once, as it is before a step shows it."""
+        for index in self._rows.tolist():
+            row = self._tokens.row(index, self._tokens.data.concept_id(index))
+            if row is not None:
+                yield row
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         """Return positions [batches, size] into the rows: batches of like length, shuffled."""

@@ -53,7 +53,8 @@ def as_request(
         strength: likewise.
         edits: what acts on every row besides.
         name: how the caller's own argument for `steer` is called.
-        prompted: put each row's steering prompts into its prompt, too.
+        prompted: put each row's steering prompts into its prompt, too, where its strength is above
+            0: a row at 0 is the unsteered model, and one below must not ask for what it weakens.
         decoding: how it is to be decoded, by name, where it is to be.
 
     Raises:
@@ -73,7 +74,10 @@ def as_request(
     if besides := all_edits(edits):
         steers = [[*several(own), *besides] for own in steers]
     if prompted:
-        rows = [_with_words(row, own) for row, own in zip(rows, steers, strict=True)]
+        rows = [
+            _with_words(row, own) if strength > 0 else row
+            for row, own, strength in zip(rows, steers, strengths, strict=True)
+        ]
     request = Request(
         [lm.chat.prompt(prompt) for prompt in rows], steers, strengths, single, decodings
     )

@@ -103,7 +103,9 @@ class Hypernet(nn.Module):
         else:
             kind = edit_kind(config.edit)
             self.kinds = [kind] * len(self.sites)
-            self.layout = Layout(kind, lm.width, config.rank, len(self.sites))
+            strength = config.learned_strength
+            sizes = (lm.width, config.rank, len(self.sites))
+            self.layout = Layout(kind, *sizes, strength=strength)
             self.head = new_head(lm.width, config.head_width or lm.width, self.layout.size)
         self.prior = ActivationPrior(lm.width) if config.prior == "activation" else None
         # What all answers of the training data share is not steering: a vector of its own learns
@@ -253,10 +255,15 @@ def _check(config: HypernetConfig) -> None:
             f"hypernet.prior '{config.prior}' starts from a vector, but hypernet.edit is "
             f"'{config.edit}'; set the prior to 'none', or the edit to 'vector'"
         )
-    if config.style and config.edit == PER_TOKEN:
+    if (config.style or config.learned_strength) and config.edit == PER_TOKEN:
         raise ConfigError(
-            f"hypernet.style is a vector beside written numbers, but hypernet.edit '{PER_TOKEN}' "
-            "writes none; leave it out"
+            "hypernet.style and hypernet.learned_strength are about written numbers, but "
+            f"hypernet.edit '{PER_TOKEN}' writes none; leave them out"
+        )
+    if config.learned_strength and (config.style or config.prior != "none"):
+        raise ConfigError(
+            "hypernet.learned_strength makes lengths of its own, so what hypernet.prior and "
+            "hypernet.style add has none; leave out one of them"
         )
 
 

@@ -95,5 +95,6 @@ def _decoding(config: DistillationConfig, asked: Sequence[Asked]) -> Decoding:
     return Decoding(
         max_new_tokens=config.response_tokens,
         temperature=config.temperature,
+        repetition_penalty=config.repetition_penalty,
         seed=tuple(one.seed for one in asked),
     )

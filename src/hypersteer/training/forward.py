@@ -5,7 +5,7 @@ site the hypernetwork reads the states and writes edits for each steering prompt
 above run on every copy; the vocabulary head runs on the tokens that predict the response only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,7 +20,7 @@ from hypersteer.engine.guidance import guided_logits
 from hypersteer.hypernet.maker import read_steering, write_edits
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, collate
+from hypersteer.lm.chat import PromptIds, TokenBatch, collate
 from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.likelihood import response_logits, response_losses
 from hypersteer.lm.scopes import scope_mask
@@ -59,6 +59,7 @@ def steered_losses(
     steering: Sequence[Sequence[list[int]]],
     teacher: Float[Tensor, "N V"] | None = None,
     strengths: Sequence[float] | None = None,
+    changes: list[Tensor] | None = None,
 ) -> Float[Tensor, "K B"]:
     """Return each row's mean loss on its response under each of K steering prompts.
 
@@ -70,7 +71,44 @@ def steered_losses(
         teacher: logits to come close to, see `teacher_logits`; by default the loss is the
             cross-entropy of the response.
         strengths: of each row's edits; by default 1.
+        changes: filled with what is added to the states at each site, the mean [K B, D] over each
+            row's edited tokens.
     """
+
+    def losses(lm: BaseLM, whole: TokenBatch) -> Tensor:
+        return response_losses(lm, whole, len(steering), teacher)
+
+    return _under_edits(setup, prompts, responses, steering, strengths, losses, changes)
+
+
+def steered_states(
+    setup: Steered,
+    prompts: Sequence[PromptIds],
+    responses: Sequence[list[int]],
+    steering: Sequence[list[int]],
+    strengths: Sequence[float] | None = None,
+) -> Float[Tensor, "N D"]:
+    """Return the edited states of all N response tokens at the last site; no block above it runs.
+
+    Args: see `steered_losses`, of one steering prompt for each row.
+    """
+
+    def states(lm: BaseLM, whole: TokenBatch) -> Tensor:
+        return lm.states(whole, setup.sites[-1])[whole.spans.response]
+
+    return _under_edits(setup, prompts, responses, [steering], strengths, states)
+
+
+def _under_edits(
+    setup: Steered,
+    prompts: Sequence[PromptIds],
+    responses: Sequence[list[int]],
+    steering: Sequence[Sequence[list[int]]],
+    strengths: Sequence[float] | None,
+    run: Callable[[BaseLM, TokenBatch], Tensor],
+    changes: list[Tensor] | None = None,
+) -> Tensor:
+    """Return what `run` makes of the base LM, or its upper blocks, and K copies of the batch."""
     lm, lowest, copies = setup.lm, setup.sites[0], len(steering)
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     mask = scope_mask([setup.scope] * len(prompts), batch.spans).repeat(copies, 1)
@@ -94,7 +132,11 @@ def steered_losses(
                     batch.spans,
                     concept_states,
                 )
-            return setup.kinds[number].apply(hidden, made[number], mask, strength)
+            edited = setup.kinds[number].apply(hidden, made[number], mask, strength)
+            if changes is not None:
+                added = (edited.float() - hidden.float()) * mask[..., None]
+                changes.append(added.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
+            return edited
 
         return act
 
@@ -103,11 +145,11 @@ def steered_losses(
     upper = upper_blocks(lm, shared_below(lowest)) if copies > 1 else None
     if upper is None:
         with at_sites(lm.blocks, acts):
-            return response_losses(lm, whole, copies, teacher)
+            return run(lm, whole)
     with torch.no_grad():
         states = lm.states(batch, upper.border)
     with upper.given(states.repeat(copies, 1, 1)), at_sites(upper.view.blocks, acts):
-        return response_losses(upper.view, whole, copies, teacher)
+        return run(upper.view, whole)
 
 
 def plain_losses(
@@ -144,3 +186,26 @@ def teacher_logits(
     if not guidance:
         return logits(prompted)
     return guided_logits(logits(prompted), logits(prompts), guidance)
+
+
+@torch.no_grad()
+def teacher_states(
+    setup: Steered,
+    prompted: Sequence[PromptIds],
+    prompts: Sequence[PromptIds],
+    responses: Sequence[list[int]],
+    guidance: float,
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+    """Return states at the last site on all response tokens: of the prompted base LM, and plain.
+
+    Args: see `teacher_logits`; `guidance` pushes the prompted states further along their
+    difference from those of `prompts`.
+    """
+    lm, site = setup.lm, setup.sites[-1]
+
+    def states(given: Sequence[PromptIds]) -> Tensor:
+        batch = collate(given, responses, pad_id=lm.chat.pad_id).to(lm.device)
+        return lm.states(batch, site)[batch.spans.response].float()
+
+    told, plain = states(prompted), states(prompts)
+    return told + guidance * (told - plain), plain

@@ -16,6 +16,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import has_native_bf16, open_lm, pick_device
 from hypersteer.training.forward import Steered
 from hypersteer.training.objectives import read_targets, step_losses
+from hypersteer.training.own_answers import OwnAnswers, make_own_answers, read_own_answers
 from hypersteer.training.processes import (
     Diverged,
     agree,
@@ -28,6 +29,9 @@ from hypersteer.training.rows import prepare_rows
 from hypersteer.training.state import Progress, RunFolder, hold_run
 from hypersteer.training.step import HypernetOptimizer
 from hypersteer.training.validate import Validation
+
+OWN_BATCH = 64
+"""Prompts that the base LM answers together, where its own answers are learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class _Run:
         self.trained = steered(network=self.optimizer.network)
         self.validated = steered(network=self.hypernet)
         self.validation = Validation(accelerator, self.rows.validation, config.optim.batch_size)
+        self.own = self._own_answers()
         newest = same_newest(accelerator, self.folder.path, self.folder.newest())
         self.progress = agree(accelerator, lambda: self._progress(newest))
 
@@ -116,6 +121,25 @@ class _Run:
         self.hypernet = new_hypernet(
             self.lm, config.hypernet, self.site, config.seed, self.rows.concepts
         )
+
+    def _own_answers(self) -> OwnAnswers | None:
+        """Return the base LM's own answers, where they are learnt from; the first process asks."""
+        loss, folder = self.config.loss, self.folder.path
+        if not loss.needs_own_answers:
+            return None
+
+        def make() -> None:
+            make_own_answers(
+                self.lm,
+                self.rows.batches.each(),
+                folder,
+                tokens=self.config.data.max_response_tokens,
+                batch_size=OWN_BATCH,
+                likelihoods=loss.objective == "preference",
+            )
+
+        agree(self.accelerator, make if self.accelerator.is_main_process else lambda: None)
+        return agree(self.accelerator, lambda: read_own_answers(folder))
 
     def _progress(self, newest: str | None) -> Progress:
         """Return how far the run is, and fill weights and optimizer."""
@@ -183,7 +207,9 @@ class _Run:
     def step(self, number: int) -> tuple[dict[str, float], int]:
         """Take an optimizer step; return its metrics and its tokens over all processes."""
         rows = self.rows.batches.batch(number, share_of(self.accelerator))
-        losses = partial(step_losses, self.trained, self.config.loss, targets=self.targets)
+        losses = partial(
+            step_losses, self.trained, self.config.loss, targets=self.targets, own=self.own
+        )
         return self.optimizer.step(number, rows, losses)
 
     def measure(self) -> None:

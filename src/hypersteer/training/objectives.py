@@ -1,8 +1,9 @@
 """What a step minimises, on some rows: one of the objectives, with or without contrast.
 
-Shapes: B rows, P numbers of an edit, N concepts.
+Shapes: B rows, N concepts.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from hypersteer.config import HypernetConfig, LossConfig
 from hypersteer.data.batches import TrainingRow
@@ -20,7 +20,21 @@ from hypersteer.edits.registry import edit_kind
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.files import is_file, path_of
 from hypersteer.hypernet.maker import read_steering, write_edits
-from hypersteer.training.forward import Steered, steered_losses, teacher_logits
+from hypersteer.training.forward import (
+    Steered,
+    steered_losses,
+    steered_states,
+    teacher_logits,
+    teacher_states,
+)
+from hypersteer.training.losses import (
+    contrastive,
+    matching,
+    preference,
+    reconstruction,
+    similarity,
+)
+from hypersteer.training.own_answers import OwnAnswers
 
 
 class StepLosses(NamedTuple):
@@ -31,7 +45,11 @@ class StepLosses(NamedTuple):
 
 
 def step_losses(
-    setup: Steered, loss: LossConfig, rows: Sequence[TrainingRow], targets: Params | None = None
+    setup: Steered,
+    loss: LossConfig,
+    rows: Sequence[TrainingRow],
+    targets: Params | None = None,
+    own: OwnAnswers | None = None,
 ) -> StepLosses:
     """Return the losses of some rows.
 
@@ -40,28 +58,141 @@ def step_losses(
         loss: which objective.
         rows: what it is measured on.
         targets: parameters [N, ...] by concept id, for the reconstruction objective.
+        own: what the base LM answers itself, for the preference objective and negated rows.
     """
     if loss.objective == "reconstruction":
         assert targets is not None
         return _reconstructed(setup, rows, targets)
-    prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
-    steering = [[row.steering for row in rows]]
-    if loss.contrast:
-        steering.append([row.wrong for row in rows])
+    if loss.objective == "preference":
+        assert own is not None
+        return _preferred(setup, loss, rows, own)
+    if loss.objective == "activations":
+        return _matched(setup, loss, rows)
+    count = math.ceil(loss.contrast_share * len(rows))
+    rows = _first(rows, count)
+    responses = [_wanted(row, own) for row in rows]
     teacher = None
     if loss.objective == "distillation":
         prompted = [row.prompted for row in rows if row.prompted is not None]
         plain = [row.plain for row in rows]
         teacher = teacher_logits(setup.lm, prompted, plain, responses, loss.guidance)
-    strengths = [row.strength for row in rows]
-    per_row = steered_losses(setup, prompts, responses, steering, teacher, strengths)
-    mean = per_row[0].mean()
     if not loss.contrast:
-        return StepLosses(loss.weight * mean, {"loss": mean})
-    term = contrastive(per_row[0], per_row[1], loss.contrast_beta)
-    gap = per_row[1].mean() - mean
+        changes: list[Tensor] = []
+        kept = changes if loss.diversity else None
+        mean = _steered(setup, rows, responses, teacher=teacher, changes=kept)[0].mean()
+        if not loss.diversity:
+            return StepLosses(loss.weight * mean, {"loss": mean})
+        concepts = torch.tensor([row.concept_id for row in rows], device=mean.device)
+        term = torch.stack([similarity(one, concepts) for one in changes]).mean()
+        total = loss.weight * mean + loss.diversity * term
+        return StepLosses(total, {"loss": mean, "similarity": term})
+    right, wrong = _contrasted(setup, rows, responses, teacher, count)
+    mean = right.mean()
+    beside = right[: len(wrong)]
+    kept = torch.tensor([not row.negated for row in rows[: len(wrong)]], device=wrong.device)
+    term = contrastive(beside[kept], wrong[kept], loss.contrast_beta)
+    gap = (wrong[kept] - beside[kept]).sum() / kept.sum().clamp(min=1)
     shown = {"loss": mean, "contrastive": term, "training_gap": gap}
     return StepLosses(loss.weight * mean + loss.contrast * term, shown)
+
+
+def _wanted(row: TrainingRow, own: OwnAnswers | None) -> list[int]:
+    """Return the response that a row is to become likely: a negated one wants the plain answer."""
+    if not row.negated:
+        return row.response
+    assert own is not None
+    return own.answer(row)
+
+
+def _steered(
+    setup: Steered,
+    rows: Sequence[TrainingRow],
+    responses: Sequence[list[int]],
+    *wrong: Sequence[list[int]],
+    teacher: Tensor | None = None,
+    changes: list[Tensor] | None = None,
+) -> Float[Tensor, "K B"]:
+    """Return losses of responses under the rows' own steering prompts, and under wrong ones."""
+    return steered_losses(
+        setup,
+        [row.prompt for row in rows],
+        responses,
+        [[row.steering for row in rows], *wrong],
+        teacher,
+        [row.strength for row in rows],
+        changes,
+    )
+
+
+def _first(rows: Sequence[TrainingRow], count: int) -> Sequence[TrainingRow]:
+    """Bring so many rows of all lengths, by which they are sorted, to the front."""
+    if count == len(rows):
+        return rows
+    picked = {number * len(rows) // count for number in range(count)}
+    return [
+        *(row for number, row in enumerate(rows) if number in picked),
+        *(row for number, row in enumerate(rows) if number not in picked),
+    ]
+
+
+def _contrasted(
+    setup: Steered,
+    rows: Sequence[TrainingRow],
+    responses: Sequence[list[int]],
+    teacher: Tensor | None,
+    count: int,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " W"]]:
+    """Return losses under the right steering prompts, and the first W of them under wrong ones.
+
+    Rows of which both are wanted run side by side, above states that are made once.
+    """
+    if teacher is None:
+        parts = [None, None]
+    else:
+        border = sum(map(len, responses[:count]))
+        parts = [teacher[:border], teacher[border:]]
+    wrong = [row.wrong for row in rows[:count]]
+    both = _steered(setup, rows[:count], responses[:count], wrong, teacher=parts[0])
+    if count == len(rows):
+        return both[0], both[1]
+    rest = _steered(setup, rows[count:], responses[count:], teacher=parts[1])
+    return torch.cat([both[0], rest[0]]), both[1]
+
+
+def _matched(setup: Steered, loss: LossConfig, rows: Sequence[TrainingRow]) -> StepLosses:
+    """Match the prompted base LM's states, with no block above the last site."""
+    prompted = [row.prompted for row in rows if row.prompted is not None]
+    responses = [row.response for row in rows]
+    wanted, plain = teacher_states(
+        setup, prompted, [row.plain for row in rows], responses, loss.guidance
+    )
+    states = steered_states(
+        setup,
+        [row.prompt for row in rows],
+        responses,
+        [row.steering for row in rows],
+        [row.strength for row in rows],
+    )
+    distance = matching(states, wanted, plain)
+    return StepLosses(loss.weight * distance, {"loss": distance})
+
+
+def _preferred(
+    setup: Steered, loss: LossConfig, rows: Sequence[TrainingRow], own: OwnAnswers
+) -> StepLosses:
+    """Return the preference objective; a negated row prefers the base LM's own answer."""
+    pairs = [(row.response, own.answer(row)) for row in rows]
+    pairs = [pair[::-1] if row.negated else pair for row, pair in zip(rows, pairs, strict=True)]
+    wins, losers = [win for win, _ in pairs], [loser for _, loser in pairs]
+    losses = _steered(setup, [*rows, *rows], [*wins, *losers])[0]
+    win, lose = losses.chunk(2)
+    reference = [
+        (own.likelihood(row, w), own.likelihood(row, x))
+        for row, (w, x) in zip(rows, pairs, strict=True)
+    ]
+    term = preference(win, lose, torch.tensor(reference, device=win.device))
+    shown = {"loss": win.mean(), "preference": term, "training_gap": (lose - win).mean()}
+    return StepLosses(loss.weight * term, shown)
 
 
 def _reconstructed(setup: Steered, rows: Sequence[TrainingRow], targets: Params) -> StepLosses:
@@ -77,32 +208,6 @@ def _reconstructed(setup: Steered, rows: Sequence[TrainingRow], targets: Params)
     ]
     distance = reconstruction(*(torch.cat(side, 1) for side in zip(*numbers, strict=True)))
     return StepLosses(distance, {"loss": distance})
-
-
-def contrastive(
-    right: Float[Tensor, " B"], wrong: Float[Tensor, " B"], beta: float
-) -> Float[Tensor, ""]:
-    """Return `mean softplus(-beta (CE_wrong - CE_right)) / beta`: the right prompt must win.
-
-    Args:
-        right: each row's mean cross-entropy under its own steering prompt, in nats.
-        wrong: the same row's under another row's steering prompt.
-        beta: sharpness, per nat.
-    """
-    return F.softplus(-beta * (wrong - right)).mean() / beta
-
-
-def reconstruction(
-    written: Float[Tensor, "B P"], targets: Float[Tensor, "B P"]
-) -> Float[Tensor, ""]:
-    """Return `mean (1 - cos(v, t) + |v - t|^2)` (paper, section 3, no-context variant).
-
-    Args:
-        written: the P numbers of each edit.
-        targets: those it should have.
-    """
-    distance = (written - targets).pow(2).sum(-1)
-    return (1 - F.cosine_similarity(written, targets, dim=-1) + distance).mean()
 
 
 def read_targets(

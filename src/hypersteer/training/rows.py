@@ -6,6 +6,7 @@ import numpy as np
 
 from hypersteer.config import DataConfig, LossConfig
 from hypersteer.data.batches import Tokenised, TrainingBatches, ValidationRow, validation_rows
+from hypersteer.data.showing import Showing
 from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
 from hypersteer.errors import one_line
@@ -70,14 +71,19 @@ def prepare_rows(
         lm.chat,
         config.max_prompt_tokens,
         config.max_response_tokens,
-        prompting=loss.objective == "distillation",
+        prompting=loss.objective in ("distillation", "activations"),
         window=lm.context_window,
         together=together,
         beside=loss.prompted,
     )
     _check_concepts(tokens, split, lm)
     batches = TrainingBatches(
-        tokens, split.train, split.train_concepts, batch_size * share[1], seed, loss.strengths
+        tokens,
+        split.train,
+        split.train_concepts,
+        batch_size * share[1],
+        seed,
+        Showing(seed=seed, strengths=loss.strengths, alone=loss.alone, negated=loss.negated),
     )
     batches.batch(0, share)  # so that rows of which none fits are told here
     validation, left_out = _validation(tokens, split, config.max_validation_rows, seed)
