@@ -13,7 +13,8 @@ import argparse
 import torch
 from torch.nn import functional as F
 
-from hypersteer.config import HypernetConfig
+from hypersteer.config import HypernetConfig, LossConfig
+from hypersteer.data.batches import TrainingRow
 from hypersteer.hypernet.maker import write_edits
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.chat import collate
@@ -23,6 +24,7 @@ from hypersteer.lm.load import load_lm
 from hypersteer.lm.scopes import scope_mask
 from hypersteer.lm.writers import add_vectors
 from hypersteer.training.forward import Steered, steered_losses
+from hypersteer.training.objectives import step_losses
 from timing import machine, medians, real_rows, table
 
 
@@ -104,13 +106,29 @@ class Bench:
 
     def contrastive(self) -> None:
         """Our step with the contrastive term: two edits per row above the site."""
+        self._step(LossConfig(contrast=2.0))
+
+    def contrastive_half(self) -> None:
+        """The same, the term on every other row."""
+        self._step(LossConfig(contrast=2.0, contrast_share=0.5))
+
+    def activations(self) -> None:
+        """Matching the prompted model's states at the site; prompts as long as the plain ones."""
+        self._step(LossConfig(objective="activations"))
+
+    def _step(self, loss: LossConfig) -> None:
         setup = Steered(self.lm, self.net, self.config, [self.site], "all")
         wrong = self.steering[1:] + self.steering[:1]
+        # Another row's prompt in place of the prompted one: as long, and other states.
+        prompted = self.prompts[1:] + self.prompts[:1]
+        given = zip(self.prompts, self.responses, self.steering, wrong, prompted, strict=True)
+        rows = [
+            TrainingRow(prompt, response, right, other, number, prompt, told)
+            for number, (prompt, response, right, other, told) in enumerate(given)
+        ]
         with self.autocast:
-            right, other = steered_losses(
-                setup, self.prompts, self.responses, [self.steering, wrong]
-            )
-        (right.mean() + 2 * F.softplus(-5 * (other - right)).mean() / 5).backward()
+            found = step_losses(setup, loss, rows)
+        found.total.backward()
         self.net.zero_grad(set_to_none=True)
 
     def adamw(self) -> None:
@@ -169,6 +187,8 @@ def main() -> None:
     whole = {
         "our step": bench.ours,
         "our contrastive step": bench.contrastive,
+        "contrastive on half the rows": bench.contrastive_half,
+        "activation matching": bench.activations,
         "published scheme": bench.published,
         "AdamW": bench.adamw,
     }

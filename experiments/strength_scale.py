@@ -3,8 +3,8 @@
     python experiments/strength_scale.py CHECKPOINT --concepts 20 --prompts 2
 
 Held-out concepts of the bundled data, instructions that no training data have, and the independent
-local judge. Prints mean scores at each strength, the share of concepts whose overall score at strength
-1 is within a tenth of their best, and intervals over concepts of the steps in concept score.
+local judge. Prints mean scores at each strength, the share of concepts whose overall score at
+strength 1 is within a tenth of their best, and intervals of the steps in concept score.
 """
 
 import argparse

@@ -8,6 +8,7 @@ import tiny
 from hypersteer.checkpoint import read_hypernet, write_folder
 from hypersteer.config import HypernetConfig
 from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import parts_of
 from hypersteer.edits.kinds import joined, stacked
 from hypersteer.edits.registry import KINDS
 from hypersteer.edits.sites import Site
@@ -141,11 +142,12 @@ def test_a_hypernetwork_writes_it(lm, kind):
     for more in ((), (2, 3)):
         steerer = tiny.steerer_of(tiny.ending_with(lm), edit=kind, more_layers=more)
         made = steerer.edit("sing of bees", TEXTS)
-        each = [one if isinstance(one, list) else [one] for one in made]
+        each = [list(parts_of(one)) for one in made]
         assert [edit.site.layer for edit in each[0]] == [1, *more]
         assert all(edit.kind is KINDS[kind] for edits in each for edit in edits)
         texts = steerer.generate(TEXTS, steer="sing of bees", strength=0.7, **SHORT)
         assert texts == steerer.lm.generate(TEXTS, edit=each, strength=0.7, **SHORT)
+        assert texts == steerer.lm.generate(TEXTS, edit=made, strength=0.7, **SHORT)
         assert texts != steerer.lm.generate(TEXTS, **SHORT)
 
 

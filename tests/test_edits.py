@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import tiny
-from hypersteer.edits.edit import VectorEdit, load_edit
+from hypersteer.edits.edit import VectorEdit
+from hypersteer.edits.edit_set import load_edit
 from hypersteer.edits.sites import Site, check_scope, check_strength
 from hypersteer.errors import CheckpointError, ConfigError, SteeringError
 from hypersteer.lm.edited import edit_writers

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from hypersteer.config import EvaluateConfig, TrainConfig
     from hypersteer.config.conditions import ConditionConfig
     from hypersteer.data.sources import load_concepts
-    from hypersteer.edits.edit import Edit, VectorEdit, load_edit
+    from hypersteer.edits.edit import Edit, VectorEdit
+    from hypersteer.edits.edit_set import EditSet, load_edit
     from hypersteer.edits.sites import Site
     from hypersteer.errors import SteeringError
     from hypersteer.evaluation.run import EvaluateResult
@@ -37,6 +38,7 @@ __all__ = [
     "ConditionConfig",
     "Decisions",
     "Edit",
+    "EditSet",
     "EvaluateConfig",
     "EvaluateResult",
     "Rules",
@@ -65,6 +67,7 @@ _HOMES = {
     "ConditionConfig": "hypersteer.config.conditions",
     "Decisions": "hypersteer.conditions.rules",
     "Edit": "hypersteer.edits.edit",
+    "EditSet": "hypersteer.edits.edit_set",
     "EvaluateConfig": "hypersteer.config",
     "EvaluateResult": "hypersteer.evaluation.run",
     "Rules": "hypersteer.conditions.rules",
@@ -81,7 +84,7 @@ _HOMES = {
     "load": "hypersteer.steering",
     "load_concepts": "hypersteer.data.sources",
     "load_condition": "hypersteer.conditions.condition",
-    "load_edit": "hypersteer.edits.edit",
+    "load_edit": "hypersteer.edits.edit_set",
     "load_lm": "hypersteer.lm.load",
     "rules": "hypersteer.conditions.rules",
     "train": "hypersteer.training.loop",

@@ -12,6 +12,7 @@ from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.gate import Gate
 from hypersteer.conditions.rules import Decisions, Rules
 from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import EditSet, parts_of
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.engine.batch import Batch
 from hypersteer.engine.generate import NewEngine, decode, generate_texts, join_pieces
@@ -116,13 +117,14 @@ class Answerer(NamedTuple):
         if isinstance(edit, str) and self.maker is not None:
             check_scope_length(scope, prompt)
             self.maker.check(validate_steering_prompt(edit), prompt)
-        elif (own := getattr(edit, "scope", None)) is not None:
-            check_scope_length(own, prompt)
+        for part in parts_of(edit):
+            if (own := getattr(part, "scope", None)) is not None:
+                check_scope_length(own, prompt)
 
-    def _site_of(self, edit: str | Edit) -> Site:
+    def _site_of(self, edit: str | Edit | EditSet) -> Site:
         if isinstance(edit, str) and self.maker is not None:
             return self.maker.lowest
-        return self.lm.site_of(edit)
+        return min(self.lm.site_of(part) for part in parts_of(edit))
 
 
 class Slot(NamedTuple):

@@ -16,6 +16,7 @@ from hypersteer.checkpoint import (
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.rules import Decisions, Rules
 from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import EditSet
 from hypersteer.edits.sites import Scope, check_scope
 from hypersteer.engine.batch import Batch
 from hypersteer.engine.generate import NewEngine
@@ -29,7 +30,7 @@ from hypersteer.lm.load import load_lm
 from hypersteer.lm.messages import Prompt, Prompts
 from hypersteer.lm.writers import Writer
 
-Steer = str | Edit | Rules | None
+Steer = str | Edit | EditSet | Rules | None
 """A steering prompt, an edit, rules over either, or None for the unsteered model."""
 
 
@@ -160,7 +161,7 @@ class Steerer:
     @overload
     def edit(
         self, steer: str, prompt: str | None = None, *, scope: Scope | None = None
-    ) -> Edit: ...
+    ) -> Edit | EditSet: ...
 
     @overload
     def edit(
@@ -169,7 +170,7 @@ class Steerer:
         prompt: Sequence[Any] | Mapping[str, Any] | None = None,
         *,
         scope: Scope | None = None,
-    ) -> list[Edit]: ...
+    ) -> list[Edit | EditSet]: ...
 
     def edit(
         self,
@@ -177,7 +178,7 @@ class Steerer:
         prompt: Prompts | None = None,
         *,
         scope: Scope | None = None,
-    ) -> Edit | list[Edit]:
+    ) -> Edit | EditSet | list[Edit | EditSet]:
         """Return the edit itself, with no generation; many pairs are made in one batched pass.
 
         Args:
@@ -188,8 +189,8 @@ class Steerer:
 
         Returns:
             An edit, or a list of edits if a list of steering prompts or prompts was given. A
-            hypernetwork that writes at several sites (`hypernet.more_layers`) has a list of edits,
-            one per site, where there is an edit otherwise.
+            hypernetwork that writes at several sites (`hypernet.more_layers`) gives an `EditSet`
+            where others give an edit.
 
         Raises:
             SteeringError: for an empty steering prompt, a missing prompt, or lists of different
@@ -209,7 +210,7 @@ class Steerer:
             self.lm.check_length(len(one.ids), "the prompt")
             self._maker.check(text, one)
         made = self._maker.edits(texts, request.prompts, self._scope(scope))
-        edits: list[Any] = [each[0] if len(each) == 1 else each for each in made]
+        edits = [each[0] if len(each) == 1 else EditSet(edits=tuple(each)) for each in made]
         return edits[0] if request.single else edits
 
     def save(self, folder: str | Path) -> Path:

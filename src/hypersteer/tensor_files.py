@@ -1,6 +1,7 @@
 """Values that live in one safetensors file: tensors, and a JSON header that says what they are."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def read_value(path: Path, wanted: str, what: str) -> tuple[dict[str, Any], dict
     Raises:
         CheckpointError: if the file is missing, corrupt, or of another format.
     """
+    return read_any(path, (wanted,), what)
+
+
+def read_any(
+    path: Path, wanted: Sequence[str], what: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what is in one of several formats; see `read_value`."""
     if not is_file(path):
         raise CheckpointError(f"no {what} at '{path}'; give a .safetensors file written by save()")
     try:
@@ -51,8 +59,8 @@ def read_value(path: Path, wanted: str, what: str) -> tuple[dict[str, Any], dict
     # Torch has no type for some tensors of safetensors, and says so in several ways.
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' is not a readable {what}: {one_line(error)}") from error
-    if not isinstance(header, dict) or header.get("format") != wanted:
-        raise CheckpointError(f"'{path}' is a safetensors file but not a {wanted} {what}")
+    if not isinstance(header, dict) or header.get("format") not in wanted:
+        raise CheckpointError(f"'{path}' is a safetensors file but not a {wanted[0]} {what}")
     return header, tensors
 
 

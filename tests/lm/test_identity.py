@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny
-from hypersteer.edits.edit import load_edit
+from hypersteer.edits.edit_set import load_edit
 from hypersteer.errors import CheckpointError
 from hypersteer.identity import Identity, same_base_lm
 from hypersteer.lm.base import BaseLM

@@ -134,6 +134,10 @@ def test_a_checkpoint_learnt_beside_the_prompt_is_said(tiny_llama, tmp_path):
     check_split(methods, [], ["owls"])
     with pytest.raises(ConfigError, match="joins prompting with an edit"):
         methods_of(f"prompting+prompting+{beside}")
+    assert isinstance(methods_of(f"alone+{beside}")["alone+beside"], Hypersteer)
+    for other in (alone, "prompting", "actadd", f"prompting+{beside}"):
+        with pytest.raises(ConfigError, match="no checkpoint that was learnt beside the prompt"):
+            methods_of(f"alone+{other}")
 
 
 @pytest.mark.parametrize("edited", ["prompting", "sft", "ixg", "prompting+actadd"])

@@ -4,7 +4,8 @@ import contextlib
 from typing import Any
 
 from hypersteer.cli.show import ShownPrompt, compare, notice, print_answers, save_edit
-from hypersteer.edits.edit import Edit, load_edit
+from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import EditSet, load_edit, parts_of
 from hypersteer.edits.sites import check_strength
 from hypersteer.errors import SteeringError, nearest, one_line
 from hypersteer.lm.chat import Prompt
@@ -31,7 +32,7 @@ class Conversation:
         steerer: Steerer,
         decoding: dict[str, Any],
         *,
-        steer: str | Edit | None = None,
+        steer: str | Edit | EditSet | None = None,
         strength: float = 1.0,
         system: str = "",
     ) -> None:
@@ -117,7 +118,7 @@ class Conversation:
             raise SteeringError("an edit is made for a question; ask one first")
         return [*self._before(), *self._turns[:-1]]
 
-    def _needed(self) -> str | Edit:
+    def _needed(self) -> str | Edit | EditSet:
         """Return what steers.
 
         Raises:
@@ -157,7 +158,8 @@ class Conversation:
 
     def _set_edit(self, path: str) -> None:
         edit = load_edit(_file(path, "/edit"))
-        self._steerer.lm.site_of(edit)
+        for part in parts_of(edit):
+            self._steerer.lm.site_of(part)
         self._steer = edit
         self._tell_steering()
 

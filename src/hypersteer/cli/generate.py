@@ -161,7 +161,7 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
     texts = [validate_steering_prompt(text) for text in args.steer]
 
     from hypersteer.cli.show import ShownPrompt
-    from hypersteer.edits.edit import load_edit
+    from hypersteer.edits.edit_set import load_edit
     from hypersteer.edits.sites import check_strength
 
     if args.rule:

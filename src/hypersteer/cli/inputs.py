@@ -11,6 +11,7 @@ from hypersteer.values import check_text, lines_of
 
 if TYPE_CHECKING:
     from hypersteer.edits.edit import Edit
+    from hypersteer.edits.edit_set import EditSet
 
 STDIN = "-"
 STRAY = "surrogateescape"
@@ -72,9 +73,9 @@ def _typed(prompt: str) -> Iterator[str]:
             return
 
 
-def read_beside(given: str) -> tuple["Edit", float]:
+def read_beside(given: str) -> tuple["Edit | EditSet", float]:
     """Read the file of an edit, and the strength behind the last `=` if there is one."""
-    from hypersteer.edits.edit import load_edit
+    from hypersteer.edits.edit_set import load_edit
 
     name, mark, last = given.rpartition("=")
     try:

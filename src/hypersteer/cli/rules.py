@@ -9,6 +9,7 @@ from hypersteer.errors import ConfigError
 if TYPE_CHECKING:
     from hypersteer.conditions.rules import Check, Rules
     from hypersteer.edits.edit import Edit
+    from hypersteer.edits.edit_set import EditSet
 
 
 def read_rules(
@@ -33,13 +34,15 @@ def read_rules(
     """
     from hypersteer.conditions import rules as gates_rules
     from hypersteer.conditions.condition import load_condition
-    from hypersteer.edits.edit import load_edit
+    from hypersteer.edits.edit_set import load_edit
 
     files = _named(conditions, "--condition", "FILE")
     edit_files, words = _named(edits, "--edit", "FILE"), _named(steer, "--steer", "TEXT")
     for name in edit_files.keys() & words.keys():
         raise ConfigError(f"'{name}' is named by --edit and by --steer; give one of them")
-    known: dict[str, str | Edit] = {name: load_edit(path) for name, path in edit_files.items()}
+    known: dict[str, str | Edit | EditSet] = {
+        name: load_edit(path) for name, path in edit_files.items()
+    }
     return gates_rules.rules(
         list(rules),
         conditions={name: load_condition(path) for name, path in files.items()},

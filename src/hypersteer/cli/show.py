@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hypersteer.conditions.rules import Check, Decisions
 from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import EditSet
 from hypersteer.lm.chat import Prompt
 from hypersteer.lm.messages import prompted
 from hypersteer.steering import Steer, Steerer
@@ -23,7 +24,7 @@ class ShownPrompt(NamedTuple):
     prompt: Prompt
     steer: Steer
     strength: float = 1.0
-    edits: tuple[tuple[Edit, float], ...] = ()
+    edits: tuple[tuple[Edit | EditSet, float], ...] = ()
 
     @property
     def everything(self) -> list[Any]:
@@ -123,15 +124,15 @@ def print_answers(question: ShownPrompt, answers: Answers, note: str = "") -> No
     console.print()
 
 
-def save_edit(edit: Edit | Sequence[Any], path: str) -> None:
-    """Save an edit, or those of several sites each to a file of its own, and say so."""
-    edits = [edit] if isinstance(edit, Edit) else list(edit)
-    for one in edits:
-        target = Path(path)
-        if len(edits) > 1:
-            target = target.with_stem(f"{target.stem}-layer{one.site.layer}")
-        size = f" (norm {one.norm:.3g} at strength 1)" if "vector" in one.params else ""
-        notice(f"wrote the edit{size} to {one.save(path if len(edits) == 1 else target)}")
+def save_edit(edit: Edit | EditSet | list[Edit | EditSet], path: str) -> None:
+    """Save an edit, and say so; one steering prompt gives no list of them."""
+    assert not isinstance(edit, list)
+    size = ""
+    if isinstance(edit, EditSet):
+        size = f" of {len(edit)} blocks"
+    elif "vector" in edit.params:
+        size = f" (norm {edit.norm:.3g} at strength 1)"
+    notice(f"wrote the edit{size} to {edit.save(path)}")
 
 
 def notice(text: str) -> None:

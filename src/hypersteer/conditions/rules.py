@@ -10,6 +10,7 @@ from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.grammar import WORDS, Mention, Rule, at_column, parse_rules
 from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import EditSet
 from hypersteer.errors import ConfigError, SteeringError, nearest, short, shown
 from hypersteer.values import as_whole
 
@@ -32,7 +33,7 @@ class Rules:
 
     rules: tuple[Rule, ...]
     conditions: Mapping[str, Condition]
-    edits: Mapping[str, str | Edit]
+    edits: Mapping[str, str | Edit | EditSet]
     every: int = 0
     order: Order = "all"
 
@@ -68,7 +69,7 @@ def rules(
     text: str | Sequence[str],
     *,
     conditions: Mapping[str, Condition],
-    edits: Mapping[str, str | Edit],
+    edits: Mapping[str, str | Edit | EditSet],
     check: Literal["prompt", "token"] | int = "prompt",
     order: Order = "all",
 ) -> Rules:
@@ -100,7 +101,7 @@ def rules(
         raise ConfigError(f"unknown order {order!r}{nearest(str(order), get_args(Order))}")
     _check_names(conditions, edits)
     used: dict[str, Condition] = {}
-    wanted: dict[str, str | Edit] = {}
+    wanted: dict[str, str | Edit | EditSet] = {}
     for rule in parsed:
         used |= _found(rule, rule.conditions, conditions, "condition")
         wanted |= _found(rule, rule.edits, edits, "edit")
@@ -134,7 +135,7 @@ def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object])
                 "fit_condition made"
             )
     for name, edit in edits.items():
-        if not isinstance(edit, Edit):
+        if not isinstance(edit, (Edit, EditSet)):
             try:
                 validate_steering_prompt(edit)
             except SteeringError as error:

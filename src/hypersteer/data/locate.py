@@ -11,15 +11,15 @@ from hypersteer.files import is_file, is_folder, package_data, path_of, reason
 
 AXBENCH_VARIABLE = "HYPERSTEER_AXBENCH"
 FORMS = (
-    "expected a folder of AxBench data, 'bundled', 'bundled:wide', 'axbench:concept10/2b/l20', "
-    "or 'hub:owner/name[/sub/folder]'"
+    "expected a folder of AxBench data, 'bundled', 'bundled:wide', 'bundled:more', "
+    "'axbench:concept10/2b/l20', or 'hub:owner/name[/sub/folder]'"
 )
 # Per split, where its files may lie: (folder, stem) in AxBench's git, bare, and Hub layouts.
 LAYOUTS = {
     "train": (("generate", STEMS["train"]), ("", STEMS["train"]), ("train", "data")),
     "test": (("inference", STEMS["test"]), ("", STEMS["test"]), ("test", "data")),
 }
-BUNDLED = {"bundled": "bundled", "bundled:wide": "wide"}
+BUNDLED = {"bundled": "bundled", "bundled:wide": "wide", "bundled:more": "more"}
 """Sources that ship with the package, and their folders."""
 METADATA_FOLDERS = ("generate", "", "train", "test")
 

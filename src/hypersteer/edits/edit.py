@@ -17,9 +17,9 @@ from hypersteer.edits.registry import KINDS
 from hypersteer.edits.sites import Scope, Site, check_scope, check_strength
 from hypersteer.edits.vector import VECTOR
 from hypersteer.errors import CheckpointError, SteeringError, nearest, shown
-from hypersteer.files import output_file, path_of
+from hypersteer.files import output_file
 from hypersteer.identity import same_base_lm
-from hypersteer.tensor_files import read_value, write_value
+from hypersteer.tensor_files import write_value
 from hypersteer.values import check_text
 
 FORMAT = "hypersteer-edit-1"
@@ -130,18 +130,8 @@ class Edit:
         Raises:
             SteeringError: if the file cannot be written.
         """
-        header = {
-            "format": FORMAT,
-            "kind": self.kind.name,
-            "layer": self.site.layer,
-            "site": self.site.kind,
-            "scope": self.scope if isinstance(self.scope, str) else list(self.scope),
-            "base_lm": self.base_lm,
-            "steering_prompt": self.steering_prompt,
-            "generator": self.generator,
-        }
         path = output_file(path, "the file of the edit")
-        return write_value(path, dict(self.params), header, "edit")
+        return write_value(path, dict(self.params), {"format": FORMAT, **described(self)}, "edit")
 
 
 def VectorEdit(*, vector: Any, site: Site, **about: Any) -> Edit:
@@ -158,14 +148,30 @@ def VectorEdit(*, vector: Any, site: Site, **about: Any) -> Edit:
     return Edit(kind=VECTOR, params={"vector": vector}, site=site, **about)
 
 
-def load_edit(path: str | Path) -> Edit:
-    """Read an edit that `save` wrote.
+def described(edit: Edit) -> dict[str, Any]:
+    """Return all of an edit but its tensors, of JSON types."""
+    return {
+        "kind": edit.kind.name,
+        "layer": edit.site.layer,
+        "site": edit.site.kind,
+        "scope": edit.scope if isinstance(edit.scope, str) else list(edit.scope),
+        "base_lm": edit.base_lm,
+        "steering_prompt": edit.steering_prompt,
+        "generator": edit.generator,
+    }
+
+
+def from_parts(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
+    """Return the edit that `described` and its tensors make.
+
+    Args:
+        path: the file that they are from, for messages.
+        header: what `described` gave.
+        tensors: its parameters.
 
     Raises:
-        CheckpointError: if the file is missing, corrupt, not an edit, or one of an unknown kind.
+        CheckpointError: if they make none, or one of an unknown kind.
     """
-    path = path_of(path, "the edit", CheckpointError)
-    header, tensors = read_value(path, FORMAT, "edit")
     try:
         kind = header["kind"]
         if not isinstance(kind, str) or kind not in KINDS:

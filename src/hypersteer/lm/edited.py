@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import EditSet, parts_of
 from hypersteer.edits.kinds import EditKind, stacked
 from hypersteer.edits.sites import Site, check_strength
 from hypersteer.errors import SteeringError, short
@@ -21,8 +22,8 @@ from hypersteer.lm.finite import check_added, check_range
 from hypersteer.lm.hooks import ReadWrite, at_input, at_sites
 from hypersteer.lm.writers import Writer, acting
 
-Given = Edit | tuple[Edit, float]
-"""An edit, or an edit with a strength of its own, which multiplies the row's."""
+Given = Edit | EditSet | tuple[Edit | EditSet, float]
+"""An edit, a set of edits, or a pair of one of these and a strength, which multiplies the row's."""
 
 
 @runtime_checkable
@@ -117,14 +118,17 @@ def edit_writers(
 def slot_writers(lm: Host, edits: Sequence[Applied | None]) -> list[Writer]:
     """Return writers for at most one edit per row: one for each site and kind that occurs.
 
+    A set of edits, one at each of several sites, counts as one.
+
     Raises:
         SteeringError: see `edit_writers`.
     """
     members: dict[tuple[Site, EditKind], dict[int, Applied]] = {}
     for row, one in enumerate(edits):
         if one is not None:
-            place = lm.site_of(one.edit), one.edit.kind
-            members.setdefault(place, {})[row] = one
+            for part in parts_of(one.edit):
+                place = lm.site_of(part), part.kind
+                members.setdefault(place, {})[row] = Applied(part, one.strength)
     writers = []
     for (site, kind), own in members.items():
         rows = [own.get(row) for row in range(len(edits))]
@@ -154,7 +158,8 @@ def edited(lm: Host, rows: Sequence[Any], strengths: Sequence[float]) -> Generat
             other, as `generate` makes them for beams and several answers.
     """
     edit_writers(lm, rows, strengths)  # so that bad input is told before anything runs
-    sites = {lm.site_of(applied(one, 1.0).edit) for row in rows for one in several(row)}
+    given = [applied(one, 1.0).edit for row in rows for one in several(row)]
+    sites = {lm.site_of(part) for one in given for part in parts_of(one)}
     call = _Call(lm, rows, strengths)
     with ExitStack() as stack:
         stack.enter_context(at_input(lm.model.get_decoder(), call.begin))

@@ -50,6 +50,8 @@ METHODS = {
 
 SAID = ("prompting", "prompting-system", "prompting-few-shot")
 """Ways of prompting that may go together with an edit, as `prompting+actadd`."""
+ALONE = "alone"
+"""Before a checkpoint that was learnt beside the prompt, `alone+runs/beside`: only its edits."""
 BESIDE = "+"
 
 
@@ -126,9 +128,12 @@ def recipe(method: Learner) -> dict[str, Any]:
 
 
 def _parts(name: str) -> tuple[str, str] | None:
-    """Return what `prompting+other` names: a way of prompting, and what edits beside it."""
+    """Return what `prompting+other` names: a way of prompting, and what edits beside it.
+
+    `alone+other` is in two parts, too.
+    """
     said, plus, edited = name.partition(BESIDE)
-    if name in METHODS or not plus or said not in SAID:
+    if name in METHODS or not plus or said not in (*SAID, ALONE):
         return None
     return said, edited
 
@@ -141,7 +146,15 @@ def _label(name: str) -> str:
 
 
 def _make(name: str, all_settings: Mapping[str, dict[str, Any]]) -> Learner:
-    if parts := _parts(name):
+    if (parts := _parts(name)) and parts[0] == ALONE:
+        edited = None if parts[1] in METHODS else _make(parts[1], all_settings)
+        if not isinstance(edited, Together) or _parts(parts[1]) is not None:
+            raise ConfigError(
+                f"'{name}': '{parts[1]}' is no checkpoint that was learnt beside the prompt, so "
+                f"leave out '{ALONE}{BESIDE}'"
+            )
+        return cast(Learner, edited.edited)
+    if parts:
         said, edited = (_make(part, all_settings) for part in parts)
         if isinstance(edited, Together) and _parts(parts[1]) is None:
             edited = edited.edited  # a checkpoint that is said anyway, here in another way
