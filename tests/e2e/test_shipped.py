@@ -13,6 +13,7 @@ from hypersteer.cli.main import main
 from hypersteer.cli.options import Sampling
 from hypersteer.data.sources import load_concepts
 from hypersteer.hypernet.card import read_card
+from hypersteer.lm.messages import prompted
 from hypersteer.training.forward import Steered, steered_losses
 
 pytestmark = [
@@ -33,28 +34,35 @@ def steerer():
     return hs.load(lm=hs.load_lm("smollm2-135m-instruct", device="cpu", dtype="float32"))
 
 
-def test_it_is_small_and_never_saw_a_concept_of_the_other_bundled_set():
+def test_it_is_small_and_never_saw_a_held_out_concept():
     folder = find_checkpoint(BUNDLED)
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 40 * MIB
     card = read_card(folder)
-    bundled = {concept.text.casefold() for concept in load_concepts("bundled").concepts}
-    seen = {text.casefold() for text in (*card.concepts, *card.held_out)}
-    assert len(seen) > 400
-    assert not seen & bundled
+    concepts = load_concepts("bundled").concepts
+    held_out = {concept.text.casefold() for concept in concepts if concept.held_out}
+    seen = {text.casefold() for text in card.concepts}
+    assert len(held_out) == 40
+    assert len(seen) > 1500
+    assert not seen & held_out
+    assert {text.casefold() for text in card.held_out} == held_out
     about = (folder / "README.md").read_text()
     for word in ("Data", "Scores", "Strength", "Fail", "Apache-2.0"):
         assert word in about, word
 
 
+@pytest.mark.parametrize("said", [True, False])
 @pytest.mark.parametrize("concepts", [12, pytest.param(None, marks=pytest.mark.exhaustive)])
-def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steerer, concepts):
-    """One evaluation answer of each held-out concept, against another held-out concept's prompt."""
+def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steerer, concepts, said):
+    """One evaluation answer of each held-out concept, against another held-out concept's prompt.
+
+    Only the edit is the wrong one: what the base prompt says, if anything, stays.
+    """
     data = load_concepts("bundled", split="test")
     held_out = [c for c in data.concepts if c.held_out][:concepts]
     rows = [data.example(int(data.rows(concept.id)[0])) for concept in held_out]
     texts = [concept.text for concept in held_out]
     lm, card = steerer.lm, steerer.card
-    setup = Steered(lm, steerer.hypernet, card.hypernet, [card.site], card.scope)
+    setup = Steered(lm, steerer.hypernet, card.hypernet, steerer.hypernet.sites, card.scope)
     gaps = []
     for start in range(0, len(rows), 8):
         part = slice(start, start + 8)
@@ -63,7 +71,11 @@ def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steere
             lm.chat.text(texts[(start + len(texts) // 2 + i) % len(texts)])
             for i in range(len(right))
         ]
-        prompts = [lm.chat.prompt(row.prompt) for row in rows[part]]
+        asked = [
+            prompted(row.prompt, text) if said else row.prompt
+            for row, text in zip(rows[part], texts[part], strict=True)
+        ]
+        prompts = [lm.chat.prompt(text) for text in asked]
         responses = [lm.chat.response(row.response)[:48] for row in rows[part]]
         with torch.no_grad():
             losses = steered_losses(setup, prompts, responses, [right, wrong])
