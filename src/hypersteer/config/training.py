@@ -247,6 +247,9 @@ class TrainConfig:
     """Folder for checkpoints and metrics."""
     seed: int = 42
     """Everything random follows from it."""
+    start: str | None = None
+    """Checkpoint whose weights training begins with: folder, Hub id, or `bundled`. It decides the
+    base LM, the site and the hypernetwork as well."""
     base_lm: LMConfig = field(default_factory=LMConfig)
     site: SiteConfig = field(default_factory=SiteConfig)
     hypernet: HypernetConfig = field(default_factory=HypernetConfig)

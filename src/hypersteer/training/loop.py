@@ -26,6 +26,7 @@ from hypersteer.training.processes import (
 )
 from hypersteer.training.report import Reporter
 from hypersteer.training.rows import prepare_rows
+from hypersteer.training.start import started
 from hypersteer.training.state import Progress, RunFolder, hold_run
 from hypersteer.training.step import HypernetOptimizer
 from hypersteer.training.validate import Validation
@@ -87,6 +88,7 @@ class _Run:
     ) -> None:
         self.config, self.accelerator = config, accelerator
         agree(accelerator, lambda: self._open(lm, extend=extend))
+        config = self.config
         self.optimizer = HypernetOptimizer(
             accelerator, self.hypernet, config.optim, config.hypernet.blocks
         )
@@ -101,6 +103,7 @@ class _Run:
 
     def _open(self, lm: BaseLM | None, *, extend: bool) -> None:
         """Open what the run needs; the processes do not meet in it."""
+        self.config, self.start = started(self.config)
         config = self.config
         self.folder = RunFolder(config, extend=extend)
         self.lm = lm or start_lm(config.base_lm, self.accelerator)
@@ -121,6 +124,8 @@ class _Run:
         self.hypernet = new_hypernet(
             self.lm, config.hypernet, self.site, config.seed, self.rows.concepts
         )
+        if self.start is not None:
+            self.start.fill(self.hypernet, self.lm)
 
     def _own_answers(self) -> OwnAnswers | None:
         """Return the base LM's own answers, where they are learnt from; the first process asks."""
@@ -225,6 +230,9 @@ class _Run:
         agree(self.accelerator, self._write if main else lambda: None)
 
     def _write(self) -> None:
+        # What the start has seen is seen.
+        before = () if self.start is None else self.start.card.concepts
+        seen = dict.fromkeys((*before, *self.rows.concepts))
         card = Card(
             base_lm=self.config.base_lm.name,
             fingerprint=self.lm.fingerprint,
@@ -235,8 +243,8 @@ class _Run:
             training=to_dict(self.config),
             step=self.progress.step,
             metrics={**self.progress.baselines, **self.progress.metrics},
-            concepts=self.rows.concepts,
-            held_out=self.rows.held_out,
+            concepts=tuple(seen),
+            held_out=tuple(text for text in self.rows.held_out if text not in seen),
         )
         self.folder.save(self.hypernet, self.optimizer.adamw, card, self.progress)
 
