@@ -26,7 +26,13 @@ BUNDLED = 248
 LEARNT = tuple(id_ for id_ in range(28) if id_ not in (3, 13, 18, 23))
 """Bundled concepts that the demo learns: few enough that 80 steps show something."""
 STRENGTH = 1.4
-DECODING = {"max_new_tokens": 60, "temperature": 0.7, "top_p": 0.9, "seed": 1}
+DECODING = {
+    "max_new_tokens": 60,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "repetition_penalty": 1.15,
+    "seed": 1,
+}
 SHOWN = (
     ("How do I make a cup of tea?", "talk like a pirate"),
     ("What should I cook tonight?", "answer as a numbered list"),
