@@ -75,7 +75,7 @@ def main() -> None:
             Answer(*pair, text, own) for pair, text, own in zip(asked, texts, plain, strict=True)
         ]
         rows = [
-            {"strength": strength, "concept": one.concept, "prompt": one.instruction}
+            {"strength": strength, "steer": one.concept, "prompt": one.instruction}
             | {"answer": one.response, "overall": found.overall}
             | {name: getattr(found, name).score for name in DIMENSIONS}
             for one, found in zip(answers, judge.judge(answers), strict=True)
@@ -90,14 +90,14 @@ def main() -> None:
 
 def show(rows: list[dict], strengths: list[float]) -> None:
     """Print the tables."""
-    names = sorted({row["concept"] for row in rows})
+    names = sorted({row["steer"] for row in rows})
 
     def means(strength: float, score: str) -> np.ndarray:
         """Each concept's mean score at a strength."""
         found = {name: [] for name in names}
         for row in rows:
             if row["strength"] == strength:
-                found[row["concept"]].append(row[score])
+                found[row["steer"]].append(row[score])
         return np.array([np.mean(values) for values in found.values()])
 
     table = Table("strength", "overall", *DIMENSIONS)

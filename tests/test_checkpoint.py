@@ -175,6 +175,22 @@ def test_the_folder_holds_three_files_and_no_pickle(tiny_llama, tmp_path, monkey
     steering.load(tmp_path / "made", lm=tiny_llama)
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_whoever_may_read_the_folder_may_read_all_of_it(tiny_llama, tmp_path, mode):
+    """A checkpoint, what is given away of it, and an edit; safetensors itself lets nobody else."""
+    hypernet, card = make(tiny_llama, tmp_path / "made")
+    for name in ("shared", "given"):
+        (tmp_path / name).mkdir()
+    for folder in (tmp_path, *tmp_path.iterdir()):
+        folder.chmod(mode)
+    export(tmp_path / "made", tmp_path / "given")
+    tiny.edit_of(tiny_llama, Site(1), 1).save(tmp_path / "shared/edit.safetensors")
+    write_folder(tmp_path / "shared", hypernet, card)
+    weights = [file for file in tmp_path.rglob("*.safetensors") if file.parent.name != "made"]
+    assert len(weights) == 3
+    assert {file.stat().st_mode & 0o777 for file in weights} == {mode & 0o666}
+
+
 def test_a_pickle_in_the_weights_place_is_refused(tiny_llama, tmp_path):
     hypernet, _ = make(tiny_llama, tmp_path / "made")
     torch.save(hypernet.state_dict(), tmp_path / "made/model.safetensors")

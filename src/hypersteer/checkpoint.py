@@ -28,6 +28,7 @@ from hypersteer.files import (
     path_of,
     reason,
     replacing,
+    share_as_folder,
 )
 from hypersteer.hypernet.card import Card, model_card, read_card, write_card
 from hypersteer.hypernet.network import Hypernet
@@ -59,6 +60,7 @@ def save_tensors(
     held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
         save_file(held, path, metadata)
+        share_as_folder(path)
     except SafetensorError as error:
         raise OSError(one_line(error)) from error
 
@@ -97,6 +99,7 @@ def export(source: Path, target: Path, about: str = "", *, strength: float = 1.0
         )
     with tempfile.TemporaryDirectory(dir=target.parent) as made:
         folder = Path(made)
+        folder.chmod(target.parent.stat().st_mode & 0o777)
         shutil.copyfile(source / "config.json", folder / "config.json")
         (folder / "README.md").write_text(model_card(card, about), encoding="utf-8")
         small = {name: value.to(torch.bfloat16) for name, value in weights.items()}

@@ -51,6 +51,15 @@ def replacing(path: Path) -> Generator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def share_as_folder(path: Path) -> None:
+    """Let those read and write a file who may do so in its folder; safetensors lets its owner only.
+
+    Raises:
+        OSError: if that cannot be changed.
+    """
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 

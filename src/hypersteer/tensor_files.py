@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hypersteer.errors import CheckpointError, SteeringError, one_line, shown
-from hypersteer.files import is_file, reason, replacing
+from hypersteer.files import is_file, reason, replacing, share_as_folder
 from hypersteer.values import json_of
 
 
@@ -31,6 +31,7 @@ def write_value(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], 
     try:
         with replacing(path) as temporary:
             save_file(held, temporary, {what: json.dumps(header)})
+            share_as_folder(temporary)
     except (OSError, SafetensorError) as error:
         told = reason(error) if isinstance(error, OSError) else one_line(error)
         raise SteeringError(f"cannot write the {what} to '{path}': {told}") from error

@@ -50,39 +50,41 @@ def test_it_is_small_and_never_saw_a_held_out_concept():
         assert word in about, word
 
 
-@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize(("wrong_words", "least", "share"), [(True, 0.2, 0.9), (False, 0.03, 0.6)])
 @pytest.mark.parametrize("concepts", [12, pytest.param(None, marks=pytest.mark.exhaustive)])
-def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(steerer, concepts, said):
+def test_the_right_steering_prompt_beats_a_wrong_one_on_held_out_concepts(
+    steerer, concepts, wrong_words, least, share
+):
     """One evaluation answer of each held-out concept, against another held-out concept's prompt.
 
-    Only the edit is the wrong one: what the base prompt says, if anything, stays.
+    Either it is said and steers, or it only steers, and what is said stays right.
     """
     data = load_concepts("bundled", split="test")
     held_out = [c for c in data.concepts if c.held_out][:concepts]
     rows = [data.example(int(data.rows(concept.id)[0])) for concept in held_out]
     texts = [concept.text for concept in held_out]
+    others = texts[len(texts) // 2 :] + texts[: len(texts) // 2]
     lm, card = steerer.lm, steerer.card
     setup = Steered(lm, steerer.hypernet, card.hypernet, steerer.hypernet.sites, card.scope)
-    gaps = []
-    for start in range(0, len(rows), 8):
-        part = slice(start, start + 8)
-        right = [lm.chat.text(text) for text in texts[part]]
-        wrong = [
-            lm.chat.text(texts[(start + len(texts) // 2 + i) % len(texts)])
-            for i in range(len(right))
+
+    def losses(part, said, steering):
+        prompts = [
+            lm.chat.prompt(prompted(row.prompt, text))
+            for row, text in zip(rows[part], said[part], strict=True)
         ]
-        asked = [
-            prompted(row.prompt, text) if said else row.prompt
-            for row, text in zip(rows[part], texts[part], strict=True)
-        ]
-        prompts = [lm.chat.prompt(text) for text in asked]
         responses = [lm.chat.response(row.response)[:48] for row in rows[part]]
-        with torch.no_grad():
-            losses = steered_losses(setup, prompts, responses, [right, wrong])
-        gaps += (losses[1] - losses[0]).tolist()
-    mean = sum(gaps) / len(gaps)
-    assert mean > 0.1, gaps
-    assert sum(gap > 0 for gap in gaps) > 0.7 * len(gaps), gaps
+        ids = [lm.chat.text(text) for text in steering[part]]
+        return steered_losses(setup, prompts, responses, [ids])[0]
+
+    gaps = []
+    with torch.no_grad():
+        for start in range(0, len(rows), 8):
+            part = slice(start, start + 8)
+            right = losses(part, texts, texts)
+            wrong = losses(part, others if wrong_words else texts, others)
+            gaps += (wrong - right).tolist()
+    assert sum(gaps) / len(gaps) > least, gaps
+    assert sum(gap > 0 for gap in gaps) >= share * len(gaps), gaps
 
 
 def test_an_unseen_steering_prompt_works_from_the_command_line(steerer, monkeypatch, capsys):
