@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from hypersteer.checkpoint import find_checkpoint, load_weights
 from hypersteer.config import HypernetConfig, SiteConfig, TrainConfig, differing, to_dict
+from hypersteer.edits.sites import NamedScope
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet.card import Card, read_card
 from hypersteer.hypernet.network import Hypernet
@@ -52,7 +53,9 @@ def started(config: TrainConfig) -> tuple[TrainConfig, Start | None]:
         return config, None
     folder = find_checkpoint(config.start)
     card = read_card(folder)
-    site = SiteConfig(layer=card.site.layer, kind=card.site.kind, scope=card.scope)
+    # A mask of positions is nobody's setting: runs have named scopes.
+    scope = cast(NamedScope, card.scope)
+    site = SiteConfig(layer=card.site.layer, kind=card.site.kind, scope=scope)
     for name, given, kept, default in (
         ("site", config.site, site, SiteConfig()),
         ("hypernet", config.hypernet, card.hypernet, HypernetConfig()),
