@@ -173,7 +173,7 @@ def test_what_it_cannot_do_is_told(tiny_llama, tmp_path):
     with pytest.raises(SteeringError, match="per-token edits act through the hypernetwork"):
         steerer.edit("sing of bees", "Hi")
     for options, told in (
-        ({"style": True}, "hypernet.style .* leave it out"),
+        ({"style": True}, "hypernet.style .* leave them out"),
         ({"prior": "activation"}, "set the prior to 'none'"),
         ({"cross_heads": 5}, "cross_heads 5 does not divide"),
     ):
