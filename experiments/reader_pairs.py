@@ -16,13 +16,10 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import hypersteer as hs
-from hypersteer.data.sources import load_concepts
-from hypersteer.lm.load import has_native_bf16
-from hypersteer.lm.messages import prompted
-from hypersteer.synthesis.pools import load_pool
+from held_out import asked_of, held_out_concepts, load_steerer
 
-SEED = 42
+from hypersteer.lm.messages import prompted
+
 OWN = Path(__file__).with_name("own_prompts.txt")
 QUESTION = "Tell me about your day."
 SIDES = ("prompting", "steered")
@@ -30,20 +27,14 @@ SIDES = ("prompting", "steered")
 
 def held_out(count: int) -> list[tuple[str, str]]:
     """Pairs of a held-out concept and an instruction, three of each concept, shuffled."""
-    pool = load_pool("bundled", SEED)
-    asked = [
-        (concept.text, one.text)
-        for concept in load_concepts("bundled").concepts
-        if concept.held_out
-        for one in pool.draw("test", concept.genre or "text", 3, SEED, concept.id, 9)
-    ]
+    asked = asked_of(held_out_concepts(), 3, 9)
     random.Random(5).shuffle(asked)
     return asked[:count]
 
 
 def write(out: Path, checkpoint: str, asked: list[tuple[str, str]]) -> None:
     """Answer both ways, shuffle the sides, write."""
-    steerer = hs.load(checkpoint, dtype="bfloat16" if has_native_bf16() else None)
+    steerer = load_steerer(checkpoint)
     options = {"max_new_tokens": 64, "repetition_penalty": 1.15}
     told = steerer.generate([prompted(text, steer) for steer, text in asked], **options)
     steered = steerer.generate(

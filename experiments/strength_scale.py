@@ -13,19 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from held_out import asked_of, held_out_concepts, judged, load_steerer
 from rich.console import Console
 from rich.table import Table
 
-import hypersteer as hs
 from hypersteer.config import JudgeConfig
-from hypersteer.data.sources import load_concepts
 from hypersteer.judges.choose import make_judge
-from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement
-from hypersteer.lm.load import has_native_bf16
+from hypersteer.judges.judge import DIMENSIONS
 from hypersteer.stats import bootstrap
-from hypersteer.synthesis.pools import load_pool
 
-SEED = 42
 STRENGTHS = [-1.0, 0.0, 0.5, 0.75, 1.0, 1.25, 1.5]
 
 
@@ -43,14 +39,8 @@ def main() -> None:
     parser.add_argument("--repetition-penalty", type=float, default=1.15)
     parser.add_argument("--out", default="runs/strength_scale.jsonl")
     given = parser.parse_args()
-    steerer = hs.load(given.checkpoint, dtype="bfloat16" if has_native_bf16() else None)
-    pool = load_pool("bundled", SEED)
-    concepts = [c for c in load_concepts("bundled").concepts if c.held_out][: given.concepts]
-    asked = [
-        (concept.text, one.text)
-        for concept in concepts
-        for one in pool.draw("test", concept.genre or "text", given.prompts, SEED, concept.id)
-    ]
+    steerer = load_steerer(given.checkpoint)
+    asked = asked_of(held_out_concepts()[: given.concepts], given.prompts)
     judge = make_judge(JudgeConfig(kind="local"), steerer.lm)
     out = Path(given.out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,15 +61,11 @@ def main() -> None:
             prompted=False if given.alone else None,
             **options,
         )
-        answers = [
-            Answer(*pair, text, own) for pair, text, own in zip(asked, texts, plain, strict=True)
-        ]
         rows = [
             {"strength": strength, "steer": one.concept, "prompt": one.instruction}
             | {"answer": one.response, "overall": found.overall}
             | {name: getattr(found, name).score for name in DIMENSIONS}
-            for one, found in zip(answers, judge.judge(answers), strict=True)
-            if isinstance(found, Judgement)
+            for one, found in judged(judge, asked, texts, plain)
         ]
         with out.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -9,20 +9,16 @@ The independent local judge scores them. Edits that only help to follow what is 
 
 import argparse
 
+from held_out import asked_of, held_out_concepts, judged, load_steerer
 from rich.console import Console
 from rich.table import Table
 
-import hypersteer as hs
 from hypersteer.config import JudgeConfig
-from hypersteer.data.sources import load_concepts
 from hypersteer.judges.choose import make_judge
-from hypersteer.judges.judge import DIMENSIONS, Answer, Judgement
-from hypersteer.lm.load import has_native_bf16
+from hypersteer.judges.judge import DIMENSIONS
 from hypersteer.lm.messages import prompted
 from hypersteer.stats import bootstrap
-from hypersteer.synthesis.pools import load_pool
 
-SEED = 42
 VAGUE = "follow the instruction closely"
 
 
@@ -35,14 +31,10 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=2)
     given = parser.parse_args()
-    steerer = hs.load(given.checkpoint, dtype="bfloat16" if has_native_bf16() else None)
-    pool = load_pool("bundled", SEED)
-    held_out = [c for c in load_concepts("bundled").concepts if c.held_out]
-    asked = [
-        (concept.text, one.text)
-        for concept in held_out[:: max(1, len(held_out) // given.concepts)][: given.concepts]
-        for one in pool.draw("test", concept.genre or "text", given.prompts, SEED, concept.id, 5)
-    ]
+    steerer = load_steerer(given.checkpoint)
+    held_out = held_out_concepts()
+    spread = held_out[:: max(1, len(held_out) // given.concepts)][: given.concepts]
+    asked = asked_of(spread, given.prompts, 5)
     own = [steer for steer, _ in asked]
     half = len(own) // 2
     options = {"max_new_tokens": 48, "repetition_penalty": 1.15}
@@ -57,11 +49,7 @@ def main() -> None:
         (f'"{VAGUE}"', [VAGUE] * len(own)),
     ):
         texts = steerer.generate(said, steer=steers, prompted=False, **options)
-        answers = [
-            Answer(*pair, text, before)
-            for pair, text, before in zip(asked, texts, plain, strict=True)
-        ]
-        found = [one for one in judge.judge(answers) if isinstance(one, Judgement)]
+        found = [verdict for _, verdict in judged(judge, asked, texts, plain)]
         scores = [[getattr(one, dimension).score for one in found] for dimension in DIMENSIONS]
         overall[name] = [one.overall for one in found]
         means = (sum(values) / len(values) for values in (overall[name], *scores))

@@ -20,7 +20,7 @@ from hypersteer.engine.requests import Request, as_request
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
-from hypersteer.lm.edited import Applied, applied, several, slot_writers
+from hypersteer.lm.edited import Applied, applied, several, sites_of, slot_writers
 from hypersteer.lm.messages import Prompt, Prompts
 from hypersteer.lm.scopes import check_scope_length
 from hypersteer.lm.writers import Writer
@@ -124,7 +124,7 @@ class Answerer(NamedTuple):
     def _site_of(self, edit: str | Edit | EditSet) -> Site:
         if isinstance(edit, str) and self.maker is not None:
             return self.maker.lowest
-        return min(self.lm.site_of(part) for part in parts_of(edit))
+        return min(sites_of(self.lm, edit))
 
 
 class Slot(NamedTuple):

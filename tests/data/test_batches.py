@@ -67,7 +67,7 @@ def batches(data, chat, size=4, seed=3, rows=None, max_prompt=1000, max_response
     rows = np.arange(len(data)) if rows is None else rows
     tokens = Tokenised(data, chat, max_prompt, max_response)
     concepts = kwargs.get("concepts", sorted({data.example(int(r)).concept_id for r in rows}))
-    showing = Showing(seed=seed, **kwargs.get("showing", {}))
+    showing = Showing(**kwargs.get("showing", {}))
     return TrainingBatches(tokens, rows, concepts, size, seed, showing)
 
 
@@ -451,7 +451,7 @@ def test_shares_of_rows_leave_the_steering_prompt_out_or_undo_it(data, chat):
     """Both shares are met over many steps, and a process draws what a whole batch has."""
     tokens = Tokenised(data, chat, 1000, 1000, beside=True)
     rows, concepts = np.arange(len(data)), [0, 1]
-    showing = Showing(seed=3, strengths=(0.5, 1.5), alone=0.5, negated=0.25)
+    showing = Showing(strengths=(0.5, 1.5), alone=0.5, negated=0.25)
     made = TrainingBatches(tokens, rows, concepts, 8, 3, showing)
     shown = [row for step in range(60) for row in made.batch(step)]
     for row in shown:

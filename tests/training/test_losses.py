@@ -34,6 +34,11 @@ def test_contrastive_of_far_apart_losses_is_finite():
     assert contrastive(torch.tensor([0.0]), torch.tensor([500.0]), 5.0).item() == 0.0
 
 
+def test_contrastive_of_no_rows_is_nothing():
+    """All rows that it would be measured on may be negated ones, which have no wrong prompt."""
+    assert contrastive(torch.zeros(0), torch.zeros(0), 5.0).item() == 0.0
+
+
 def test_reconstruction_by_hand():
     written = torch.tensor([[3.0, 4.0], [1.0, 0.0]], requires_grad=True)
     targets = torch.tensor([[4.0, 3.0], [-1.0, 0.0]])

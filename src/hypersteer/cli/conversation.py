@@ -5,10 +5,11 @@ from typing import Any
 
 from hypersteer.cli.show import ShownPrompt, compare, notice, print_answers, save_edit
 from hypersteer.edits.edit import Edit
-from hypersteer.edits.edit_set import EditSet, load_edit, parts_of
+from hypersteer.edits.edit_set import EditSet, load_edit
 from hypersteer.edits.sites import check_strength
 from hypersteer.errors import SteeringError, nearest, one_line
 from hypersteer.lm.chat import Prompt
+from hypersteer.lm.edited import sites_of
 from hypersteer.lm.messages import prompted
 from hypersteer.steering import Steerer
 from hypersteer.values import check_text
@@ -158,8 +159,7 @@ class Conversation:
 
     def _set_edit(self, path: str) -> None:
         edit = load_edit(_file(path, "/edit"))
-        for part in parts_of(edit):
-            self._steerer.lm.site_of(part)
+        sites_of(self._steerer.lm, edit)
         self._steer = edit
         self._tell_steering()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from hypersteer.cli.options import OptionalText, parse
+from hypersteer.cli.options import OptionalText, Sampling, parse
 from hypersteer.config import (
     DataConfig,
     HypernetConfig,
@@ -30,7 +30,7 @@ DECODING = {
     "max_new_tokens": 60,
     "temperature": 0.7,
     "top_p": 0.9,
-    "repetition_penalty": 1.15,
+    "repetition_penalty": Sampling().repetition_penalty,
     "seed": 1,
 }
 SHOWN = (

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hypersteer.data.showing import Showing
+from hypersteer.data.showing import AS_IT_IS, Showing
 from hypersteer.data.sources import ConceptData
 from hypersteer.errors import DataError, SteeringError
 from hypersteer.lm.chat import Chat, PromptIds
@@ -25,8 +25,8 @@ class TrainingRow(NamedTuple):
 
     `prompt` is what the base LM reads under the edit: the example's own prompt, which `plain` is in
     any case, or the one that says the steering prompt, too, which is `prompted`; that is None where
-    nobody wants it. `strength` is that of its edits in this step; it is negative where they are to
-    undo what the steering prompt says, and the base LM's own answer is what is wanted.
+    nobody wants it. `strength` is that of its edits in this step; where the row is `negated` they
+    are to undo what the steering prompt says, and the base LM's own answer is what is wanted.
     """
 
     prompt: PromptIds
@@ -163,7 +163,7 @@ class TrainingBatches:
         concepts: Sequence[int],
         size: int,
         seed: int,
-        showing: Showing | None = None,
+        showing: Showing = AS_IT_IS,
     ) -> None:
         if not len(rows):
             raise DataError(f"{tokens.data.name} leaves no rows to train on; raise the limits")
@@ -173,7 +173,7 @@ class TrainingBatches:
         self._concepts = np.asarray(concepts)
         self._size = size
         self._seed = seed
-        self._showing = showing or Showing(seed=seed)
+        self._showing = showing
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     @property
@@ -195,7 +195,7 @@ class TrainingBatches:
         random = np.random.default_rng([self._seed, step, 1])
         # All draws of a step, whoever's they are: what a row is shown depends on no other row.
         wrong = [self._wrong(position, random) for position in picked]
-        shown = self._showing.draw(step, len(picked))
+        shown = self._showing.draw(self._seed, step, len(picked))
         rows = []
         for place in range(number, len(picked), processes):
             row, how = self._usable(step, place, picked[place], wrong[place]), shown[place]

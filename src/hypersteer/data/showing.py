@@ -25,21 +25,19 @@ class Showing:
     """What is drawn for each row, anew in every step, and from what.
 
     Attributes:
-        seed: all draws follow from it and from the step.
         strengths: range of the strength.
         alone: share of rows whose base prompt leaves the steering prompt out.
         negated: share of rows whose edits act at minus their strength, on prompts that leave it
             out, for the base LM's own answer (nulling of RePS, arXiv 2505.20809, in every kind).
     """
 
-    seed: int = 0
     strengths: tuple[float, float] = (1.0, 1.0)
     alone: float = 0.0
     negated: float = 0.0
 
-    def draw(self, step: int, rows: int) -> list[Shown]:
-        """Return how each row of a step is shown; a row's share depends on no other's."""
-        drawn = [np.random.default_rng([self.seed, step, stream]) for stream in (2, 3, 4)]
+    def draw(self, seed: int, step: int, rows: int) -> list[Shown]:
+        """Return how each row of a step is shown; it follows from the seed and the step alone."""
+        drawn = [np.random.default_rng([seed, step, stream]) for stream in (2, 3, 4)]
         strengths = drawn[0].uniform(*self.strengths, rows)
         alone = drawn[1].uniform(size=rows) < self.alone
         negated = drawn[2].uniform(size=rows) < self.negated
@@ -47,3 +45,7 @@ class Showing:
             Shown(-float(strength) if undone else float(strength), bool(left or undone), undone)
             for strength, left, undone in zip(strengths, alone, negated.tolist(), strict=True)
         ]
+
+
+AS_IT_IS = Showing()
+"""Every row at strength 1, none alone or negated."""

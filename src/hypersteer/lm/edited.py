@@ -87,6 +87,11 @@ def applied(given: Any, strength: float) -> Applied:
     return Applied(given, strength)
 
 
+def sites_of(lm: Host, edit: Any) -> list[Site]:
+    """Return where an edit, or each of a set, acts; refuses what is none for this base LM."""
+    return [lm.site_of(part) for part in parts_of(edit)]
+
+
 def edit_writers(
     lm: Host, edits: Sequence[Given | list[Given] | None], strengths: Sequence[float]
 ) -> list[Writer]:
@@ -159,7 +164,7 @@ def edited(lm: Host, rows: Sequence[Any], strengths: Sequence[float]) -> Generat
     """
     edit_writers(lm, rows, strengths)  # so that bad input is told before anything runs
     given = [applied(one, 1.0).edit for row in rows for one in several(row)]
-    sites = {lm.site_of(part) for one in given for part in parts_of(one)}
+    sites = {site for one in given for site in sites_of(lm, one)}
     call = _Call(lm, rows, strengths)
     with ExitStack() as stack:
         stack.enter_context(at_input(lm.model.get_decoder(), call.begin))

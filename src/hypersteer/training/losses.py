@@ -18,8 +18,11 @@ def contrastive(
         right: each row's mean cross-entropy under its own steering prompt, in nats.
         wrong: the same row's under another row's steering prompt.
         beta: sharpness, per nat.
+
+    Returns:
+        the mean; 0 where there are no rows.
     """
-    return F.softplus(-beta * (wrong - right)).mean() / beta
+    return F.softplus(-beta * (wrong - right)).sum() / max(1, len(right)) / beta
 
 
 def preference(

@@ -77,10 +77,9 @@ def step_losses(
         plain = [row.plain for row in rows]
         teacher = teacher_logits(setup.lm, prompted, plain, responses, loss.guidance)
     if not loss.contrast:
-        changes: list[Tensor] = []
-        kept = changes if loss.diversity else None
-        mean = _steered(setup, rows, responses, teacher=teacher, changes=kept)[0].mean()
-        if not loss.diversity:
+        changes: list[Tensor] | None = [] if loss.diversity else None
+        mean = _steered(setup, rows, responses, teacher=teacher, changes=changes)[0].mean()
+        if changes is None:
             return StepLosses(loss.weight * mean, {"loss": mean})
         concepts = torch.tensor([row.concept_id for row in rows], device=mean.device)
         term = torch.stack([similarity(one, concepts) for one in changes]).mean()

@@ -56,7 +56,7 @@ def make_own_answers(
 ) -> None:
     """Answer the prompts of all rows, and write that to the run's folder, unless it is there.
 
-    A command that is cut off goes on behind the last whole batch.
+    A command that is cut off goes on behind the last whole batch of answers.
 
     Args:
         lm: the base LM.
@@ -83,15 +83,14 @@ def make_own_answers(
                 found.answers[key] = [*ids, *ends]
             _write(path, found)
             bar.advance(len(part))
-    if likelihoods:
-        _add_likelihoods(lm, listed, found, batch_size)
+    if likelihoods and _add_likelihoods(lm, listed, found, batch_size):
         _write(path, found)
 
 
 def _add_likelihoods(
     lm: BaseLM, rows: Sequence[TrainingRow], found: OwnAnswers, batch_size: int
-) -> None:
-    """Measure every response and every answer that is not measured yet."""
+) -> bool:
+    """Measure every response and every answer that is not measured yet; return whether any was."""
     wanted: dict[tuple[Key, Key], tuple[PromptIds, Sequence[int]]] = {}
     for row in rows:
         key = tuple(row.plain.ids)
@@ -110,6 +109,7 @@ def _add_likelihoods(
 
         sums = in_batches(lengths, batch_size, run)
     found.likelihoods.update(zip(left, (float(one) for one in sums), strict=True))
+    return bool(left)
 
 
 def read_own_answers(folder: Path) -> OwnAnswers:
