@@ -75,6 +75,7 @@ class Steerer:
         hypernet: the trained hypernetwork.
         card: what the checkpoint says about itself.
         folder: where the checkpoint lies; None if it was never written.
+        generator: hash of the hypernetwork's weights, which its edits carry.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Steerer:
         self.hypernet = hypernet
         self.card = card
         self.folder = folder
+        self.generator = generator
         self._maker = EditMaker(lm, hypernet, card, generator)
         self._answerer = Answerer(lm, self._maker, engine)
 

@@ -27,6 +27,8 @@ class Decoding:
         repetition_penalty: above 1 weakens tokens that the prompt or the answer holds already.
         stop: the text ends before the first of these that occurs in it; a text, or several.
         seed: one seed (row r of a batch uses seed + r), or one per row.
+        logprobs: where an engine is asked for them, note the log-probability of every token, and
+            so many of the likeliest in its place; None notes nothing.
 
     Raises:
         ConfigError: naming the value that is out of range, and its range.
@@ -40,6 +42,7 @@ class Decoding:
     repetition_penalty: float = 1.0
     stop: str | Sequence[str] = ()
     seed: int | Sequence[int] = 0
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         tokens = as_whole(self.max_new_tokens)
@@ -59,6 +62,11 @@ class Decoding:
         found["repetition_penalty"] = self._real(
             "repetition_penalty", 0, math.inf, "not above 0; 1 is no penalty", above=True
         )
+        if self.logprobs is not None:
+            most = as_whole(self.logprobs)
+            if most is None or most < 0:
+                raise ConfigError(f"logprobs {_told(self.logprobs, most)} is not 0 or more")
+            found["logprobs"] = most
         found["stop"] = self.stops
         found["seed"] = _seeds(self.seed)
         for name, value in found.items():

@@ -8,8 +8,9 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
 from hypersteer.lm.writers import Writer
 
-Ending = Literal["stop", "length"]
-"""Why a row has ended: by itself (end of turn, stop string), or at its most tokens."""
+Ending = Literal["stop", "length", "failed"]
+"""Why a row has ended: by itself (end of turn, stop string), at its most tokens, or by an error
+that an engine keeps to that row."""
 
 
 @runtime_checkable

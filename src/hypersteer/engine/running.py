@@ -25,6 +25,9 @@ class RunningRows:
     Attributes:
         numbers: of its rows, in order.
         begun: whether it has prefilled.
+        written: size of what the edits of each row add, strengths included, after the prefill: the
+            Euclidean norm of all that is added as it is, at all sites together (of a vector its
+            norm). What is added in proportion to the states counts for nothing.
 
     Args:
         lm: the base LM.
@@ -45,6 +48,7 @@ class RunningRows:
         ended: Collection[int] = (),
     ) -> None:
         self.numbers, self.begun = numbers, False
+        self.written: list[float] = []
         self._lm, self._copies = lm, copies
         self._writers = list(writers)
         self._gated: list[_Gated] = []
@@ -65,6 +69,8 @@ class RunningRows:
                     return self._run(self._lm)
             self.begun = True
             logits = self._prefill(self._next.spans)
+            squares = [writer.added().cpu() for writer in self._writers]
+            self.written = sum(squares, torch.zeros(len(self.numbers))).sqrt().tolist()
             self._settle()
             return logits
 

@@ -16,14 +16,17 @@ class Endings:
 
     Attributes:
         reasons: why each row ended that has, by number.
+        errors: what went wrong in the rows that failed.
 
     Args:
         lm: the base LM.
+        lenient: a row whose numbers break ends by itself, instead of all by an exception.
     """
 
-    def __init__(self, lm: BaseLM) -> None:
-        self._lm = lm
+    def __init__(self, lm: BaseLM, *, lenient: bool = False) -> None:
+        self._lm, self._lenient = lm, lenient
         self.reasons: dict[int, Ending] = {}
+        self.errors: dict[int, Exception] = {}
         self._decodings: dict[int, Decoding] = {}
         self._told: dict[int, float | None] = {}
         self._answers: dict[int, list[int]] = {}
@@ -43,6 +46,11 @@ class Endings:
         for held in (self._decodings, self._told, self._answers):
             held.pop(row, None)
 
+    def fail(self, rows: Sequence[int], error: Exception) -> None:
+        """Let rows end by an error."""
+        for row in rows:
+            self.reasons[row], self.errors[row] = "failed", error
+
     def take(self, rows: Sequence[int], chosen: Tensor, logits: Tensor) -> dict[int, int]:
         """Return the new tokens of the rows that still run, by row number.
 
@@ -54,7 +62,7 @@ class Endings:
             logits: what they were chosen from [R, V].
 
         Raises:
-            SteeringError: if the logits of a row that runs are not finite.
+            SteeringError: if the logits of a row that runs are not finite, unless it is lenient.
         """
         # Where a norm's squares overflow there is no NaN: all logits are the same. What is chosen
         # and whether it means anything come from the device at once.
@@ -66,7 +74,11 @@ class Endings:
             if row in self.reasons:
                 continue
             if not fine:
-                raise no_logits(self._told[row], self._lm.dtype)
+                error = no_logits(self._told[row], self._lm.dtype)
+                if not self._lenient:
+                    raise error
+                self.fail([row], error)
+                continue
             if token in self._lm.chat.end_of_turn:
                 self.reasons[row] = "stop"
                 continue

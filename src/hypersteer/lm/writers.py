@@ -176,6 +176,13 @@ class Writer:
             mask = mask & self.switch.open(self.slot).to(mask.device)[:, None]
         return self.kind.apply(hidden, self.params, mask, self._strength)
 
+    def added(self) -> Float[Tensor, " R"]:
+        """Return the square sum of what each row's edit adds as it is, once it is fixed."""
+        assert self.params is not None
+        parts = [self.params[name].flatten(1).float() for name in self.kind.added]
+        sums = [(part * self._strength[:, None]).square().sum(1) for part in parts]
+        return sum(sums, torch.zeros_like(self._strength))
+
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, in this order; called when rows have finished."""
         self._touched, self._strength = self._touched[rows], self._strength[rows]

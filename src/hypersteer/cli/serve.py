@@ -1,0 +1,47 @@
+"""`hypersteer serve`: an OpenAI-compatible server, with a steering prompt in every request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from tyro.conf import arg
+
+from hypersteer.cli.options import Loading, parse
+from hypersteer.config.serving import ServeConfig
+from hypersteer.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """Serve checkpoints over HTTP, to OpenAI's clients and to the page at /ui.
+
+    Requests say how to steer in a field `steering`, or behind the model's name:
+    "smollm2-135m-instruct:talk like a pirate@0.8". docs/serving.md has all of it. Ctrl-C, or
+    SIGTERM, finishes what runs.
+
+    Examples:
+      hypersteer serve
+      hypersteer serve --model pirate=runs/demo --port 9000 --api-key-file key.txt
+      hypersteer serve --condition health=health.safetensors --steer "deflect=see a doctor" \
+        --rule "guard=if health then deflect"
+    """
+
+    config: Annotated[ServeConfig, arg(name="")] = field(default_factory=ServeConfig)
+    loading: Annotated[Loading, arg(name="")] = field(default_factory=Loading)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    args = parse(Serve, argv, "serve")
+    try:
+        from hypersteer.serving.run import serve
+    except ImportError as error:
+        raise ConfigError(
+            f"serving needs {error.name}; install it: pip install 'hypersteer[serve]'"
+        ) from error
+
+    def ready(address: str) -> None:
+        print(f"{address}/v1 answers OpenAI's clients, {address}/ui is the page", flush=True)
+
+    loading = args.loading
+    serve(args.config, lm=loading.lm, device=loading.device, dtype=loading.dtype, ready=ready)

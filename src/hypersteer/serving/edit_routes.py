@@ -1,0 +1,104 @@
+"""`/v1/edits`: make, list, fetch, send and delete named edits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+
+from hypersteer.config.serving import ServeConfig
+from hypersteer.edits.edit_set import parts_of
+from hypersteer.errors import SteeringError
+from hypersteer.lm.edited import sites_of
+from hypersteer.serving.errors import Refused
+from hypersteer.serving.plan import split_model
+from hypersteer.serving.schema import NewEdit
+from hypersteer.serving.served import Served
+from hypersteer.serving.stored import StoredEdits, about
+
+BYTES = "application/octet-stream"
+
+
+def add(
+    app: FastAPI, served: Mapping[str, Served], stored: StoredEdits, config: ServeConfig
+) -> None:
+    """Add the routes of the stored edits to an application."""
+
+    @app.post("/v1/edits", tags=["edits"], status_code=201)
+    async def make(asked: NewEdit) -> dict[str, Any]:
+        """Make the edit of a steering prompt, and keep it under a name."""
+        if len(asked.text) > config.max_steering_chars:
+            raise Refused(
+                f"the steering prompt has {len(asked.text):,} characters; at most "
+                f"{config.max_steering_chars:,} are taken",
+                param="text",
+            )
+        return await run_in_threadpool(_make, asked, served, stored)
+
+    @app.get("/v1/edits", tags=["edits"])
+    def listed() -> dict[str, Any]:
+        """List the stored edits."""
+        data = []
+        for name in stored.names():
+            try:
+                data.append(about(name, stored.read(name)))
+            except SteeringError as error:
+                data.append({"object": "edit", "name": name, "error": str(error)})
+        return {"object": "list", "data": data}
+
+    @app.get("/v1/edits/{name}", tags=["edits"])
+    def described(name: str) -> dict[str, Any]:
+        """Describe a stored edit."""
+        return about(name, stored.read(name))
+
+    @app.get("/v1/edits/{name}/file", tags=["edits"])
+    def fetched(name: str) -> Response:
+        """Return the safetensors file of a stored edit."""
+        return Response(
+            stored.content(name),
+            media_type=BYTES,
+            headers={"Content-Disposition": f'attachment; filename="{name}.safetensors"'},
+        )
+
+    @app.put("/v1/edits/{name}/file", tags=["edits"], status_code=201)
+    async def sent(name: str, request: Request) -> dict[str, Any]:
+        """Keep the safetensors file of an edit, as `edit.save` writes it, under a name."""
+        content = await request.body()
+        return await run_in_threadpool(_take, name, content, served, stored)
+
+    @app.delete("/v1/edits/{name}", tags=["edits"])
+    def deleted(name: str) -> dict[str, Any]:
+        """Remove a stored edit."""
+        stored.delete(name)
+        return {"object": "edit", "name": name, "deleted": True}
+
+
+def _make(asked: NewEdit, served: Mapping[str, Served], stored: StoredEdits) -> dict[str, Any]:
+    name = asked.model or next(iter(served))
+    found, suffix = split_model(name, list(served))
+    if suffix is not None:
+        raise Refused("the steering prompt goes into 'text'", param="model")
+    edit = served[found].steerer.edit(asked.text, asked.prompt, scope=asked.scope)
+    if asked.strength != 1:
+        edit = asked.strength * edit
+    stored.write(asked.name, edit)
+    return about(asked.name, edit)
+
+
+def _take(
+    name: str, content: bytes, served: Mapping[str, Served], stored: StoredEdits
+) -> dict[str, Any]:
+    """Keep a file that is an edit for one of the base LMs."""
+    edit = stored.take(name, content)
+    faults = []
+    for one in served.values():
+        try:
+            sites_of(one.steerer.lm, edit)
+        except SteeringError as error:
+            faults.append(error)
+    if len(faults) == len(served):
+        stored.delete(name)
+        raise Refused(str(faults[0]), param="file")
+    assert parts_of(edit)
+    return about(name, edit)

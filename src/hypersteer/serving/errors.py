@@ -1,0 +1,111 @@
+"""What a client is told when something is wrong: OpenAI's error format, one clear line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from hypersteer.errors import SteeringError, one_line, short
+
+KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Refused(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        message: one line.
+        status: of HTTP.
+        param: the field at fault.
+        code: a word for programs.
+        headers: beside it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+        self.headers = dict(headers or {})
+
+
+def refused(error: Exception, param: str | None = None) -> Refused:
+    """Return how an exception is told: what a user can mend as 400, all else as 500."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, SteeringError):
+        return Refused(str(error), param=param)
+    return Refused(
+        f"{type(error).__name__}: {one_line(error)}", 500, code="internal_error", param=param
+    )
+
+
+def body_of(error: Refused) -> dict[str, Any]:
+    """Return an error as OpenAI's clients read it."""
+    kind = KINDS.get(error.status)
+    if kind is None:
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return {
+        "error": {
+            "message": str(error),
+            "type": kind,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Let an application tell all of its errors so."""
+
+    @app.exception_handler(Refused)
+    async def told(_request: Request, error: Refused) -> JSONResponse:
+        return JSONResponse(body_of(error), error.status, error.headers)
+
+    @app.exception_handler(SteeringError)
+    async def steering(_request: Request, error: SteeringError) -> JSONResponse:
+        return JSONResponse(body_of(refused(error)), 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse(body_of(_first(error)), 400)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        told = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse(body_of(Refused(told, error.status_code)), error.status_code)
+
+    @app.exception_handler(Exception)
+    async def fault(_request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(body_of(refused(error)), 500)
+
+
+def _first(error: RequestValidationError) -> Refused:
+    """Return the first fault of a request's fields, in one line that names the field."""
+    found = error.errors()[0]
+    place = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
+    # A union tells of all its members; their names are no places in what was sent.
+    named = [
+        part for part in place if not part.endswith(("]", ")")) and part not in ("str", "Part")
+    ]
+    field = ".".join(named)
+    given = found.get("input")
+    if found["type"] == "extra_forbidden":
+        return Refused(
+            f"'{field}' is not supported; leave it out", param=field, code="unsupported_parameter"
+        )
+    if found["type"] == "missing":
+        return Refused(f"'{field}' is missing", param=field)
+    if found["type"] == "json_invalid":
+        return Refused(f"the request is no JSON: {one_line(found.get('ctx', {}).get('error', ''))}")
+    what = f"'{field}' = {short(given)}: " if field else ""
+    return Refused(f"{what}{one_line(found['msg'])}", param=field or None)
