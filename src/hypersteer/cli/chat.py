@@ -31,12 +31,16 @@ class Chat:
     Examples:
       hypersteer chat --steer "talk like a pirate"
       hypersteer chat --checkpoint runs/demo --strength 1.5 --temperature 0.7
+      hypersteer chat --server http://127.0.0.1:8000 --steer "talk like a pirate"
     """
 
     named: Checkpoint = None
     """The same as --checkpoint."""
     checkpoint: Named = None
     """Folder that 'hypersteer train' wrote to, or a Hub id; by default the one of the package."""
+    server: OptionalText = None
+    """Address of a running 'hypersteer serve' to talk to, instead of loading a checkpoint; its key
+    is in HYPERSTEER_API_KEY, and --checkpoint names one that it serves."""
     steer: OptionalText = None
     """Steering prompt to start with; unsteered without one."""
     strength: float = 1.0
@@ -57,11 +61,16 @@ def main(argv: Sequence[str]) -> None:
         validate_steering_prompt(args.steer)
 
     from hypersteer.cli.conversation import Conversation
+    from hypersteer.cli.talking import LocalModel, ServedModel
     from hypersteer.edits.sites import check_strength
 
     strength, decoding = check_strength(args.strength), args.sampling.settings()
+    if args.server is not None:
+        model: LocalModel | ServedModel = ServedModel(args.server, (given or [None])[0])
+    else:
+        model = LocalModel(open_steerer((given or [BUNDLED])[0], args.loading))
     conversation = Conversation(
-        open_steerer((given or [BUNDLED])[0], args.loading),
+        model,
         decoding,
         steer=args.steer,
         strength=strength,

@@ -3,25 +3,21 @@
 import contextlib
 from typing import Any
 
-from hypersteer.cli.show import ShownPrompt, compare, notice, print_answers, save_edit
+from hypersteer.cli.show import ShownPrompt, notice, print_answers
+from hypersteer.cli.talking import Messages, Model
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet, load_edit
 from hypersteer.edits.sites import check_strength
 from hypersteer.errors import SteeringError, nearest, one_line
-from hypersteer.lm.chat import Prompt
-from hypersteer.lm.edited import sites_of
-from hypersteer.lm.messages import prompted
-from hypersteer.steering import Steerer
+from hypersteer.lm.messages import Prompt, prompted
 from hypersteer.values import check_text
-
-Messages = list[dict[str, str]]
 
 
 class Conversation:
     """Answers questions, follows commands, and remembers the turns.
 
     Args:
-        steerer: the steered model.
+        model: whom it is with.
         decoding: keyword arguments of `Steerer.generate`.
         steer: what steers the next answer; None is unsteered.
         strength: how strongly.
@@ -30,14 +26,14 @@ class Conversation:
 
     def __init__(
         self,
-        steerer: Steerer,
+        model: Model,
         decoding: dict[str, Any],
         *,
         steer: str | Edit | EditSet | None = None,
         strength: float = 1.0,
         system: str = "",
     ) -> None:
-        self._steerer = steerer
+        self._model = model
         self._decoding = decoding
         self._steer = steer
         self._strength = strength
@@ -56,7 +52,7 @@ class Conversation:
             "/help": (self._help, "", "show this list"),
             "/quit": (self._help, "", "leave, as the end of the input does"),
         }
-        notice(f"{steerer.lm.name}; /help lists commands, /quit leaves")
+        notice(f"{model.name}; /help lists commands, /quit leaves")
         self._tell_steering()
 
     def take(self, line: str) -> None:
@@ -87,9 +83,7 @@ class Conversation:
         """Print an answer while it is made; if it is stopped, what there is of it counts."""
         self._check_room(messages)
         pieces: list[str] = []
-        stream = self._steerer.stream(
-            messages, steer=self._steer, strength=self._strength, **self._decoding
-        )
+        stream = self._model.stream(messages, self._steer, self._strength, self._decoding)
         with contextlib.closing(stream), contextlib.suppress(KeyboardInterrupt):
             for piece in stream:
                 pieces.append(piece)
@@ -102,7 +96,7 @@ class Conversation:
         steer = self._needed()
         self._check_room(prompted(messages, steer) if isinstance(steer, str) else messages)
         question = ShownPrompt(messages, steer, self._strength)
-        (answers,) = compare(self._steerer, [question], self._decoding)
+        answers = self._model.compare(question, self._decoding)
         print_answers(question, answers)
         return answers.steered
 
@@ -135,15 +129,8 @@ class Conversation:
         Raises:
             SteeringError: saying how to continue.
         """
-        lm, answer = self._steerer.lm, self._decoding["max_new_tokens"]
-        taken = len(lm.chat.prompt(prompt).ids)
-        if taken + answer > lm.context_window:
-            way_out = "/reset starts a new one" if self._turns else "ask a shorter question"
-            raise SteeringError(
-                f"the conversation has {taken} tokens, and with an answer of up to {answer} it "
-                f"outgrows the context window of {lm.context_window}; {way_out}, or start with a "
-                "smaller --max-new-tokens"
-            )
+        way_out = "/reset starts a new one" if self._turns else "ask a shorter question"
+        self._model.check_room(prompt, self._decoding["max_new_tokens"], way_out)
 
     def _set_steer(self, text: str) -> None:
         self._steer = text or None
@@ -159,15 +146,14 @@ class Conversation:
 
     def _set_edit(self, path: str) -> None:
         edit = load_edit(_file(path, "/edit"))
-        sites_of(self._steerer.lm, edit)
+        self._model.check_edit(edit)
         self._steer = edit
         self._tell_steering()
 
     def _save(self, path: str) -> None:
-        path, edit = _file(path, "/save"), self._needed()
-        if isinstance(edit, str):
-            edit = self._steerer.edit(edit, prompt=self._last())
-        save_edit(edit, path)
+        path, steer = _file(path, "/save"), self._needed()
+        messages = self._last() if isinstance(steer, str) else []
+        self._model.save(steer, messages, path)
 
     def _compare(self, text: str) -> None:
         self._needed()

@@ -12,14 +12,19 @@ from hypersteer.files import is_file, is_folder, package_data, path_of, reason
 AXBENCH_VARIABLE = "HYPERSTEER_AXBENCH"
 FORMS = (
     "expected a folder of AxBench data, 'bundled', 'bundled:wide', 'bundled:more', "
-    "'axbench:concept10/2b/l20', or 'hub:owner/name[/sub/folder]'"
+    "'bundled:plain', 'axbench:concept10/2b/l20', or 'hub:owner/name[/sub/folder]'"
 )
 # Per split, where its files may lie: (folder, stem) in AxBench's git, bare, and Hub layouts.
 LAYOUTS = {
     "train": (("generate", STEMS["train"]), ("", STEMS["train"]), ("train", "data")),
     "test": (("inference", STEMS["test"]), ("", STEMS["test"]), ("test", "data")),
 }
-BUNDLED = {"bundled": "bundled", "bundled:wide": "wide", "bundled:more": "more"}
+BUNDLED = {
+    "bundled": "bundled",
+    "bundled:wide": "wide",
+    "bundled:more": "more",
+    "bundled:plain": "plain",
+}
 """Sources that ship with the package, and their folders."""
 METADATA_FOLDERS = ("generate", "", "train", "test")
 

@@ -12,6 +12,10 @@ from hypersteer.errors import SteeringError, one_line, short
 
 KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
+WRONG_FORM = ("string_type", "list_type", "model_type", "int_type", "literal_error")
+FORMS = ("str", "Part")
+"""Names of forms in pydantic's places, which are no fields of what was sent."""
+
 
 class Refused(Exception):
     """A request that is answered with an error.
@@ -91,13 +95,12 @@ def install(app: FastAPI) -> None:
 
 def _first(error: RequestValidationError) -> Refused:
     """Return the first fault of a request's fields, in one line that names the field."""
-    found = error.errors()[0]
+    faults = error.errors()
+    # What may have several forms is told of once for each; the form that fits furthest was meant.
+    same = [one for one in faults if one["loc"][:2] == faults[0]["loc"][:2]]
+    found = max(same, key=lambda one: (len(one["loc"]), one["type"] not in WRONG_FORM))
     place = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
-    # A union tells of all its members; their names are no places in what was sent.
-    named = [
-        part for part in place if not part.endswith(("]", ")")) and part not in ("str", "Part")
-    ]
-    field = ".".join(named)
+    field = ".".join(one for one in place if not one.endswith(("]", ")")) and one not in FORMS)
     given = found.get("input")
     if found["type"] == "extra_forbidden":
         return Refused(

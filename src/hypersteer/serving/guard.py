@@ -51,10 +51,16 @@ class Guard:
                 status = message["status"]
             await send(message)
 
+        async def sending_unless_cut(message: Message) -> None:
+            if not limited.over:  # else what is said of a body that was cut off means nothing
+                await sending(message)
+
+        limited = _Limited(receive, self._limit(scope["path"]))
         try:
             self._check(scope)
-            limited = _Limited(receive, self._limit(scope["path"]))
-            await self._app(scope, limited, sending)
+            await self._app(scope, limited, sending_unless_cut)
+            if limited.over:
+                raise _too_large(self._limit(scope["path"]))
         except Refused as error:
             response = JSONResponse(body_of(error), error.status, error.headers)
             await response(scope, receive, sending)
@@ -103,15 +109,21 @@ class Guard:
 
 
 class _Limited:
-    """Passes what is received on, up to a number of bytes."""
+    """Passes what is received on, up to a number of bytes.
+
+    Attributes:
+        over: whether there were more.
+    """
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self._limit, self._taken = receive, limit, 0
+        self.over = False
 
     async def __call__(self) -> MutableMapping[str, Any]:
         message = await self._receive()
         self._taken += len(message.get("body", b""))
         if self._taken > self._limit:
+            self.over = True
             raise _too_large(self._limit)
         return message
 

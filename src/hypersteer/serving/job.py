@@ -76,6 +76,8 @@ class Job:
     Attributes:
         events: pieces of the answers as they come; an error is the last.
         given_up: whether nobody waits for it any more.
+        grouped: whether it was taken in together with others, one of which may be at fault where
+            all of them fail.
         deadline: when its time is over, by the monotonic clock.
     """
 
@@ -83,7 +85,7 @@ class Job:
         self.steerer, self.rows = steerer, list(rows)
         self.begun = time.monotonic()
         self.deadline = self.begun + seconds
-        self.given_up = False
+        self.given_up = self.grouped = False
         self.events: asyncio.Queue[Piece | Refused] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._failed = False

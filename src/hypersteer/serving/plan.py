@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.rules import Rules, rules
 from hypersteer.config.serving import ServeConfig
@@ -77,7 +78,7 @@ def plan_of(
             param="steering",
         )
     given = [] if steering is None else steering if isinstance(steering, list) else [steering]
-    parts = [Part(text=one) if isinstance(one, str) and one else one for one in given]
+    parts = [_of_text(one) if isinstance(one, str) else one for one in given]
     if suffix is not None:
         parts = [suffix]
     if len(parts) > config.max_parts:
@@ -86,10 +87,13 @@ def plan_of(
         )
     plan = Plan()
     for part in parts:
-        if not isinstance(part, Part):
-            raise Refused("a steering prompt is empty; leave it out", param="steering")
         _add(plan, part, steerer, known, config)
     return plan
+
+
+def _of_text(text: str) -> Part:
+    """Return the part that a bare steering prompt stands for."""
+    return Part(text=validate_steering_prompt(text))
 
 
 def _add(plan: Plan, part: Part, steerer: Steerer, known: Known, config: ServeConfig) -> None:
@@ -98,7 +102,7 @@ def _add(plan: Plan, part: Part, steerer: Steerer, known: Known, config: ServeCo
     check_range([strength])
     told: dict[str, Any] = {"strength": strength}
     if part.text is not None:
-        _check_length(part.text, config)
+        _check_length(validate_steering_prompt(part.text), config)
         say = steerer.card.prompted if part.prompted is None else part.prompted
         if say and strength > 0:
             plan.said.append(part.text)
@@ -194,7 +198,7 @@ def _suffix(text: str) -> Part:
     if not words.strip():
         raise Refused("the model's name ends in ':', but no steering prompt follows", param="model")
     try:
-        return Part(text=words.strip(), strength=check_strength(strength))
+        return Part(text=validate_steering_prompt(words), strength=check_strength(strength))
     except SteeringError as error:
         raise Refused(str(error), param="model") from error
 

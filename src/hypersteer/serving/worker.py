@@ -167,6 +167,8 @@ class Worker:
         tokens = sum(len(row.prompt.ids) for job in group for row in job.rows)
         aside = bool(self._jobs) and tokens > self._config.aside_tokens
         batch = self._batch.aside() if aside else self._batch
+        for job in group:
+            job.grouped = len(group) > 1
         try:
             numbers = self._add(batch, group)
         except Exception as error:
@@ -202,7 +204,7 @@ class Worker:
         try:
             fresh = batch.step()
         except Exception as error:
-            _fail(numbers, error)
+            _fail_jobs(numbers, error)
         with self._wake:
             self._aside -= len(numbers)
             if fresh is not None:
@@ -219,15 +221,18 @@ class Worker:
                 self._batch.join(batch)
                 self._deliver(fresh)
             else:  # a fault ended all that ran meanwhile
-                _fail(numbers, SteeringError("another request failed beside this one; try again"))
+                _fail_jobs(
+                    numbers, SteeringError("another request failed beside this one; try again")
+                )
                 for number in numbers:
                     self._jobs.pop(number, None)
 
     def _deliver(self, fresh: dict[int, int]) -> None:
         """Pass new tokens on, and end what has ended."""
         batch, over = self._batch, []
-        for number in list(self._jobs):
-            job, place = self._jobs[number]
+        for number, (job, place) in list(self._jobs.items()):
+            if number not in self._jobs:  # its request has ended by another of its rows
+                continue
             if number in fresh:
                 row = job.rows[place]
                 if row.first:
@@ -240,9 +245,7 @@ class Worker:
                 continue
             ending = batch.ending(number)
             if ending == "failed":
-                error = batch.error(number)
-                assert error is not None
-                self._end(job, refused(error))
+                self._fail(job, batch.error(number))
             elif ending is not None:
                 job.rows[place].written = batch.written(number)
                 job.end(place, ending)
@@ -253,17 +256,28 @@ class Worker:
         if over:
             batch.drop(over)
 
+    def _fail(self, job: Job, error: Exception | None) -> None:
+        """End a request by an error, unless another of its group may be at fault."""
+        if job.grouped and all(row.first for row in job.rows):
+            self._forget(job)
+            self._begin([job])
+        else:
+            self._end(job, refused(error or SteeringError("the answer failed")))
+
     def _end(self, job: Job, error: Refused) -> None:
         """End a request by an error, and forget its rows."""
+        self._forget(job)
+        job.fail(error)
+
+    def _forget(self, job: Job) -> None:
         rows = [number for number, (own, _) in self._jobs.items() if own is job]
         for number in rows:
             del self._jobs[number]
         self._batch.drop(rows)
-        job.fail(error)
 
     def _fail_all(self, error: Exception) -> None:
         """End all requests that run by an error, and begin with an empty batch."""
-        _fail(self._jobs, error)
+        _fail_jobs(self._jobs, error)
         self._jobs.clear()
         self._batch = Batch(self._lm, lenient=True)
 
@@ -272,7 +286,7 @@ class Worker:
         self._metrics.running.labels(self._lm.name).set(self._count())
 
 
-def _fail(numbers: Mapping[int, tuple[Job, int]], error: Exception) -> None:
+def _fail_jobs(numbers: Mapping[int, tuple[Job, int]], error: Exception) -> None:
     """End the requests that rows belong to by an error."""
     for job in {id(job): job for job, _ in numbers.values()}.values():
         job.fail(refused(error))

@@ -1,0 +1,125 @@
+"""Tokens per second and time to the first token of our server, steered and not, and of two others.
+
+    python benchmarks/serving.py [--new-tokens 48] [--requests 32] [--repeats 3] [--rivals]
+
+Clients ask as fast as they are answered, greedily, answers of a fixed length, real instructions and
+steering prompts. The settings take turns, so that a busy machine hits all alike. `--rivals` adds
+llama.cpp's server (the same model in its four-bit GGUF, which is not what the others run) and
+`transformers serve`, both unsteered.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from hypersteer.endpoint.local_server import EngineSettings, LocalServer
+from hypersteer.lm.fetch import gguf_file
+from hypersteer.lm.stored import converted_folder
+from load import Asked, Server, free_port, instructions, ours, started, steering, together
+from timing import machine, table
+
+MODEL = "smollm2-135m-instruct"
+
+
+@contextmanager
+def llama() -> Generator[Server]:
+    """Run llama.cpp's own server on the model that ships with the package."""
+    engine = LocalServer(gguf_file(MODEL), EngineSettings(parallel=16, context=512))
+    reached = engine.start()
+    try:
+        yield Server(reached.url.removesuffix("/v1"), MODEL, key=reached.key)
+    finally:
+        engine.stop()
+
+
+@contextmanager
+def transformers_serve() -> Generator[Server]:
+    """Run `transformers serve` on the folder of the same weights."""
+    port, folder = free_port(), str(converted_folder(gguf_file(MODEL)))
+    command = [
+        str(Path(sys.executable).with_name("transformers")), "serve", "--port", str(port),
+        "--continuous-batching", "--device", "cpu",
+    ]  # fmt: skip
+    with started(command, port, folder) as server:
+        yield server
+
+
+def rivals(rows: list[list[str]], fixed: dict, given: argparse.Namespace, texts: list[str]) -> None:
+    """Add what the others do with the same requests, unsteered, each by itself on the machine."""
+    for name, running in (("llama.cpp, Q4_1", llama), ("transformers serve", transformers_serve)):
+        with running() as server:
+            together(server, 2, 4, [fixed], texts)
+            for clients in (1, 16):
+                taken = [
+                    together(server, clients, max(4, clients * 2), [fixed], texts)
+                    for _ in range(given.repeats)
+                ]
+                speed = statistics.median(rate(*one) for one in taken)
+                first = statistics.median(one.first for _, found in taken for one in found)
+                rows.append([f"{name}, {clients} clients", f"{speed:.1f}", "", f"{first:.3f}"])
+
+
+def rate(seconds: float, found: list[Asked]) -> float:
+    return sum(one.tokens for one in found) / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rivals", action="store_true")
+    given = parser.parse_args()
+    print(machine(), "\n")
+    words, texts = steering(64), instructions(64)
+    fixed = {
+        "max_tokens": given.new_tokens,
+        "stream_options": {"include_usage": True},
+    }
+    settings = {
+        "unsteered, 1 client": (1, [fixed]),
+        "steered, 1 client": (1, [{**fixed, "steering": words[0]}]),
+        "unsteered, 16 clients": (16, [fixed]),
+        "1 steering prompt, 16 clients": (16, [{**fixed, "steering": words[0]}]),
+        "16 steering prompts, 16 clients": (16, [{**fixed, "steering": one} for one in words[:16]]),
+        "64 steering prompts, 16 clients": (16, [{**fixed, "steering": one} for one in words]),
+        "64 edits alone, 16 clients": (
+            16,
+            [{**fixed, "steering": {"text": one, "prompted": False}} for one in words],
+        ),
+    }
+    with ExitStack() as running:
+        begun = time.perf_counter()
+        server = running.enter_context(ours())
+        together(server, 1, 1, [fixed], texts)
+        print(f"from the command to the first answer: {time.perf_counter() - begun:.1f} s\n")
+        rates: dict[str, list[float]] = {name: [] for name in settings}
+        firsts: dict[str, list[float]] = {name: [] for name in settings}
+        for _ in range(given.repeats):
+            for name, (clients, options) in settings.items():
+                count = max(4, given.requests // 8) if clients == 1 else given.requests
+                seconds, found = together(server, clients, count, options, texts)
+                rates[name].append(rate(seconds, found))
+                firsts[name].append(statistics.median(one.first for one in found))
+        middle = {name: statistics.median(values) for name, values in rates.items()}
+        base = middle["unsteered, 1 client"]
+        rows = [
+            [
+                name,
+                f"{middle[name]:.1f}",
+                f"{middle[name] / base:.2f}",
+                f"{statistics.median(firsts[name]):.3f}",
+            ]
+            for name in settings
+        ]
+    if given.rivals:
+        rivals(rows, fixed, given, texts)
+    table(["setting", "tokens/s", "times one client", "first text, s"], rows)
+
+
+if __name__ == "__main__":
+    main()
