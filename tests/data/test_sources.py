@@ -291,7 +291,7 @@ def refuses(source, message, **options):
 
 FORMS = (
     "expected a folder of AxBench data, 'bundled', 'bundled:wide', 'bundled:more', "
-    "'axbench:concept10/2b/l20', or 'hub:owner/name[/sub/folder]'"
+    "'bundled:plain', 'axbench:concept10/2b/l20', or 'hub:owner/name[/sub/folder]'"
 )
 
 

@@ -113,7 +113,7 @@ def test_a_fault_in_one_prefill_ends_those_rows_only(server, monkeypatch):
     found = {}
 
     def ask(number):
-        steer = "a very long text " * 20 if number == 3 else STEER[number % 4]
+        steer = "a very long text " * 8 if number == 3 else STEER[number % 4]
         found[number] = server.chat(messages=TEXTS[1], steering=steer, max_tokens=20)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]

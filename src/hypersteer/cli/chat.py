@@ -1,6 +1,7 @@
 """`hypersteer chat`: talk to a steered model in the terminal."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -76,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
         strength=strength,
         system=args.system or "",
     )
-    for line in typed_or_piped("you> "):
-        if line == "/quit":
-            return
-        conversation.take(line)
+    with closing(model):
+        for line in typed_or_piped("you> "):
+            if line == "/quit":
+                return
+            conversation.take(line)

@@ -49,6 +49,10 @@ class Model(Protocol):
         """Write the edit for the last of some messages to a file."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
 
 class LocalModel:
     """A model in this process; see `Model`."""
@@ -90,6 +94,9 @@ class LocalModel:
         """Write the edit for the last of some messages to a file."""
         edit = self._steerer.edit(steer, prompt=messages) if isinstance(steer, str) else steer
         save_edit(edit, path)
+
+    def close(self) -> None:
+        """Hold on to nothing."""
 
 
 class ServedModel:
@@ -144,6 +151,10 @@ class ServedModel:
         with replacing(target) as temporary:
             temporary.write_bytes(content)
         notice(f"wrote the edit to {target}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._server.close()
 
     def _check(self, steer: Steered) -> None:
         if isinstance(steer, (Edit, EditSet)):

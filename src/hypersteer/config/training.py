@@ -53,7 +53,7 @@ class DataConfig:
 
     source: tuple[str, ...] = ("bundled",)
     """Folders, `axbench:concept10/2b/l20`, `hub:owner/name`, `bundled`, `bundled:wide`,
-    `bundled:more`; joined."""
+    `bundled:more`, `bundled:plain`; joined."""
     held_out_concepts: int | tuple[int, ...] | Literal["marked"] = "marked"
     """How many concepts are never trained on, which ids, or those that the data mark (else 4)."""
     held_in_prompts: int = 1

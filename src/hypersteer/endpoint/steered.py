@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from hypersteer.errors import ConfigError, EndpointError, one_line, short
+from hypersteer.errors import ConfigError, EndpointError, SteeringError, one_line, short
 
 KEY_VARIABLE = "HYPERSTEER_API_KEY"
 SECONDS = 300.0
@@ -40,10 +40,18 @@ class SteeredServer:
         token = os.environ.get(KEY_VARIABLE, "") if key is None else key
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx2.Client(base_url=self.url, headers=headers, timeout=SECONDS)
-        names = [one["id"] for one in self._json("GET", "/v1/models")["data"]]
-        if model is not None and model not in names:
-            raise ConfigError(f"{self.url} serves no '{model}', but {', '.join(names)}")
+        try:
+            names = [one["id"] for one in self._json("GET", "/v1/models")["data"]]
+            if model is not None and model not in names:
+                raise ConfigError(f"{self.url} serves no '{model}', but {', '.join(names)}")
+        except SteeringError:
+            self.close()
+            raise
         self.model = model or names[0]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
 
     def stream(
         self, messages: Sequence[Mapping[str, Any]], steering: Any, decoding: Mapping[str, Any]
