@@ -5,9 +5,8 @@ act in their order, and what is made from the states there is made before any of
 Shapes: B rows of a request, R running rows (B times the number of strengths), T tokens, D width.
 """
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,44 +15,14 @@ from torch import Tensor, nn
 from hypersteer.edits.kinds import Applies, Params, joined
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.edits.vector import VECTOR
-from hypersteer.lm.chat import Spans, TokenBatch
+from hypersteer.lm.chat import Spans
 from hypersteer.lm.finite import check_added
 from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.scopes import scope_mask
+from hypersteer.lm.switch import Switch
 
 MakeParams = Callable[[Tensor, Spans], Params]
 """Hidden states [B, T, D] at the site and their spans -> parameters [B, ...] at strength 1."""
-
-
-@runtime_checkable
-class Switch(Protocol):
-    """Turns edits on and off, row by row, by what it reads as the batch runs.
-
-    Attributes:
-        rechecks: whether it may decide anew during the response.
-    """
-
-    rechecks: bool
-
-    def start(self, copies: int, finished: Collection[int] = ()) -> None:
-        """Begin a generation; see `hypersteer.conditions.gate.Gate`, which is one."""
-        ...
-
-    def look_ahead(self, batch: TokenBatch) -> None:
-        """Read what lies above the edits, in a pass of its own, before the prefill."""
-        ...
-
-    def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
-        """Return what is read in the next forward pass, before anything is written there."""
-        ...
-
-    def open(self, slot: int) -> Bool[Tensor, " R"]:
-        """Return in which rows the edit that is the row's number `slot` acts."""
-        ...
-
-    def keep_rows(self, rows: list[int]) -> None:
-        """Forget all rows but these, in this order."""
-        ...
 
 
 class Writer:
