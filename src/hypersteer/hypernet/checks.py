@@ -26,3 +26,21 @@ def check_config(config: HypernetConfig) -> None:
             "hypernet.learned_strength makes lengths of its own, so what hypernet.prior and "
             "hypernet.style add has none; leave out one of them"
         )
+    if config.self_attention and config.edit != PER_TOKEN:
+        raise ConfigError(
+            f"hypernet.self_attention is a part of '{PER_TOKEN}' edits, but hypernet.edit is "
+            f"'{config.edit}'; leave it out, or set the edit to '{PER_TOKEN}'"
+        )
+
+
+def check_pairs(width: int, heads: int, config: HypernetConfig) -> None:
+    """Refuse heads of self-attention whose numbers do not make pairs, which positions turn.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    if config.self_attention and width // heads % 2:
+        raise ConfigError(
+            f"hypernet.self_attention turns pairs of numbers, but {heads} heads of width {width} "
+            f"have {width // heads} each; set hypernet.cross_heads so that it is even"
+        )

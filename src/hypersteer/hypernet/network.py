@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
-from hypersteer.edits.kinds import Applies
+from hypersteer.edits.kinds import Acts
 from hypersteer.edits.per_token import NAME as PER_TOKEN
 from hypersteer.edits.registry import edit_kind
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet.activation_prior import ActivationPrior, read_concept_states
-from hypersteer.hypernet.checks import check_config
+from hypersteer.hypernet.checks import check_config, check_pairs
 from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
 from hypersteer.hypernet.fields import Fields
 from hypersteer.hypernet.heads import Layout, new_head
@@ -96,10 +96,12 @@ class Hypernet(nn.Module):
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
         self.cross = _cross_attention(lm, config)
         self.fields: Fields | None = None
-        self.kinds: list[Applies]
+        self.kinds: list[Acts]
         # Parameters are made in the order in which optimizers of kept runs know them.
         if config.edit == PER_TOKEN:
-            self.fields = Fields(lm.width, _heads(lm, config), len(self.sites))
+            heads, own = _heads(lm, config), config.self_attention
+            check_pairs(lm.width, heads, config)
+            self.fields = Fields(lm.width, heads, len(self.sites), self_attention=own)
             self.kinds = list(self.fields.kinds(self._sizes))
         else:
             kind = edit_kind(config.edit)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hypersteer.edits.kinds import Applies, Params, joined
+from hypersteer.edits.kinds import Acts, Params, act, joined, new_memory
+from hypersteer.edits.memory import Memory
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.edits.vector import VECTOR
 from hypersteer.lm.chat import Spans
@@ -53,7 +54,7 @@ class Writer:
     def __init__(
         self,
         site: Site,
-        kind: Applies,
+        kind: Acts,
         params: Params | MakeParams,
         scopes: Sequence[Scope | None],
         strengths: Sequence[float] | None = None,
@@ -64,6 +65,7 @@ class Writer:
     ) -> None:
         self.site, self.kind, self.switch, self.slot = site, kind, switch, slot
         self.params: dict[str, Tensor] | None = None
+        self._memory: Memory | None = None
         self._source = params
         self._scopes = tuple(scopes)
         self._given = tuple(strengths or [1.0] * len(scopes))
@@ -133,7 +135,9 @@ class Writer:
                 self._touched = self._touched.to(opened.device) & opened[:, None]
         self._touched = self._touched.to(hidden.device)
         self._idle = not bool(self._touched.any())
-        return self.kind.apply(whole, self.params, mask, self._strength)
+        self._memory = new_memory(self.kind)
+        real = spans.real.repeat(len(self._copies), 1).to(hidden.device)
+        return act(self.kind, whole, self.params, mask, self._strength, real, self._memory)
 
     def step(self, hidden: Tensor) -> Tensor:
         """Write into the states [R, 1, D] of response tokens after the prefill."""
@@ -143,7 +147,8 @@ class Writer:
         mask = self._touched
         if self.switch is not None and self.switch.rechecks:
             mask = mask & self.switch.open(self.slot).to(mask.device)[:, None]
-        return self.kind.apply(hidden, self.params, mask, self._strength)
+        real = self._touched  # a row that is not touched any more has no use for a memory
+        return act(self.kind, hidden, self.params, mask, self._strength, real, self._memory)
 
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, in this order; called when rows have finished."""
@@ -151,6 +156,8 @@ class Writer:
         self._idle = not bool(self._touched.any())
         if self.params is not None:
             self.params = {name: value[rows] for name, value in self.params.items()}
+        if self._memory is not None:
+            self._memory.keep_rows(rows)
 
     def extend(self, other: "Writer | None", before: int, after: int) -> None:
         """Take in the rows of another running writer behind its own; both have prefilled.
@@ -167,6 +174,8 @@ class Writer:
         tail = _blank(empty, after) if other is None else other.params
         assert tail is not None
         self.params = joined(joined(lead, self.params), tail)
+        if self._memory is not None:
+            self._memory.extend(None if other is None else other._memory, before, after)
         device = self._touched.device
         touched = torch.zeros(before + rows + after, 1, dtype=torch.bool, device=device)
         strength = torch.zeros(before + rows + after, device=device)
