@@ -1,6 +1,5 @@
 """Per-token edits: the field against loops, the flow, and rows in batches of every family."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,11 +7,12 @@ import torch
 
 import hypersteer as hs
 import tiny
+from flows import C, D, random_field, velocity_by_loops
 from hypersteer.checkpoint import read_hypernet, write_folder
 from hypersteer.config import HypernetConfig
 from hypersteer.edits.per_token import PerToken
 from hypersteer.edits.sites import Site
-from hypersteer.edits.velocity import TIME_FEATURES, Velocity, sines
+from hypersteer.edits.velocity import sines
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.hypernet.card import read_card
 from hypersteer.hypernet.network import new_hypernet
@@ -20,17 +20,6 @@ from hypersteer.training.forward import plain_losses
 
 TEXTS = ["Hi", "Tell me about your day at the sea, about the ship and the bees.", "Why?"]
 SHORT = {"max_new_tokens": tiny.WINDOW}
-D, H, C = 12, 3, 4
-
-
-def random_field(width=D, seed=0):
-    """A field with no weight at zero."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        field = Velocity(width, H, 2 * width)
-        for parameter in field.parameters():
-            torch.nn.init.normal_(parameter, std=0.4)
-    return field.requires_grad_(False)
 
 
 def flowing(lm, more=(), variant="no-context"):
@@ -38,30 +27,6 @@ def flowing(lm, more=(), variant="no-context"):
     return tiny.steerer_of(
         tiny.ending_with(lm), edit="per-token", more_layers=more, variant=variant
     )
-
-
-def by_loops(field, state, time, keys, values):
-    """The velocity at one state, head by head."""
-
-    def normed(x, norm):
-        return x / (x.pow(2).mean() + 1e-6).sqrt() * norm.weight
-
-    half = TIME_FEATURES // 2
-    angles = [time * 1e4 ** -(i / half) * 100 for i in range(half)]
-    features = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
-    x = state + field.time[2](torch.nn.functional.silu(field.time[0](features)))
-    query, size = field.query.weight @ normed(x, field.query_norm), D // H
-    read = []
-    for head in range(H):
-        part = slice(head * size, (head + 1) * size)
-        scores = torch.stack([query[part] @ key[part] / math.sqrt(size) for key in keys])
-        weights = scores.exp() / scores.exp().sum()
-        read.append(sum(w * value[part] for w, value in zip(weights, values, strict=True)))
-    x = x + field.attended_factor * (field.out.weight @ torch.cat(read))
-    n = normed(x, field.mlp_norm)
-    opened = field.opening.weight @ n
-    risen = opened / (1 + (-opened).exp()) * (field.rising.weight @ n)
-    return x + field.mlp_factor * (field.falling.weight @ risen) - state
 
 
 @pytest.mark.parametrize("strength", [1.0, -0.5, 2.0])
@@ -85,7 +50,9 @@ def test_the_flow_by_loops(strength):
             state = hidden[row, token] / sizes
             for step in range(3):
                 time = step * strength / 3
-                velocity = by_loops(field, state, time, keys[row, :length], values[row, :length])
+                velocity = velocity_by_loops(
+                    field, state, time, keys[row, :length], values[row, :length]
+                )
                 state = state + strength / 3 * velocity
             torch.testing.assert_close(found[row, token], state * sizes, rtol=1e-4, atol=1e-4)
 
@@ -143,9 +110,16 @@ def test_it_goes_together_with_other_edits_on_a_row(tiny_llama):
     assert both != steerer.lm.generate(TEXTS, edit=[vector] * 3, **SHORT)
 
 
-def test_a_hypernetwork_learns_it_and_is_kept_exactly(tiny_llama, tmp_path):
+@pytest.mark.parametrize("self_attention", [False, True])
+def test_a_hypernetwork_learns_it_and_is_kept_exactly(tiny_llama, tmp_path, self_attention):
     lm, site = tiny_llama, Site(1)
-    config = HypernetConfig(blocks=1, edit="per-token", more_layers=(3,), variant="no-context")
+    config = HypernetConfig(
+        blocks=1,
+        edit="per-token",
+        more_layers=(3,),
+        variant="no-context",
+        self_attention=self_attention,
+    )
     net = new_hypernet(lm, config, site, seed=0)
     losses = []
     for loss in tiny.losses_while_learning(lm, net, TEXTS):

@@ -279,10 +279,16 @@ def steerer_of(
     blocks: int = 2,
     edit: str = "vector",
     more_layers: tuple[int, ...] = (),
+    self_attention: bool = False,
 ) -> Steerer:
     """An untrained hypernetwork whose every part matters: no small or zero weights."""
     config = HypernetConfig(
-        variant=variant, blocks=blocks, edit=edit, rank=3, more_layers=more_layers
+        variant=variant,
+        blocks=blocks,
+        edit=edit,
+        rank=3,
+        more_layers=more_layers,
+        self_attention=self_attention,
     )
     site = site_of(lm, kind)
     network = new_hypernet(lm, config, site, seed)
@@ -292,6 +298,8 @@ def steerer_of(
         for module in [*network.cross.modules(), *written_by.modules()]:
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=1.5 * WIDTH**-0.5)
+            elif isinstance(module, nn.RMSNorm) and not module.weight.any():
+                module.weight.fill_(3.0)  # the last layer of self-attention
     card = Card(
         base_lm=lm.name,
         fingerprint=lm.fingerprint,

@@ -28,6 +28,8 @@ class HypernetConfig:
     """Attention heads of each cross-attention module; by default as many as the base LM has."""
     edit: str = "vector"
     """Kind of edit that is written: vector, low-rank, gated or per-token."""
+    self_attention: bool = False
+    """Of per-token edits: a state also reads those before it in its row (all of FLAS's block)."""
     rank: int = 4
     """Directions of an edit, where its kind has a rank."""
     more_layers: tuple[int, ...] = ()

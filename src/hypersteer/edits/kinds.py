@@ -9,12 +9,13 @@ edits are stacked, shorter dimensions filled with zeros (`stacked`), so zeros mu
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hypersteer.edits.memory import Memory
 from hypersteer.errors import SteeringError
 
 Params = Mapping[str, Tensor]
@@ -48,6 +49,71 @@ class Applies(Protocol):
             strength: of each row.
         """
         ...
+
+
+@runtime_checkable
+class Recalls(Protocol):
+    """How parameters change hidden states where a token's edit depends on the tokens before it.
+
+    Attributes:
+        added: see `Applies`.
+    """
+
+    added: ClassVar[tuple[str, ...]]
+
+    def recall(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        params: Params,
+        mask: Bool[Tensor, "B T"],
+        strength: Float[Tensor, " B"],
+        memory: Memory,
+    ) -> Float[Tensor, "B T D"]:
+        """Return the states after the edit, as `Applies.apply` does.
+
+        Args:
+            hidden: states at the site.
+            params: parameters [B, ...] of each row's edit, on the states' device.
+            mask: which tokens are edited.
+            strength: of each row.
+            memory: of the tokens before; its pass over these has begun.
+        """
+        ...
+
+
+Acts = Applies | Recalls
+"""How edits act, with a memory or without."""
+
+
+def new_memory(kind: Acts) -> Memory | None:
+    """Return the memory that rows begin with; None for a kind that looks at one token alone."""
+    return Memory() if isinstance(kind, Recalls) else None
+
+
+def act(
+    kind: Acts,
+    hidden: Float[Tensor, "B T D"],
+    params: Params,
+    mask: Bool[Tensor, "B T"],
+    strength: Float[Tensor, " B"],
+    real: Bool[Tensor, "B T"],
+    memory: Memory | None,
+) -> Float[Tensor, "B T D"]:
+    """Return the states after edits of any kind.
+
+    Args:
+        kind: of the edits.
+        hidden: states at the site.
+        params: parameters [B, ...] of each row's edit, on the states' device.
+        mask: which tokens are edited.
+        strength: of each row.
+        real: which tokens are no padding.
+        memory: what `new_memory` gave as the rows began; it takes in these tokens.
+    """
+    if memory is None:
+        return cast(Applies, kind).apply(hidden, params, mask, strength)
+    memory.begin(real)
+    return cast(Recalls, kind).recall(hidden, params, mask, strength, memory)
 
 
 @runtime_checkable

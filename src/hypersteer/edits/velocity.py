@@ -4,8 +4,8 @@ A block of our own: cross-attention from a state to the encoded steering prompt,
 each with a norm before and a factor per channel after it; both know how far the flow is. What the
 block adds to a state is the velocity there. States come in units in which their entries are near 1.
 
-Unlike FLAS's, it has no self-attention: the base LM's own blocks below and above it have, and a
-field that looks at one state alone needs no cache and treats a token alike in any batch.
+FLAS has causal self-attention between the two. Here it is an option, since the base LM's own
+blocks below and above have it, and a field that looks at one state alone needs no cache.
 
 Shapes: B rows, T tokens, C tokens of a steering prompt, D width, H heads.
 """
@@ -16,6 +16,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hypersteer.edits.memory import Memory
+from hypersteer.edits.self_attention import SelfAttention
 
 FIRST_FACTOR = 0.1
 """Of what each sub-layer adds at first (FLAS)."""
@@ -31,9 +34,12 @@ class Velocity(nn.Module):
         width: D.
         heads: H, which divides D.
         hidden: width of the MLP.
+        self_attention: whether a state also reads those before it.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, self_attention: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.time = nn.Sequential(
@@ -51,6 +57,7 @@ class Velocity(nn.Module):
             nn.init.zeros_(last.weight)
         self.attended_factor = nn.Parameter(torch.full((width,), FIRST_FACTOR))
         self.mlp_factor = nn.Parameter(torch.full((width,), FIRST_FACTOR))
+        self.own = SelfAttention(width, heads, FIRST_FACTOR) if self_attention else None
 
     def read(
         self, encoded: Float[Tensor, "B C D"]
@@ -65,6 +72,8 @@ class Velocity(nn.Module):
         keys: Float[Tensor, "B C D"],
         values: Float[Tensor, "B C D"],
         present: Bool[Tensor, "B C"],
+        memory: Memory | None = None,
+        name: str = "",
     ) -> Float[Tensor, "B T D"]:
         """Return the velocity at each state.
 
@@ -74,6 +83,8 @@ class Velocity(nn.Module):
             keys: of the steering prompt; see `read`.
             values: likewise.
             present: which of them are there; a row without any reads zeros.
+            memory: of the tokens before, for self-attention.
+            name: by which it knows this time.
         """
         x = states + self.time(sines(time))[:, None]
         q, k, v = (
@@ -85,6 +96,9 @@ class Velocity(nn.Module):
             q, k.to(q), v.to(q), attn_mask=readable[:, None, None, :]
         )
         x = x + self.attended_factor * self.out(read.transpose(1, 2).flatten(-2))
+        if self.own is not None:
+            assert memory is not None
+            x = x + self.own(x, memory, name)
         normed = self.mlp_norm(x)
         risen = F.silu(self.opening(normed)) * self.rising(normed)
         return x + self.mlp_factor * self.falling(risen) - states

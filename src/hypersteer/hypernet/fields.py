@@ -6,7 +6,8 @@ from typing import cast
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hypersteer.edits.per_token import PerToken
+from hypersteer.edits.kinds import Acts
+from hypersteer.edits.per_token import PerToken, PerTokenRecalling
 from hypersteer.edits.velocity import Velocity
 
 MLP_FACTOR = 2
@@ -20,10 +21,15 @@ class Fields(nn.ModuleList):
         width: D, of the base LM.
         heads: of cross-attention to the steering prompt.
         sites: S.
+        self_attention: whether states also read those before them.
     """
 
-    def __init__(self, width: int, heads: int, sites: int) -> None:
-        super().__init__(Velocity(width, heads, MLP_FACTOR * width) for _ in range(sites))
+    def __init__(self, width: int, heads: int, sites: int, *, self_attention: bool = False) -> None:
+        super().__init__(
+            Velocity(width, heads, MLP_FACTOR * width, self_attention=self_attention)
+            for _ in range(sites)
+        )
+        self._kind = PerTokenRecalling if self_attention else PerToken
 
     def forward(
         self, encoded: Float[Tensor, "R C D"], mask: Bool[Tensor, "R C"]
@@ -35,6 +41,6 @@ class Fields(nn.ModuleList):
             made.append({"keys": keys.float(), "values": values.float(), "present": mask})
         return made
 
-    def kinds(self, sizes: Callable[[], Tensor]) -> list[PerToken]:
+    def kinds(self, sizes: Callable[[], Tensor]) -> list[Acts]:
         """Return how the edits at each site apply, for states of these sizes [D]."""
-        return [PerToken(cast(Velocity, field), sizes) for field in self]
+        return [self._kind(cast(Velocity, field), sizes) for field in self]

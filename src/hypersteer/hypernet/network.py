@@ -19,12 +19,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
-from hypersteer.edits.kinds import Applies
+from hypersteer.edits.kinds import Acts
 from hypersteer.edits.per_token import NAME as PER_TOKEN
 from hypersteer.edits.registry import edit_kind
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet.activation_prior import ActivationPrior, read_concept_states
+from hypersteer.hypernet.checks import check_config, check_pairs
 from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
 from hypersteer.hypernet.fields import Fields
 from hypersteer.hypernet.heads import Layout, new_head
@@ -91,14 +92,16 @@ class Hypernet(nn.Module):
         super().__init__()
         self.config = config
         self.sites = sites_of(lm, config, site)
-        _check(config)
+        check_config(config)
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
         self.cross = _cross_attention(lm, config)
         self.fields: Fields | None = None
-        self.kinds: list[Applies]
+        self.kinds: list[Acts]
         # Parameters are made in the order in which optimizers of kept runs know them.
         if config.edit == PER_TOKEN:
-            self.fields = Fields(lm.width, _heads(lm, config), len(self.sites))
+            heads, own = _heads(lm, config), config.self_attention
+            check_pairs(lm.width, heads, config)
+            self.fields = Fields(lm.width, heads, len(self.sites), self_attention=own)
             self.kinds = list(self.fields.kinds(self._sizes))
         else:
             kind = edit_kind(config.edit)
@@ -242,29 +245,6 @@ def sites_of(lm: BaseLM, config: HypernetConfig, site: Site) -> list[Site]:
                 f"{sites[0].layer}, where states are read"
             )
     return sites
-
-
-def _check(config: HypernetConfig) -> None:
-    """Refuse what does not go with the kind of edit.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    if config.prior != "none" and config.edit != "vector":
-        raise ConfigError(
-            f"hypernet.prior '{config.prior}' starts from a vector, but hypernet.edit is "
-            f"'{config.edit}'; set the prior to 'none', or the edit to 'vector'"
-        )
-    if (config.style or config.learned_strength) and config.edit == PER_TOKEN:
-        raise ConfigError(
-            "hypernet.style and hypernet.learned_strength are about written numbers, but "
-            f"hypernet.edit '{PER_TOKEN}' writes none; leave them out"
-        )
-    if config.learned_strength and (config.style or config.prior != "none"):
-        raise ConfigError(
-            "hypernet.learned_strength makes lengths of its own, so what hypernet.prior and "
-            "hypernet.style add has none; leave out one of them"
-        )
 
 
 def _cross_attention(lm: BaseLM, config: HypernetConfig) -> nn.ModuleList:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hypersteer.edits.kinds import Applies, Params
+from hypersteer.edits.kinds import Acts, Params
 from hypersteer.errors import SteeringError
 
 WAY_OUT = "lower the strength, or load the base LM in a dtype of wider range (float32 is widest)"
@@ -22,7 +22,7 @@ def check_range(strengths: Sequence[float]) -> None:
             raise SteeringError(f"strength {strength:g} is beyond float32; try values from 0 to 2")
 
 
-def check_added(kind: Applies, params: Params, strength: Tensor, dtype: torch.dtype) -> None:
+def check_added(kind: Acts, params: Params, strength: Tensor, dtype: torch.dtype) -> None:
     """Refuse what would be added, strength included, where it is not finite in the states' dtype.
 
     Squares must be finite too, in float32: that is where norms take them.

@@ -5,55 +5,25 @@ act in their order, and what is made from the states there is made before any of
 Shapes: B rows of a request, R running rows (B times the number of strengths), T tokens, D width.
 """
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hypersteer.edits.kinds import Applies, Params, joined
+from hypersteer.edits.kinds import Acts, Params, act, joined, new_memory
+from hypersteer.edits.memory import Memory
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.edits.vector import VECTOR
-from hypersteer.lm.chat import Spans, TokenBatch
+from hypersteer.lm.chat import Spans
 from hypersteer.lm.finite import check_added
 from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.scopes import scope_mask
+from hypersteer.lm.switch import Switch
 
 MakeParams = Callable[[Tensor, Spans], Params]
 """Hidden states [B, T, D] at the site and their spans -> parameters [B, ...] at strength 1."""
-
-
-@runtime_checkable
-class Switch(Protocol):
-    """Turns edits on and off, row by row, by what it reads as the batch runs.
-
-    Attributes:
-        rechecks: whether it may decide anew during the response.
-    """
-
-    rechecks: bool
-
-    def start(self, copies: int, finished: Collection[int] = ()) -> None:
-        """Begin a generation; see `hypersteer.conditions.gate.Gate`, which is one."""
-        ...
-
-    def look_ahead(self, batch: TokenBatch) -> None:
-        """Read what lies above the edits, in a pass of its own, before the prefill."""
-        ...
-
-    def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
-        """Return what is read in the next forward pass, before anything is written there."""
-        ...
-
-    def open(self, slot: int) -> Bool[Tensor, " R"]:
-        """Return in which rows the edit that is the row's number `slot` acts."""
-        ...
-
-    def keep_rows(self, rows: list[int]) -> None:
-        """Forget all rows but these, in this order."""
-        ...
 
 
 class Writer:
@@ -84,7 +54,7 @@ class Writer:
     def __init__(
         self,
         site: Site,
-        kind: Applies,
+        kind: Acts,
         params: Params | MakeParams,
         scopes: Sequence[Scope | None],
         strengths: Sequence[float] | None = None,
@@ -95,6 +65,7 @@ class Writer:
     ) -> None:
         self.site, self.kind, self.switch, self.slot = site, kind, switch, slot
         self.params: dict[str, Tensor] | None = None
+        self._memory: Memory | None = None
         self._source = params
         self._scopes = tuple(scopes)
         self._given = tuple(strengths or [1.0] * len(scopes))
@@ -164,7 +135,9 @@ class Writer:
                 self._touched = self._touched.to(opened.device) & opened[:, None]
         self._touched = self._touched.to(hidden.device)
         self._idle = not bool(self._touched.any())
-        return self.kind.apply(whole, self.params, mask, self._strength)
+        self._memory = new_memory(self.kind)
+        real = spans.real.repeat(len(self._copies), 1).to(hidden.device)
+        return act(self.kind, whole, self.params, mask, self._strength, real, self._memory)
 
     def step(self, hidden: Tensor) -> Tensor:
         """Write into the states [R, 1, D] of response tokens after the prefill."""
@@ -174,7 +147,8 @@ class Writer:
         mask = self._touched
         if self.switch is not None and self.switch.rechecks:
             mask = mask & self.switch.open(self.slot).to(mask.device)[:, None]
-        return self.kind.apply(hidden, self.params, mask, self._strength)
+        real = self._touched  # a row that is not touched any more has no use for a memory
+        return act(self.kind, hidden, self.params, mask, self._strength, real, self._memory)
 
     def added(self) -> Float[Tensor, " R"]:
         """Return the square sum of what each row's edit adds as it is, once it is fixed."""
@@ -189,6 +163,8 @@ class Writer:
         self._idle = not bool(self._touched.any())
         if self.params is not None:
             self.params = {name: value[rows] for name, value in self.params.items()}
+        if self._memory is not None:
+            self._memory.keep_rows(rows)
 
     def extend(self, other: "Writer | None", before: int, after: int) -> None:
         """Take in the rows of another running writer behind its own; both have prefilled.
@@ -205,6 +181,8 @@ class Writer:
         tail = _blank(empty, after) if other is None else other.params
         assert tail is not None
         self.params = joined(joined(lead, self.params), tail)
+        if self._memory is not None:
+            self._memory.extend(None if other is None else other._memory, before, after)
         device = self._touched.device
         touched = torch.zeros(before + rows + after, 1, dtype=torch.bool, device=device)
         strength = torch.zeros(before + rows + after, device=device)

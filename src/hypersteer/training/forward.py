@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hypersteer.config import HypernetConfig
-from hypersteer.edits.kinds import Applies
+from hypersteer.edits.kinds import Acts, act, new_memory
 from hypersteer.edits.sites import Scope, Site
 from hypersteer.engine.guidance import guided_logits
 from hypersteer.hypernet.maker import read_steering, write_edits
@@ -46,7 +46,7 @@ class Steered:
     scope: Scope
 
     @property
-    def kinds(self) -> Sequence[Applies]:
+    def kinds(self) -> Sequence[Acts]:
         """How the edits at each site apply."""
         network = getattr(self.network, "module", self.network)  # under a distributed wrapper
         return cast(Hypernet, network).kinds
@@ -112,6 +112,7 @@ def _under_edits(
     lm, lowest, copies = setup.lm, setup.sites[0], len(steering)
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     mask = scope_mask([setup.scope] * len(prompts), batch.spans).repeat(copies, 1)
+    real = batch.spans.real.repeat(copies, 1)
     flat = [ids for one in steering for ids in one]
     concept_states = read_steering(lm, setup.config, lowest, flat)
     each = [1.0] * len(prompts) if strengths is None else strengths
@@ -119,7 +120,7 @@ def _under_edits(
     made: list[dict[str, Tensor]] = []
 
     def at(number: int) -> ReadWrite:
-        def act(hidden: Tensor) -> Tensor:
+        def write(hidden: Tensor) -> Tensor:
             if number == 0:
                 base = hidden[: len(prompts)]
                 made[:] = write_edits(
@@ -132,13 +133,15 @@ def _under_edits(
                     batch.spans,
                     concept_states,
                 )
-            edited = setup.kinds[number].apply(hidden, made[number], mask, strength)
+            kind = setup.kinds[number]
+            memory = new_memory(kind)
+            edited = act(kind, hidden, made[number], mask, strength, real, memory)
             if changes is not None:
                 added = (edited.float() - hidden.float()) * mask[..., None]
                 changes.append(added.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
             return edited
 
-        return act
+        return write
 
     acts = [(site, at(number)) for number, site in enumerate(setup.sites)]
     whole = repeated(batch, copies)
