@@ -15,7 +15,7 @@ from hypersteer.lm.chat import collate
 from hypersteer.lm.edited import edit_writers
 from hypersteer.lm.writers import vector_writer, written
 
-SCOPES = ("all", "prompt", "response", "last_prompt", "mask", "prompt_ends")
+SCOPES = ("all", "prompt", "response", "last_prompt", "mask", "prompt_ends", "everywhere")
 PROMPTS = (
     "Tell me about your day at the sea, about the ship and all the bees, and say why.",
     "Hi",
@@ -23,6 +23,7 @@ PROMPTS = (
     "Talk like a bee, and say why.",
     "the honey",
     "Say why the ship is blue.",
+    "Talk of the sky and of the bees.",
 )
 
 
@@ -41,6 +42,7 @@ def touched(scope, prompt, total):
     prefix, end = prompt.prefix, len(prompt.ids)
     named = {
         "all": lambda at: at >= prefix,
+        "everywhere": lambda at: True,
         "prompt": lambda at: prefix <= at < end,
         "response": lambda at: at >= end,
         "last_prompt": lambda at: at == end - 1,
@@ -163,7 +165,7 @@ def assert_decoded_as_recomputed(lm, run, row, prompt, scope, site, vector):
     if scope == "response":  # the token before the first generated one is the prompt's
         assert moved[0] < 1e-5
         assert moved[1] > 0.1
-    elif scope in ("all", "prompt", "prompt_ends", "last_prompt"):
+    elif scope in ("all", "everywhere", "prompt", "prompt_ends", "last_prompt"):
         assert moved[0] > 0.1
 
 
