@@ -91,7 +91,7 @@ def prompts(lm):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_3_a_vector_changes_its_site_by_itself_and_nothing_below(lm, prompts, kind, side):
     site = tiny.site_of(lm, kind, layer=2)
-    texts = ("Arr!", "Aye, the day.", "So", "Blue", "No", "The sea")
+    texts = ("Arr!", "Aye, the day.", "So", "Blue", "No", "The sea", "Why")
     responses = [lm.chat.response(text) for text in texts]
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id, side=side)
     edits = [
@@ -198,7 +198,7 @@ def test_4_scopes_hold_for_written_edits(lm, scope):
 def test_4_rows_may_have_different_sites(lm, prompts):
     lm = tiny.ending_with(lm)
     sites = [Site(2, "mlp"), Site(1, "residual"), Site(2, "mlp"), Site(-1, "residual")]
-    edits = [*(tiny.edit_of(lm, site, seed) for seed, site in enumerate(sites)), None, None]
+    edits = [*(tiny.edit_of(lm, site, seed) for seed, site in enumerate(sites)), *[None] * 3]
     run = tiny.decoded(lm, prompts, edit_writers(lm, edits, [1.0] * len(SCOPES)))
     for row, edit in enumerate(edits[:4]):
         site = lm.site(edit.site.layer, edit.site.kind)
