@@ -116,7 +116,7 @@ def test_save_and_load_is_exact_for_every_variant(tiny_llama, tmp_path, variant,
 
 @pytest.mark.parametrize(
     "scope",
-    ["all", "prompt", "response", "last_prompt", "prompt_ends", (True, False, True)],
+    ["all", "everywhere", "prompt", "response", "last_prompt", "prompt_ends", (True, False)],
 )
 def test_the_card_survives(tiny_llama, tmp_path, scope):
     _, card = make(tiny_llama, tmp_path / "made", scope=scope)

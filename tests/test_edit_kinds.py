@@ -98,7 +98,9 @@ def test_a_row_is_answered_alike_alone_in_a_batch_streamed_and_joined(lm, kind):
 
 
 @each_kind
-@pytest.mark.parametrize("scope", ["all", "prompt", "response", "last_prompt", "prompt_ends"])
+@pytest.mark.parametrize(
+    "scope", ["all", "everywhere", "prompt", "response", "last_prompt", "prompt_ends"]
+)
 def test_scopes_hold_under_the_cache(lm, kind, scope):
     """Cached decoding gives the logits of one pass over prompt and response."""
     lm = tiny.ending_with(lm)

@@ -98,7 +98,7 @@ def test_algebra_with_other_things_is_refused():
 
 
 @pytest.mark.parametrize("site", [Site(0), Site(-1, "attention"), Site(3, "mlp")])
-@pytest.mark.parametrize("scope", ["all", "last_prompt", (True, False, True)])
+@pytest.mark.parametrize("scope", ["everywhere", "last_prompt", (True, False, True)])
 def test_a_saved_edit_is_read_back_bit_for_bit(tmp_path, site, scope):
     vector = torch.randn(64) * torch.logspace(-30, 30, 64)
     vector[0], vector[1] = -0.0, 1e-42  # a denormal number

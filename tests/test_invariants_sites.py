@@ -15,7 +15,7 @@ from hypersteer.lm.chat import collate
 from hypersteer.lm.edited import edit_writers
 from hypersteer.lm.writers import vector_writer, written
 
-SCOPES = ("all", "prompt", "response", "last_prompt", "mask", "prompt_ends")
+SCOPES = ("all", "prompt", "response", "last_prompt", "mask", "prompt_ends", "everywhere")
 PROMPTS = (
     "Tell me about your day at the sea, about the ship and all the bees, and say why.",
     "Hi",
@@ -23,6 +23,7 @@ PROMPTS = (
     "Talk like a bee, and say why.",
     "the honey",
     "Say why the ship is blue.",
+    "Talk of the sky and of the bees.",
 )
 
 
@@ -41,6 +42,7 @@ def touched(scope, prompt, total):
     prefix, end = prompt.prefix, len(prompt.ids)
     named = {
         "all": lambda at: at >= prefix,
+        "everywhere": lambda at: True,
         "prompt": lambda at: prefix <= at < end,
         "response": lambda at: at >= end,
         "last_prompt": lambda at: at == end - 1,
@@ -89,7 +91,7 @@ def prompts(lm):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_3_a_vector_changes_its_site_by_itself_and_nothing_below(lm, prompts, kind, side):
     site = tiny.site_of(lm, kind, layer=2)
-    texts = ("Arr!", "Aye, the day.", "So", "Blue", "No", "The sea")
+    texts = ("Arr!", "Aye, the day.", "So", "Blue", "No", "The sea", "Why")
     responses = [lm.chat.response(text) for text in texts]
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id, side=side)
     edits = [
@@ -163,7 +165,7 @@ def assert_decoded_as_recomputed(lm, run, row, prompt, scope, site, vector):
     if scope == "response":  # the token before the first generated one is the prompt's
         assert moved[0] < 1e-5
         assert moved[1] > 0.1
-    elif scope in ("all", "prompt", "prompt_ends", "last_prompt"):
+    elif scope in ("all", "everywhere", "prompt", "prompt_ends", "last_prompt"):
         assert moved[0] > 0.1
 
 
@@ -196,7 +198,7 @@ def test_4_scopes_hold_for_written_edits(lm, scope):
 def test_4_rows_may_have_different_sites(lm, prompts):
     lm = tiny.ending_with(lm)
     sites = [Site(2, "mlp"), Site(1, "residual"), Site(2, "mlp"), Site(-1, "residual")]
-    edits = [*(tiny.edit_of(lm, site, seed) for seed, site in enumerate(sites)), None, None]
+    edits = [*(tiny.edit_of(lm, site, seed) for seed, site in enumerate(sites)), *[None] * 3]
     run = tiny.decoded(lm, prompts, edit_writers(lm, edits, [1.0] * len(SCOPES)))
     for row, edit in enumerate(edits[:4]):
         site = lm.site(edit.site.layer, edit.site.kind)

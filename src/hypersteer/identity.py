@@ -11,6 +11,7 @@ import base64
 import binascii
 import logging
 import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +23,9 @@ PROJECTIONS = 12
 """Random projections of each group of weights."""
 
 PREFIX = "hypersteer-lm-1"
+
+TYPE = "type:"
+"""Begins what stands for the base LM where a file of another tool tells a type of models alone."""
 
 HALF = 0.002
 """Relative rounding error of bfloat16; weights are taken to be rounded that much at least."""
@@ -112,12 +116,20 @@ class Identity:
 def difference(stored: str, own: Identity, what: str) -> str:
     """Return in what a stored base LM differs from one at hand, for a message; empty if in none.
 
+    A type alone refuses nothing, since tools name types in several ways; that it is another is
+    told in a warning.
+
     Args:
-        stored: `str(identity)`, or the fingerprint that an earlier version wrote.
+        stored: `str(identity)`, or the fingerprint that an earlier version wrote, or `of_type`.
         own: identity of the one at hand.
         what: what was stored with it, such as `the edit 'x'`; named once in an advice to save it
             anew where it has a fingerprint only.
     """
+    if stored.startswith(TYPE):
+        theirs, mine = model_type(stored), own.architecture.partition(" ")[0]
+        if _plain(theirs) != _plain(mine):
+            _tell_type(what, theirs, mine)
+        return ""
     try:
         return Identity.parse(stored).difference(own)
     except ValueError:
@@ -125,6 +137,37 @@ def difference(stored: str, own: Identity, what: str) -> str:
             return f"it is {stored}, not {own.label}"
     _advise(what)
     return ""
+
+
+def of_type(name: str) -> str:
+    """Return what stands for a base LM of which only its type is known, such as `llama`."""
+    return f"{TYPE}{name}" if name else ""
+
+
+def model_type(stored: str) -> str:
+    """Return the type that Hugging Face gives a stored base LM; empty where it is not known."""
+    if stored.startswith(TYPE):
+        return stored.removeprefix(TYPE)
+    try:
+        return Identity.parse(stored).architecture.partition(" ")[0]
+    except ValueError:
+        return ""
+
+
+def _plain(name: str) -> str:
+    """Return a type without what tools spell in several ways: `gpt_neox`, `gemma3_text`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix("_text"))
+
+
+@lru_cache(maxsize=256)
+def _tell_type(what: str, theirs: str, mine: str) -> None:
+    log.warning(
+        "%s says that it is for a model of the type '%s', and this one is of the type '%s'; "
+        "tools name some types differently, else take the model that it was made for",
+        what,
+        theirs,
+        mine,
+    )
 
 
 @lru_cache(maxsize=256)

@@ -196,6 +196,24 @@ def test_saved_edit_steers_alike(run, checkpoint, tmp_path, json_lines):
     assert "prompted" not in run(*argv, "--edit", file, "--compare")[1]
 
 
+def test_a_control_vector_steers_alike(run, checkpoint, tmp_path):
+    file = tmp_path / "pirate.gguf"
+    argv = ["generate", checkpoint, "Hi.", "--max-new-tokens", "8", "--strength", "3"]
+    code, out, err = run(*argv, "--steer", PIRATE, "--save-edit", file)
+    assert code == 0
+    assert f"--control-vector {file}, and steers the chat prefix too" in err
+    assert run(*argv, "--edit", file)[1] == out
+    narrow = tmp_path / "narrow.gguf"
+    hs.VectorEdit(vector=torch.ones(3), site=hs.Site(1)).save(narrow)
+    code, _, err = run(*argv, "--edit", narrow)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "width 3" in err
+    narrow.write_bytes(b"GGUF")
+    code, _, err = run(*argv, "--also", narrow)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is not a readable control vector" in err
+
+
 def test_base_lm_from_elsewhere(run, checkpoint, tiny_lm, tmp_path):
     moved = tmp_path / "moved"
     moved.symlink_to(tiny_lm)

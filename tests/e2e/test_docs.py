@@ -1,6 +1,7 @@
 """What the documents say runs: every command parses, every Python example does what it shows."""
 
 import importlib
+import json
 import re
 import shlex
 from importlib.util import find_spec
@@ -100,6 +101,8 @@ def test_python_examples_run(answers, name, tmp_path, monkeypatch, capsys):
     document = Sybil([PythonCodeBlockParser()]).parse(ROOT / name)
     if name == "docs/conditions.md":
         document.namespace.update(the_readers_own())
+    elif name == "docs/edits.md":
+        write_vectors_of_others()
     examples = list(document.examples())
     assert examples
     for example in examples:
@@ -112,7 +115,8 @@ def test_python_examples_run(answers, name, tmp_path, monkeypatch, capsys):
         assert made["log"].rows[0][0].token == 0
         assert [len(row) > 0 for row in made["log"].rows] == [True, False, False]
     elif name == "docs/edits.md":
-        assert made["edit"].kind.name == "low-rank"
+        assert made["vector"].tolist() == made["edit"].vector.tolist()
+        assert [one.site.layer for one in made["refusal"]] == [14, 16, 17]
     else:
         assert made["edit"].norm > 0
 
@@ -131,6 +135,15 @@ def the_readers_own() -> dict[str, object]:
         "fiction": hs.fit_condition(lm, outside[6:], inside[6:], name="fiction"),
         "prompts": ["My knee hurts.", "Name a river.", "Tell me about your day."],
     }
+
+
+def write_vectors_of_others() -> None:
+    """What docs/edits.md reads: files of repeng and of CAST for the base LM in it."""
+    width, depth = 576, 30
+    vectors = [hs.VectorEdit(vector=[0.1] * width, site=hs.Site(at)) for at in range(1, depth)]
+    hs.EditSet(edits=tuple(vectors)).save("happy.gguf")
+    directions = {layer: [0.1] * width for layer in range(depth)}
+    Path("refusal.svec").write_text(json.dumps({"model_type": "llama", "directions": directions}))
 
 
 def test_every_method_is_in_the_table_of_methods():

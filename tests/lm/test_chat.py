@@ -323,6 +323,7 @@ def test_scopes_become_exact_masks(side):
     ids, spans = collate(ROWS, ANSWERS, pad_id=PAD, side=side)
     mask = scope_mask(["all", "all", "all"], spans)
     assert ids[mask].tolist() == [12, 13, 14, 20, 21, 22, 31, 32]
+    assert torch.equal(scope_mask(["everywhere"] * 3, spans), spans.real)
     assert ids[scope_mask(["prompt"] * 3, spans)].tolist() == [12, 13, 20, 31, 32]
     assert ids[scope_mask(["response"] * 3, spans)].tolist() == [14, 21, 22]
     assert ids[scope_mask(["last_prompt"] * 3, spans)].tolist() == [13, 20, 32]

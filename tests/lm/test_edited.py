@@ -38,7 +38,9 @@ def edits_of(lm):
     return [tiny.edit_of(lm, Site(1), 1), tiny.edit_of(lm, Site(2, "mlp"), 2)]
 
 
-@pytest.mark.parametrize("scope", ["all", "prompt", "response", "last_prompt", "prompt_ends"])
+@pytest.mark.parametrize(
+    "scope", ["all", "everywhere", "prompt", "response", "last_prompt", "prompt_ends"]
+)
 def test_their_generate_is_steered_as_ours(lm, scope):
     lm = tiny.ending_with(lm)
     edit = tiny.edit_of(lm, Site(1), 1, scope)

@@ -67,6 +67,7 @@ def touched(scope, prefix, prompt, total):
     """Positions of one unpadded row that a scope touches, spelled out."""
     return {
         "all": range(prefix, total),
+        "everywhere": range(total),
         "prompt": range(prefix, prompt),
         "response": range(prompt, total),
         "last_prompt": [prompt - 1],
@@ -126,7 +127,9 @@ def test_steered_losses_equal_rows_alone(lm, variant, copies):
     check_steered(make_setup(lm, variant), copies)
 
 
-@pytest.mark.parametrize("scope", ["prompt", "response", "last_prompt", "prompt_ends"])
+@pytest.mark.parametrize(
+    "scope", ["everywhere", "prompt", "response", "last_prompt", "prompt_ends"]
+)
 def test_steered_losses_in_every_scope(lm, scope):
     check_steered(make_setup(lm, scope=scope))
 

@@ -62,7 +62,7 @@ class Generate:
     edit: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="FILE", help_behavior_hint="")
     ] = ()
-    """Steer by the edit in this .safetensors file, not by a steering prompt. Repeat likewise."""
+    """Steer by the edit in this .safetensors, .gguf or .svec file instead. Repeat likewise."""
     also: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="FILE[=X]", help_behavior_hint="")
     ] = ()
@@ -79,7 +79,7 @@ class Generate:
     check: str = "prompt"
     """When the rules decide: once on the prompt, at every token, or after every so many (8)."""
     save_edit: OptionalText = None
-    """Write the edit for the one prompt to this .safetensors file."""
+    """Write the edit for the one prompt to this .safetensors file, or to .gguf for llama.cpp."""
     prompts_file: OptionalText = None
     """File with one more prompt per line; - is the standard input."""
     prompted: Flag = False

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hypersteer.conditions.rules import Check, Decisions
+from hypersteer.edits.control_vector import SUFFIX
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
 from hypersteer.lm.chat import Prompt
@@ -132,7 +133,10 @@ def save_edit(edit: Edit | EditSet | list[Edit | EditSet], path: str) -> None:
         size = f" of {len(edit)} blocks"
     elif "vector" in edit.params:
         size = f" (norm {edit.norm:.3g} at strength 1)"
-    notice(f"wrote the edit{size} to {edit.save(path)}")
+    written = edit.save(path)
+    notice(f"wrote the edit{size} to {written}")
+    if written.suffix.lower() == SUFFIX:
+        notice(f"llama.cpp takes it as --control-vector {written}, and steers the chat prefix too")
 
 
 def notice(text: str) -> None:

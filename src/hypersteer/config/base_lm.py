@@ -37,7 +37,7 @@ class SiteConfig:
     """Decoder block, from 0; by default 40 % of the way up."""
     kind: Literal["residual", "attention", "mlp"] = "residual"
     """Block output, or a sub-layer's output before it joins the residual stream."""
-    scope: Literal["all", "prompt", "response", "last_prompt", "prompt_ends"] = "all"
+    scope: Literal["all", "everywhere", "prompt", "response", "last_prompt", "prompt_ends"] = "all"
     """Which tokens the edit touches."""
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ It is made by a hypernetwork or a baseline and lives in one safetensors file. No
 model: `hypersteer.lm.writers` applies edits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from hypersteer.edits.control_vector import SUFFIX, write_control_vector
 from hypersteer.edits.kinds import EditKind
 from hypersteer.edits.registry import KINDS
 from hypersteer.edits.sites import Scope, Site, check_scope, check_strength
 from hypersteer.edits.vector import VECTOR
-from hypersteer.errors import CheckpointError, SteeringError, nearest, shown
+from hypersteer.errors import CheckpointError, SteeringError, nearest, short, shown
 from hypersteer.files import output_file
-from hypersteer.identity import same_base_lm
+from hypersteer.identity import model_type, same_base_lm
 from hypersteer.tensor_files import write_value
 from hypersteer.values import check_text
 
@@ -34,7 +35,8 @@ class Edit:
         params: the parameters of this edit, on the CPU.
         site: where it acts.
         scope: which tokens it touches.
-        base_lm: identity of the base LM it was made for; another base LM refuses it.
+        base_lm: identity of the base LM it was made for; another base LM refuses it. Files of other
+            tools know a type of models at most, see `hypersteer.identity.of_type`; empty fits all.
         steering_prompt: the text it came from, or a note of the algebra that made it.
         generator: hash of the hypernetwork that wrote it; empty if made otherwise.
 
@@ -125,13 +127,20 @@ class Edit:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the edit to one safetensors file, through a temporary name.
+        """Write the edit to one file, through a temporary name.
+
+        Args:
+            path: a safetensors file, in which a steering vector is the tensor `vector` [D]. With
+                the suffix `.gguf` it becomes a control vector of llama.cpp, see `directions`.
 
         Raises:
-            SteeringError: if the file cannot be written.
+            SteeringError: if the file cannot be written, or the edit is no control vector.
         """
         path = output_file(path, "the file of the edit")
-        return write_value(path, dict(self.params), {"format": FORMAT, **described(self)}, "edit")
+        header = {"format": FORMAT, **described(self)}
+        if path.suffix.lower() == SUFFIX:
+            return write_control_vector(path, directions([self]), model_type(self.base_lm), header)
+        return write_value(path, dict(self.params), header, "edit")
 
 
 def VectorEdit(*, vector: Any, site: Site, **about: Any) -> Edit:
@@ -146,6 +155,36 @@ def VectorEdit(*, vector: Any, site: Site, **about: Any) -> Edit:
         SteeringError: if the vector is none, or not finite.
     """
     return Edit(kind=VECTOR, params={"vector": vector}, site=site, **about)
+
+
+def directions(edits: Sequence[Edit]) -> dict[int, Tensor]:
+    """Return the vectors [D] of edits by their block, as llama.cpp takes them.
+
+    It adds one vector to the output of any block but block 0, everywhere. An edit with the scope
+    `all` is taken for one, although it spares the chat prefix and llama.cpp will not.
+
+    Raises:
+        SteeringError: for an edit that does something else.
+    """
+    for edit in edits:
+        site, scope = edit.site, edit.scope if isinstance(edit.scope, str) else "of a mask"
+        if edit.kind is not VECTOR:
+            told = f"is of the kind '{edit.kind.name}', and a control vector only adds vectors"
+        elif site.kind != "residual":
+            told = f"acts at {site}, and a control vector on the output of whole blocks"
+        elif site.layer < 0:
+            told = f"acts at {site}; count blocks from 0, as lm.site({site.layer}) does, or"
+        elif site.layer == 0:
+            told = "acts on block 0, the one that llama.cpp cannot steer; take a block above, or"
+        elif scope not in ("all", "everywhere"):
+            told = f"has the scope {scope}, and llama.cpp steers everywhere; take that scope, or"
+        else:
+            continue
+        joint = "" if told.endswith(" or") else ";"
+        raise SteeringError(
+            f"the edit {short(edit.steering_prompt)} {told}{joint} save it as .safetensors"
+        )
+    return {edit.site.layer: edit.vector for edit in edits}
 
 
 def described(edit: Edit) -> dict[str, Any]:

@@ -1,17 +1,21 @@
 """Edits at several sites as one value: what one steering prompt is at all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from hypersteer.edits.edit import FORMAT, Edit, described, from_parts
+from hypersteer.edits.control_vector import SUFFIX, read_control_vector, write_control_vector
+from hypersteer.edits.edit import FORMAT, Edit, described, directions, from_parts
+from hypersteer.edits.foreign import SVEC, edits_of, read_svec
 from hypersteer.edits.sites import Site
 from hypersteer.errors import CheckpointError, SteeringError, shown
 from hypersteer.files import output_file, path_of
+from hypersteer.identity import model_type
 from hypersteer.tensor_files import read_any, write_value
+from hypersteer.values import as_whole
 
 SET_FORMAT = "hypersteer-edits-1"
 
@@ -95,18 +99,26 @@ class EditSet:
         return EditSet(edits=tuple(joined.values()))
 
     def save(self, path: str | Path) -> Path:
-        """Write all edits to one safetensors file, through a temporary name.
+        """Write all edits to one file, through a temporary name.
+
+        Args:
+            path: a safetensors file, in which edit number i has its tensors under `i.`, such as
+                `0.vector`. With the suffix `.gguf` it becomes a control vector of llama.cpp.
 
         Raises:
-            SteeringError: if the file cannot be written.
+            SteeringError: if the file cannot be written, or an edit is no control vector.
         """
+        path = output_file(path, "the file of the edits")
         header = {"format": SET_FORMAT, "edits": [described(one) for one in self.edits]}
+        if path.suffix.lower() == SUFFIX:
+            hint = model_type(self.edits[0].base_lm)
+            return write_control_vector(path, directions(self.edits), hint, header)
         tensors = {
             f"{number}.{name}": value
             for number, one in enumerate(self.edits)
             for name, value in one.params.items()
         }
-        return write_value(output_file(path, "the file of the edits"), tensors, header, "edit")
+        return write_value(path, tensors, header, "edit")
 
 
 def parts_of(edit: Any) -> tuple[Any, ...]:
@@ -114,27 +126,79 @@ def parts_of(edit: Any) -> tuple[Any, ...]:
     return edit.edits if isinstance(edit, EditSet) else (edit,)
 
 
-def load_edit(path: str | Path) -> Edit | EditSet:
-    """Read an edit, or a set of edits, that `save` wrote.
+def load_edit(path: str | Path, *, layers: Sequence[int] | None = None) -> Edit | EditSet:
+    """Read an edit, or a set of edits.
+
+    Args:
+        path: what `save` wrote; a control vector of llama.cpp or repeng (`.gguf`), whose direction
+            N becomes an edit of block N; or a vector of CAST (`.svec`), whose layer N acts on the
+            input of block N, so that it becomes an edit of block N - 1.
+        layers: keep only the edits of these blocks, counted from 0 as sites are. Other tools write
+            a vector for nearly every block, of which their users choose some.
 
     Raises:
-        CheckpointError: if the file is missing, corrupt, not an edit, or one of an unknown kind.
+        CheckpointError: if the file is missing, corrupt, not an edit, or one of an unknown kind, or
+            has no edit of a block that is wanted.
     """
     path = path_of(path, "the edit", CheckpointError)
+    found = _read(path)
+    if layers is None:
+        return found
+    held = {one.site.layer for one in parts_of(found)}
+    wanted = {as_whole(layer) for layer in layers} if isinstance(layers, Sequence) else set()
+    if not wanted or not wanted <= held:
+        raise CheckpointError(
+            f"the edit '{path}' has edits of the blocks {sorted(held)}; choose some, not "
+            f"layers={shown(layers)}"
+        )
+    return _one_or_set(path, [one for one in parts_of(found) if one.site.layer in wanted])
+
+
+def _read(path: Path) -> Edit | EditSet:
+    """Read all edits of a file."""
+    suffix = path.suffix.lower()
+    if suffix == SVEC:
+        return _one_or_set(path, read_svec(path))
+    if suffix == SUFFIX:
+        found = read_control_vector(path)
+        if isinstance(found.note, dict) and found.note.get("format") in (FORMAT, SET_FORMAT):
+            return _noted(path, found.note, found.directions)
+        return _one_or_set(path, edits_of(path, found.directions, found.model_type))
     header, tensors = read_any(path, (FORMAT, SET_FORMAT), "edit")
     if header["format"] == FORMAT:
         return from_parts(path, header, tensors)
+    listed = _listed(path, header)
+    return _set(path, [from_parts(path, one, _own(tensors, i)) for i, one in enumerate(listed)])
+
+
+def _noted(path: Path, note: dict[str, Any], directions: dict[int, Tensor]) -> Edit | EditSet:
+    """Return what `save` described in a control vector."""
+    listed = [note] if note["format"] == FORMAT else _listed(path, note)
+    found = []
+    for one in listed:
+        vector = directions.get(as_whole(one.get("layer", -1)))  # type: ignore[arg-type]
+        found.append(from_parts(path, one, {} if vector is None else {"vector": vector}))
+    if len(found) != len(directions):
+        raise CheckpointError(f"the edit '{path}' has vectors that it does not describe")
+    return found[0] if note["format"] == FORMAT else _set(path, found)
+
+
+def _listed(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is said of each edit of a set."""
     listed = header.get("edits")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise CheckpointError(f"the edit '{path}' lacks its edits; it is damaged")
+    return listed
+
+
+def _one_or_set(path: Path, edits: list[Edit]) -> Edit | EditSet:
+    """Return one edit as it is, and several as a set."""
+    return edits[0] if len(edits) == 1 else _set(path, edits)
+
+
+def _set(path: Path, edits: list[Edit]) -> EditSet:
     try:
-        return EditSet(
-            edits=tuple(
-                from_parts(path, one, _own(tensors, number)) for number, one in enumerate(listed)
-            )
-        )
-    except CheckpointError:
-        raise
+        return EditSet(edits=tuple(edits))
     except SteeringError as error:
         raise CheckpointError(f"the edit '{path}' is damaged: {error}") from error
 

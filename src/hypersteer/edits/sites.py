@@ -12,12 +12,13 @@ from hypersteer.errors import ConfigError, SteeringError, nearest, shown
 from hypersteer.values import as_real, as_whole
 
 SiteKind = Literal["residual", "attention", "mlp"]
-NamedScope = Literal["all", "prompt", "response", "last_prompt", "prompt_ends"]
+NamedScope = Literal["all", "everywhere", "prompt", "response", "last_prompt", "prompt_ends"]
 Scope = NamedScope | tuple[bool, ...]
 """Which tokens an edit touches. `all` is the prompt and the response, not the fixed chat prefix
-(BOS and system header). `prompt_ends` is the first two and the last two tokens of the prompt
-(PrOSV, arXiv 2605.05983), so that nothing is written while decoding. A tuple of booleans runs over
-the real tokens of prefix and prompt."""
+(BOS and system header); `everywhere` is that as well, as llama.cpp, repeng and CAST steer.
+`prompt_ends` is the first two and the last two tokens of the prompt (PrOSV, arXiv 2605.05983), so
+that nothing is written while decoding. A tuple of booleans runs over the real tokens of prefix and
+prompt."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

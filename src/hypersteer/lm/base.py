@@ -226,7 +226,8 @@ class BaseLM:
 
         Its own `generate`, a pipeline or an evaluation harness, in this thread; undone exactly when
         the block ends. What a call starts with is the prompt, what follows from its cache the
-        response; no named scope touches what a row has in common with the chat prefix (its BOS).
+        response; what a row has in common with the chat prefix (its BOS) is touched by
+        `everywhere` and masks only.
 
         Args:
             edit: an edit for all rows, or a list with one (or None) per row.

@@ -228,7 +228,7 @@ class _Call:
         return edit_writers(self._lm, rows, strengths)
 
     def _prefix(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Mark what a row has in common with the chat prefix, which no named scope touches."""
+        """Mark what a row has in common with the chat prefix, which `all` does not touch."""
         found = torch.zeros_like(real)
         for row, own, marks in zip(found, ids, real, strict=True):
             places = marks.nonzero().squeeze(1)

@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hypersteer.edits.sites import Scope
+from hypersteer.edits.sites import NamedScope, Scope
 from hypersteer.errors import SteeringError
 from hypersteer.lm.chat import PromptIds, Spans
 
+DECODED: tuple[NamedScope, ...] = ("all", "everywhere", "response")
+"""Scopes that touch response tokens after the prefill."""
 ENDS = 2
 """Tokens at either end of the prompt that the scope `prompt_ends` touches."""
 
@@ -26,6 +28,8 @@ def scope_mask(scopes: Sequence[Scope | None], spans: Spans) -> Bool[Tensor, "B 
             masks.append(torch.zeros_like(prompt))
         elif scope == "all":
             masks.append(prompt | response)
+        elif scope == "everywhere":
+            masks.append(prefix | prompt | response)
         elif scope == "prompt":
             masks.append(prompt)
         elif scope == "response":

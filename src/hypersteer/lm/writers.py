@@ -19,7 +19,7 @@ from hypersteer.edits.vector import VECTOR
 from hypersteer.lm.chat import Spans
 from hypersteer.lm.finite import check_added
 from hypersteer.lm.hooks import ReadWrite, at_sites
-from hypersteer.lm.scopes import scope_mask
+from hypersteer.lm.scopes import DECODED, scope_mask
 from hypersteer.lm.switch import Switch
 
 MakeParams = Callable[[Tensor, Spans], Params]
@@ -198,7 +198,7 @@ class Writer:
         """Begin with rows and strengths as they were given, whatever rows have left since."""
         strengths = torch.tensor(self._given, dtype=torch.float32)
         self._strength = torch.cat([copy * strengths for copy in self._copies])
-        touched = torch.tensor([[scope in ("all", "response")] for scope in self._scopes])
+        touched = torch.tensor([[scope in DECODED] for scope in self._scopes])
         self._touched = touched.repeat(len(self._copies), 1)
         self._idle = False
 

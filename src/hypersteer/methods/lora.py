@@ -239,7 +239,7 @@ def _inputs(projection: nn.Module) -> list[Tensor]:
 
 
 def _prefix(prompt: PromptIds) -> Scope:
-    """Return the scope of the chat prefix, which no named scope holds."""
+    """Return the scope of the chat prefix, which the scope `all` lacks."""
     return tuple(place < prompt.prefix for place in range(len(prompt.ids)))
 
 

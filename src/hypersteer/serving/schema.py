@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Scope = Literal["all", "prompt", "response", "last_prompt", "prompt_ends"]
+Scope = Literal["all", "everywhere", "prompt", "response", "last_prompt", "prompt_ends"]
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 
