@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from held_out import asked_of, held_out_concepts, load_steerer
@@ -32,7 +33,7 @@ def write(out: Path, checkpoints: list[str], count: int) -> None:
     half = len(steers) // 2
     others = steers[half:] + steers[:half]
     said = [prompted(text, steer) for steer, text in asked]
-    arms: dict[str, list[str]] = {}
+    arms: dict[str, Sequence[str]] = {}
     for name in checkpoints:
         steerer = load_steerer(name)
         if "prompting" not in arms:

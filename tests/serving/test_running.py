@@ -59,7 +59,7 @@ def test_too_many_are_turned_away_and_told_when_to_come_back(tmp_path):
             thread.join(120)
         statuses = [one.status_code for one in found]
         assert set(statuses) == {200, 429}
-        assert 3 <= statuses.count(200) < 12
+        assert 1 < statuses.count(200) < 12
         turned = next(one for one in found if one.status_code == 429)
         assert int(turned.headers["retry-after"]) > 0
         assert turned.json()["error"]["type"] == "rate_limit_error"
