@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": "Answer prompts, steered by words.",
     "chat": "Talk to a steered model in the terminal.",
     "serve": "Serve checkpoints to OpenAI's clients, a steering prompt with every request.",
+    "ui": "Open a page in the browser to steer in, with what steering does to each token.",
     "conditions": "Fit, test and show conditions, which decide when an edit acts.",
     "concepts": "List concepts of data or of a checkpoint; `concepts build` makes data.",
     "models": "List base LMs, get them where no hub is, and remove them.",

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from starlette.middleware.cors import CORSMiddleware
 
 from hypersteer.config.serving import ServeConfig
-from hypersteer.serving import edit_routes
+from hypersteer.serving import edit_routes, looks, page_routes
 from hypersteer.serving.completions import Completions
 from hypersteer.serving.errors import Refused, install
 from hypersteer.serving.guard import Guard
@@ -51,6 +51,8 @@ def new_app(
     _add_models(app, served)
     _add_monitoring(app, served, metrics)
     edit_routes.add(app, served, known.edits, config)
+    looks.add(app, served, known, config)
+    page_routes.add(app)
     app.add_middleware(Guard, config=config, metrics=metrics, key=key)
     if config.cors:
         app.add_middleware(

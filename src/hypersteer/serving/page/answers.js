@@ -1,0 +1,60 @@
+// Answers as they stream in: three side by side, and the row of a strength sweep.
+
+import { stream } from "./api.js";
+import { $, el, number } from "./dom.js";
+import { prompted, steered, unsteered } from "./requests.js";
+
+/** Stream one answer into a place; return its text. */
+async function fill(place, body, signal) {
+  const text = document.createTextNode("");
+  place.replaceChildren(text);
+  place.setAttribute("aria-busy", "true");
+  place.classList.add("writing");
+  try {
+    for await (const piece of stream(body, signal)) text.data += piece;
+    if (!text.data.trim()) place.append(el("span", { className: "none" }, "(no text)"));
+    return text.data;
+  } finally {
+    place.removeAttribute("aria-busy");
+    place.classList.remove("writing");
+  }
+}
+
+const place = (id) => $(id).querySelector(".answer");
+
+/** Write the three answers at once; return the text of the steered one. */
+export async function compare(state, about, words, signal) {
+  const bodies = {
+    unsteered: unsteered(state),
+    prompted: prompted(state, words),
+    steered: steered(state, about, words),
+  };
+  const ids = Object.keys(bodies);
+  const texts = await all(ids.map((id) => fill(place(id), bodies[id], signal)));
+  return texts[2];
+}
+
+/** Write one answer at each strength; `use` is called with the one that is chosen. */
+export async function sweep(state, about, words, signal, use) {
+  const rows = state.strengths.map((strength) => {
+    const answer = el("div", { className: "answer" });
+    const name = strength === 0 ? "0, unsteered" : number(strength);
+    const button = el("button", { type: "button", className: "quiet" }, "Use");
+    button.setAttribute("aria-label", `Use strength ${number(strength)}`);
+    button.addEventListener("click", () => use(strength));
+    const head = el("header", {}, el("h3", {}, name), button);
+    return { strength, answer, item: el("li", { className: "card" }, head, answer) };
+  });
+  $("sweep-row").replaceChildren(...rows.map((row) => row.item));
+  await all(
+    rows.map((row) => fill(row.answer, steered(state, about, words, row.strength), signal)),
+  );
+}
+
+/** Wait for all, and only then tell of the first that failed. */
+async function all(promises) {
+  const ended = await Promise.allSettled(promises);
+  const failed = ended.find((one) => one.status === "rejected");
+  if (failed) throw failed.reason;
+  return ended.map((one) => one.value);
+}
