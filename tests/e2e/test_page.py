@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 import json
 import os
@@ -17,13 +16,11 @@ from hypersteer.lm.messages import prompted
 from hypersteer.steering import Steerer
 from serving.live import endless, live
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("playwright") is None, reason="playwright is not installed"
-    ),
 ]
 
 PROMPT, STEER, OTHER = 'Say "the day" & \\ it\'s $HOME', "talk like a pirate", "mention dogs"
@@ -52,10 +49,10 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield found
         found.close()
 
@@ -88,7 +85,7 @@ def visit(browser, served):
         page.goto((address or served.url) + path)
         page.locator("#gallery button").first.wait_for()
         if wait:
-            page.wait_for_function("document.querySelector('#code').textContent !== ''")
+            page.locator("#code:not(:empty)").wait_for()
         return page
 
     open_page.complaints = complaints
@@ -143,9 +140,7 @@ def test_answers_are_seen_as_they_come_and_can_be_stopped(visit):
     page = visit()
     fill(page, tokens=100)
     page.get_by_role("button", name="Steer", exact=True).click()
-    page.wait_for_function(
-        "() => document.querySelector('#steered [aria-busy]')?.textContent.length > 4"
-    )
+    page.locator("#steered [aria-busy]", has_text=re.compile(r"[\s\S]{5}")).wait_for()
     assert page.locator("#unsteered [aria-busy]").count() == 1
     page.keyboard.press("Escape")
     page.locator("#stop").wait_for(state="hidden")
@@ -217,7 +212,7 @@ def test_the_colours_can_be_against_the_prompted_model(visit):
     steer(page)
     before = page.locator("#mean").inner_text()
     page.locator("#against").select_option("prompted")
-    page.wait_for_function(f"document.querySelector('#mean').textContent !== {before!r}")
+    sync_api.expect(page.locator("#mean")).not_to_have_text(before, timeout=WAIT)
     page.locator("#steered .token[role=button]").first.hover()
     assert "Prompted:" in page.get_by_role("tooltip").inner_text()
 
@@ -275,7 +270,7 @@ def test_the_nearest_concepts_are_told_and_far_is_warned_of(visit):
     page.get_by_label("Steering prompt", exact=True).first.fill("zq xv jj kw 77 #!")
     near.get_by_text("Far from all 3 concepts of the training").wait_for()
     page.locator("#model").select_option("silent")
-    page.wait_for_function("document.querySelector('.near').textContent === ''")
+    sync_api.expect(near).to_have_text("", timeout=WAIT)
 
 
 def test_an_edit_is_saved_loaded_sent_and_deleted(visit, served, tmp_path):
@@ -527,7 +522,7 @@ def test_a_server_with_a_key_is_asked_with_it(visit, tmp_path):
         page.get_by_text("the API key is missing or wrong").wait_for()
         page.locator("#key-value").fill("secret")
         page.get_by_role("button", name="Use it").click()
-        page.wait_for_function("document.querySelector('#code').textContent !== ''")
+        page.locator("#code:not(:empty)").wait_for()
         fill(page)
         steer(page)
         wanted = answer(page, "steered")
