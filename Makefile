@@ -16,22 +16,25 @@ WORKERS ?= 2
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 FUZZ_CASES ?= 2000
 
-.PHONY: demo test test-all test-fuzz test-models test-oldest test-latest check install lint types lock clean
+.PHONY: demo test test-all test-fuzz test-models test-page test-oldest test-latest check install lint types lock clean
 
 demo: install  ## train a small hypernetwork on bundled data and show what it does (about 3 minutes)
 	$(BIN)/hypersteer demo
 
 test: install  ## all tests but the exhaustive ones (5 minutes on 2 cores)
-	$(BIN)/python $(PYTEST) -m "not exhaustive and not models"
+	$(BIN)/python $(PYTEST) -m "not exhaustive and not models and not browser"
 
-test-all: install  ## all tests but those that need large models
-	$(BIN)/python $(PYTEST) -m "not models"
+test-all: install  ## all tests but those that need large models or a browser
+	$(BIN)/python $(PYTEST) -m "not models and not browser"
 
 test-fuzz: install  ## hostile input, as many cases of each kind as FUZZ_CASES says
 	HYPERSTEER_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python $(PYTEST) tests/fuzz
 
 test-models: install  ## what needs large models; those that are not there are skipped, with a reason
 	$(BIN)/python -m pytest -m models -rs
+
+test-page: install  ## the page in a real Chromium (Debian's); skipped, with a reason, where none is
+	$(BIN)/python -m pytest -m browser -rs
 
 check: install lint types test-all  ## what CI runs
 
