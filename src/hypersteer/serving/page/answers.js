@@ -9,9 +9,13 @@ async function fill(place, body, signal) {
   const text = document.createTextNode("");
   place.replaceChildren(text);
   place.setAttribute("aria-busy", "true");
+  place.classList.remove("cut");
   place.classList.add("writing");
   try {
-    for await (const piece of stream(body, signal)) text.data += piece;
+    for await (const piece of stream(body, signal)) {
+      text.data += piece.text;
+      place.classList.toggle("cut", piece.ending === "length");
+    }
     if (!text.data.trim()) place.append(el("span", { className: "none" }, "(no text)"));
     return text.data;
   } finally {

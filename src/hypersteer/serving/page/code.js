@@ -34,7 +34,7 @@ function asPython(state, about, words) {
   const sampling = state.temperature > 0 ? `\n    temperature=${state.temperature},\n    seed=${state.seed},` : "";
   return `import hypersteer as hs
 
-steerer = hs.load()  # what ships with the package; or the folder of a checkpoint
+steerer = hs.load()  # or hs.load("folder of a checkpoint")
 ${loads.join("")}answer = steerer.generate(
     ${text(prompt)},
     ${steers}

@@ -93,7 +93,7 @@ export function spelled(text) {
   return text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
-const share = (p) => (p >= 0.9995 ? "100 %" : p < 0.001 ? "<0.1 %" : `${number(100 * p, 1)} %`);
+const share = (p) => (p >= 0.9995 ? "100 %" : p < 0.001 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`);
 
 function open(span, token, against) {
   const tip = $("tip");

@@ -18,7 +18,7 @@ function row(state, part, changed) {
   const text = part.edit ? stored(part) : asText(id, part, near, state, changed);
   const remove = el("button", { type: "button", className: "quiet remove" }, "✕");
   remove.setAttribute("aria-label", `Remove ${part.edit ?? "this steering prompt"}`);
-  remove.disabled = state.parts.length === 1;
+  remove.hidden = state.parts.length === 1;
   remove.addEventListener("click", () => {
     state.parts.splice(state.parts.indexOf(part), 1);
     draw(state, changed);
