@@ -50,7 +50,7 @@ def refusal(response, status=400):
         ("steering", {"text": "x", "strenght": 2}, "strenght"),
         ("steering", {"text": "x", "strength": "much"}, "strength"),
         ("steering", {"text": "x", "strength": 1e39}, "beyond float32"),
-        ("steering", {"text": "x", "scope": "everywhere"}, "scope"),
+        ("steering", {"text": "x", "scope": "somewhere"}, "scope"),
         ("steering", {"edit": "nothing-there"}, "no edit is stored"),
         ("steering", {"edit": "../../etc/passwd"}, "cannot name an edit"),
         ("steering", {"rule": "guard"}, "unknown rule"),
