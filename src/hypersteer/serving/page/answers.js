@@ -42,11 +42,12 @@ export async function compare(state, about, words, signal) {
 export async function sweep(state, about, words, signal, use) {
   const rows = state.strengths.map((strength) => {
     const answer = el("div", { className: "answer" });
-    const name = strength === 0 ? "0, unsteered" : number(strength);
+    const name = el("h3", {}, number(strength));
+    if (strength === 0) name.append(el("small", {}, " unsteered"));
     const button = el("button", { type: "button", className: "quiet" }, "Use");
     button.setAttribute("aria-label", `Use strength ${number(strength)}`);
     button.addEventListener("click", () => use(strength));
-    const head = el("header", {}, el("h3", {}, name), button);
+    const head = el("header", {}, name, button);
     return { strength, answer, item: el("li", { className: "card" }, head, answer) };
   });
   $("sweep-row").replaceChildren(...rows.map((row) => row.item));

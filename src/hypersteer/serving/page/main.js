@@ -80,6 +80,7 @@ const steer = () =>
   write(async (signal) => {
     $("effect").hidden = true;
     tell("Writing three answers.");
+    look();
     const own = structuredClone(state);
     const text = await compare(own, about(), words, signal);
     tell(`Done. Steered: ${text}`);
@@ -91,18 +92,26 @@ const sweeping = () =>
   ready() &&
   write(async (signal) => {
     tell(`Writing answers at ${state.strengths.length} strengths.`);
-    $("sweep-title").scrollIntoView({ block: "start", behavior: motion() });
+    scroll("sweep-title");
     await sweep(structuredClone(state), about(), words, signal, useStrength);
     tell("The sweep is done.");
   });
 
-const motion = () =>
-  matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth";
+/** Bring the answers into view: by themselves where all is in one column, else below the form. */
+function look(otherwise) {
+  const id = matchMedia("(max-width: 859px)").matches ? "answers" : otherwise;
+  if (id) scroll(id);
+}
+
+function scroll(id) {
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  $(id).scrollIntoView({ block: "start", behavior: still ? "instant" : "smooth" });
+}
 
 function useStrength(factor) {
   for (const part of state.parts) part.strength = Number((part.strength * factor).toFixed(4));
   draw();
-  $("form").scrollIntoView({ block: "start", behavior: motion() });
+  look("form");
   steer();
 }
 
@@ -144,7 +153,7 @@ async function drawGallery() {
     button.addEventListener("click", () => {
       state = { ...state, prompt: one.prompt, parts: structuredClone(one.steer) };
       draw();
-      $("run").scrollIntoView({ block: "nearest", behavior: motion() });
+      look("form");
       steer();
     });
     return el("li", {}, button);

@@ -97,6 +97,7 @@ function told(found) {
   if (!found.concepts.length) return [];
   const names = found.concepts.map((one) => `${one.text} (${number(one.similarity)})`).join(" · ");
   if (!found.far) return [el("span", {}, `Nearest in training: ${names}`)];
-  const warning = `⚠ Far from all ${found.trained_on} concepts of the training: it may do little.`;
+  const count = found.trained_on.toLocaleString("en");
+  const warning = `⚠ Far from all ${count} concepts of the training: see in the answer whether it works.`;
   return [el("strong", { className: "far" }, warning), ` Nearest: ${names}`];
 }
