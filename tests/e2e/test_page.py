@@ -307,11 +307,8 @@ def test_the_exported_code_gives_the_answer_on_the_page(visit, served, monkeypat
     page = visit()
     fill(page)
     steer(page)
-    wanted = answer(page, "steered")
     monkeypatch.setattr(hs, "load", lambda: served.served["tiny"].steerer)
-    assert printed_by(code(page, "Python")) == wanted
-    assert printed_by(code(page, "OpenAI client")) == wanted
-    assert content_of(run_in_a_shell(code(page, "curl"))) == wanted
+    assert_code_gives_the_answer(page)
 
 
 def test_exported_code_composes_and_samples(visit, served, monkeypatch):
@@ -322,8 +319,12 @@ def test_exported_code_composes_and_samples(visit, served, monkeypatch):
     page.get_by_label("Temperature").fill("0.7")
     page.get_by_label("Seed").fill("3")
     steer(page)
-    wanted = answer(page, "steered")
     monkeypatch.setattr(hs, "load", lambda: served.served["tiny"].steerer)
+    assert_code_gives_the_answer(page)
+
+
+def assert_code_gives_the_answer(page):
+    wanted = answer(page, "steered")
     assert printed_by(code(page, "Python")) == wanted
     assert printed_by(code(page, "OpenAI client")) == wanted
     assert content_of(run_in_a_shell(code(page, "curl"))) == wanted

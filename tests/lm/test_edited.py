@@ -17,9 +17,10 @@ STEPS = tiny.WINDOW + 4
 
 
 def theirs(lm, texts=TEXTS, **options):
-    """transformers' own greedy decoding of a left-padded batch."""
+    """transformers' own greedy decoding of a left-padded batch, which never ends early."""
     batch = collate([lm.chat.prompt(text) for text in texts], pad_id=lm.chat.pad_id, side="left")
-    options = {"max_new_tokens": STEPS, "do_sample": False, **options}
+    never = lm.model.get_input_embeddings().num_embeddings  # None would mean the model's own end
+    options = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": never, **options}
     ids = lm.model.generate(
         batch.ids,
         attention_mask=batch.spans.real.long(),

@@ -54,6 +54,18 @@ def test_a_new_edit_of_the_name_is_seen_at_once(own):
         assert words(found) == expected
 
 
+def test_a_file_that_is_refused_leaves_the_edit_of_the_name(own):
+    _, client, folder = own
+    made = client.post("/v1/edits", json={"name": "sea", "text": STEER[1]}).json()
+    content = client.get("/v1/edits/sea/file").content
+    other = tiny.ending_with(tiny.lm_of("gpt2"))
+    foreign = tiny.edit_of(other, tiny.site_of(other)).save(folder / "foreign.safetensors")
+    for refused in (foreign.read_bytes(), b"no file"):
+        assert client.put("/v1/edits/sea/file", content=refused).status_code == 400
+        assert client.get("/v1/edits/sea").json() == made
+        assert client.get("/v1/edits/sea/file").content == content
+
+
 @pytest.mark.parametrize(
     "name", ["..", "a/b", "A", "", "a.b", "-a", "a" * 65, "ä", "%2e%2e%2fx", "con\n", "a b"]
 )

@@ -182,6 +182,31 @@ def test_stopping_lets_answers_finish(tmp_path):
     assert torch.get_num_threads() == 1
 
 
+def test_a_stop_in_a_long_prefill_tells_its_client(tmp_path, monkeypatch):
+    with live({"tiny": endless()}, tmp_path, aside_tokens=1) as server:
+        worker, held, found = server.served["tiny"].worker, threading.Event(), {}
+        real = worker._prefill
+
+        def slow(*rows):
+            held.wait(20)
+            real(*rows)
+
+        def ask(number):
+            found[number] = server.chat(messages="Hi", max_tokens=200)
+
+        monkeypatch.setattr(worker, "_prefill", slow)
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+        threads[0].start()
+        wait_until(lambda: worker._jobs)
+        threads[1].start()
+        wait_until(lambda: worker._aside)
+        worker.close(0.01)
+        for thread in threads:
+            thread.join(10)
+        held.set()
+    assert [found[number].status_code for number in range(2)] == [503, 503]
+
+
 def test_health_models_and_metrics(server):
     with server.client() as client:
         assert client.get("/health").json() == {"status": "ok", "models": ["tiny", "reading"]}

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from hypersteer.config.reading import named_values
 from hypersteer.errors import ConfigError
 
 if TYPE_CHECKING:
     from hypersteer.conditions.rules import Check, Rules
     from hypersteer.edits.edit import Edit
     from hypersteer.edits.edit_set import EditSet
+
+NEEDED = ", which --rule needs"
 
 
 def read_rules(
@@ -36,8 +39,9 @@ def read_rules(
     from hypersteer.conditions.condition import load_condition
     from hypersteer.edits.edit_set import load_edit
 
-    files = _named(conditions, "--condition", "FILE")
-    edit_files, words = _named(edits, "--edit", "FILE"), _named(steer, "--steer", "TEXT")
+    files = named_values(conditions, "--condition", "FILE", NEEDED)
+    edit_files = named_values(edits, "--edit", "FILE", NEEDED)
+    words = named_values(steer, "--steer", "TEXT", NEEDED)
     for name in edit_files.keys() & words.keys():
         raise ConfigError(f"'{name}' is named by --edit and by --steer; give one of them")
     known: dict[str, str | Edit | EditSet] = {
@@ -61,15 +65,3 @@ def describe(checks: "Sequence[Check]") -> str:
     if changes:
         line += f"; {changes} changes in the answer, at last {', '.join(last.edits) or 'unsteered'}"
     return line
-
-
-def _named(values: Sequence[str], option: str, what: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for value in values:
-        name, equals, rest = value.partition("=")
-        if not equals or not name.strip() or not rest.strip():
-            raise ConfigError(f"{option} '{value}' is not NAME={what}, which --rule needs")
-        if name.strip() in found:
-            raise ConfigError(f"{option} names '{name.strip()}' twice")
-        found[name.strip()] = rest.strip()
-    return found

@@ -1,6 +1,6 @@
 """`hypersteer serve`: an OpenAI-compatible server, with a steering prompt in every request."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -33,15 +33,29 @@ class Serve:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     args = parse(Serve, argv, "serve")
-    try:
-        from hypersteer.serving.run import serve
-    except ImportError as error:
-        raise ConfigError(
-            f"serving needs {error.name}; install it: pip install 'hypersteer[serve]'"
-        ) from error
 
     def ready(address: str) -> None:
         print(f"{address}/v1 answers OpenAI's clients, {address}/ui is the page", flush=True)
 
-    loading = args.loading
-    serve(args.config, lm=loading.lm, device=loading.device, dtype=loading.dtype, ready=ready)
+    start(args.config, args.loading, ready, "serving")
+
+
+def start(config: ServeConfig, loading: Loading, ready: Callable[[str], None], what: str) -> None:
+    """Serve until interrupted.
+
+    Args:
+        config: what is served, and its limits.
+        loading: the base LM.
+        ready: called with the server's address once it answers.
+        what: what needs the extra, where it is not installed.
+
+    Raises:
+        SteeringError: as `hypersteer.serving.run.serve`, or if the extra is not installed.
+    """
+    try:
+        from hypersteer.serving.run import serve
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} needs {error.name}; install it: pip install 'hypersteer[serve]'"
+        ) from error
+    serve(config, lm=loading.lm, device=loading.device, dtype=loading.dtype, ready=ready)

@@ -9,8 +9,8 @@ from typing import Annotated
 from tyro.conf import arg
 
 from hypersteer.cli.options import Flag, Loading, parse
+from hypersteer.cli.serve import start
 from hypersteer.config.serving import ServeConfig
-from hypersteer.errors import ConfigError
 
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 """Addresses to listen at that no browser can go to, and where this machine's own goes instead."""
@@ -37,12 +37,6 @@ class Ui:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     args = parse(Ui, argv, "ui")
-    try:
-        from hypersteer.serving.run import serve
-    except ImportError as error:
-        raise ConfigError(
-            f"the page needs {error.name}; install it: pip install 'hypersteer[serve]'"
-        ) from error
 
     def ready(address: str) -> None:
         page = f"{_reachable(address)}/ui/"
@@ -51,8 +45,7 @@ def main(argv: Sequence[str]) -> None:
             # In a thread of its own: a text browser would hold the server up.
             threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
-    loading = args.loading
-    serve(args.config, lm=loading.lm, device=loading.device, dtype=loading.dtype, ready=ready)
+    start(args.config, args.loading, ready, "the page")
 
 
 def _reachable(address: str) -> str:

@@ -74,6 +74,29 @@ def settle(config: Any, table: str = "") -> None:
             object.__setattr__(config, field.name, found)
 
 
+def named_values(given: Collection[str], option: str, what: str, why: str = "") -> dict[str, str]:
+    """Return the values of `NAME=VALUE` settings by their names.
+
+    Args:
+        given: the settings.
+        option: what they were given as, such as `--condition`.
+        what: what a value is, such as `FILE`.
+        why: what a message ends with.
+
+    Raises:
+        ConfigError: for one that has not this form, or a name that is given twice.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise ConfigError(f"{option} '{one}' is not NAME={what}{why}")
+        if name.strip() in found:
+            raise ConfigError(f"{option} names '{name.strip()}' twice")
+        found[name.strip()] = value.strip()
+    return found
+
+
 def check_choices(config: Any) -> None:
     """Refuse a value that is none of those that a field of a dataclass may have.
 

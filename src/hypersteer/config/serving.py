@@ -8,6 +8,7 @@ from platformdirs import user_data_path
 
 from hypersteer.config.reading import at_least, settle
 from hypersteer.errors import ConfigError
+from hypersteer.files import read_text
 
 KEY_VARIABLE = "HYPERSTEER_API_KEY"
 LARGEST_PORT = 65_535
@@ -89,7 +90,7 @@ class ServeConfig:
         if self.api_key_file is None:
             return os.environ.get(KEY_VARIABLE, "").strip()
         try:
-            lines = Path(self.api_key_file).read_text(encoding="utf-8").splitlines()
+            lines = read_text(Path(self.api_key_file)).splitlines()
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read the API key '{self.api_key_file}': {error}") from error
         if not lines or not lines[0].strip():

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from hypersteer.config.serving import KEY_VARIABLE
 from hypersteer.errors import ConfigError, EndpointError, SteeringError, one_line, short
 
-KEY_VARIABLE = "HYPERSTEER_API_KEY"
 SECONDS = 300.0
 """Longest time without a byte of an answer."""
 

@@ -27,8 +27,9 @@ class Batch:
 
     Args:
         lm: the base LM.
-        lenient: what goes wrong in a row, or in the prefill of rows, ends those rows alone
-            (`ending` is "failed", `error` says why), instead of being raised.
+        lenient: as a server wants it: what goes wrong in a row, or in the prefill of rows, ends
+            those rows alone (`ending` is "failed", `error` says why), instead of being raised, and
+            `written` is noted.
     """
 
     def __init__(self, lm: BaseLM, *, lenient: bool = False) -> None:
@@ -107,7 +108,7 @@ class Batch:
         return self._told[row].tokens
 
     def written(self, row: int) -> float:
-        """Return the size of what a row's edits add: see `RunningRows`; 0 before it runs."""
+        """Return the size of what a row's edits add: see `RunningRows`; 0 before it is noted."""
         return self._told[row].written
 
     def aside(self) -> "Batch":
@@ -141,8 +142,8 @@ class Batch:
             self._endings.fail(part.state.numbers, error)
             part.keep_rows([])
             return None
-        if first:
-            for row, size in zip(part.state.numbers, part.state.written, strict=True):
+        if first and self._lenient:
+            for row, size in zip(part.state.numbers, part.state.written(), strict=True):
                 self._told[row].written = size
         return logits
 

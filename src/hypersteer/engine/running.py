@@ -25,9 +25,6 @@ class RunningRows:
     Attributes:
         numbers: of its rows, in order.
         begun: whether it has prefilled.
-        written: size of what the edits of each row add, strengths included, after the prefill: the
-            Euclidean norm of all that is added as it is, at all sites together (of a vector its
-            norm). What is added in proportion to the states counts for nothing.
 
     Args:
         lm: the base LM.
@@ -48,7 +45,6 @@ class RunningRows:
         ended: Collection[int] = (),
     ) -> None:
         self.numbers, self.begun = numbers, False
-        self.written: list[float] = []
         self._lm, self._copies = lm, copies
         self._writers = list(writers)
         self._gated: list[_Gated] = []
@@ -69,10 +65,21 @@ class RunningRows:
                     return self._run(self._lm)
             self.begun = True
             logits = self._prefill(self._next.spans)
-            squares = [writer.added().cpu() for writer in self._writers]
-            self.written = sum(squares, torch.zeros(len(self.numbers))).sqrt().tolist()
             self._settle()
             return logits
+
+    def written(self) -> list[float]:
+        """Return the size of what the edits of each row add, strengths included; after the prefill.
+
+        It is the Euclidean norm of all that is added as it is, at all sites together; of a vector
+        its norm. What is added in proportion to the states counts for nothing.
+        """
+        squares = torch.zeros(len(self.numbers))
+        for writer in self._writers:
+            squares += writer.added().cpu()
+        for gated in self._gated:
+            squares[gated.places] += gated.added().cpu()
+        return squares.sqrt().tolist()
 
     def append(self, chosen: Tensor) -> None:
         """Make the chosen token of each row the next to run."""
@@ -206,6 +213,10 @@ class _Gated:
         if self.places == list(range(rows)):
             return acts
         return [(site, self._within(function)) for site, function in acts]
+
+    def added(self) -> Tensor:
+        """Return the square sums [R] of what its writers add; see `Writer.added`."""
+        return torch.stack([writer.added() for writer in self._writers]).sum(0)
 
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, by their places among all."""

@@ -36,7 +36,7 @@ def new_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         yield
-        for worker in {id(one.worker): one.worker for one in served.values()}.values():
+        for worker in dict.fromkeys(one.worker for one in served.values()):
             await run_in_threadpool(worker.close, config.drain_seconds)
 
     app = FastAPI(

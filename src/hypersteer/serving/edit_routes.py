@@ -8,11 +8,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from hypersteer.config.serving import ServeConfig
-from hypersteer.edits.edit_set import parts_of
+from hypersteer.edits.edit import Edit
+from hypersteer.edits.edit_set import EditSet
 from hypersteer.errors import SteeringError
 from hypersteer.lm.edited import sites_of
 from hypersteer.serving.errors import Refused
-from hypersteer.serving.plan import split_model
+from hypersteer.serving.plan import check_length, model_alone
 from hypersteer.serving.schema import NewEdit
 from hypersteer.serving.served import Served
 from hypersteer.serving.stored import StoredEdits, about
@@ -26,15 +27,10 @@ def add(
     """Add the routes of the stored edits to an application."""
 
     @app.post("/v1/edits", tags=["edits"], status_code=201)
-    async def make(asked: NewEdit) -> dict[str, Any]:
+    def make(asked: NewEdit) -> dict[str, Any]:
         """Make the edit of a steering prompt, and keep it under a name."""
-        if len(asked.text) > config.max_steering_chars:
-            raise Refused(
-                f"the steering prompt has {len(asked.text):,} characters; at most "
-                f"{config.max_steering_chars:,} are taken",
-                param="text",
-            )
-        return await run_in_threadpool(_make, asked, served, stored)
+        check_length(asked.text, config, "the steering prompt", "text")
+        return _make(asked, served, stored)
 
     @app.get("/v1/edits", tags=["edits"])
     def listed() -> dict[str, Any]:
@@ -75,11 +71,8 @@ def add(
 
 
 def _make(asked: NewEdit, served: Mapping[str, Served], stored: StoredEdits) -> dict[str, Any]:
-    name = asked.model or next(iter(served))
-    found, suffix = split_model(name, list(served))
-    if suffix is not None:
-        raise Refused("the steering prompt goes into 'text'", param="model")
-    edit = served[found].steerer.edit(asked.text, asked.prompt, scope=asked.scope)
+    model = model_alone(asked.model or next(iter(served)), list(served))
+    edit = served[model].steerer.edit(asked.text, asked.prompt, scope=asked.scope)
     if asked.strength != 1:
         edit = asked.strength * edit
     stored.write(asked.name, edit)
@@ -90,15 +83,15 @@ def _take(
     name: str, content: bytes, served: Mapping[str, Served], stored: StoredEdits
 ) -> dict[str, Any]:
     """Keep a file that is an edit for one of the base LMs."""
-    edit = stored.take(name, content)
-    faults = []
-    for one in served.values():
-        try:
-            sites_of(one.steerer.lm, edit)
-        except SteeringError as error:
-            faults.append(error)
-    if len(faults) == len(served):
-        stored.delete(name)
-        raise Refused(str(faults[0]), param="file")
-    assert parts_of(edit)
-    return about(name, edit)
+
+    def check(edit: Edit | EditSet) -> None:
+        faults = []
+        for one in served.values():
+            try:
+                sites_of(one.steerer.lm, edit)
+            except SteeringError as error:
+                faults.append(error)
+        if len(faults) == len(served):
+            raise Refused(str(faults[0]), param="file")
+
+    return about(name, stored.take(name, content, check))

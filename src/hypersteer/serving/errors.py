@@ -12,6 +12,8 @@ from hypersteer.errors import SteeringError, one_line, short
 
 KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
+RETRY_SECONDS = 2
+"""What a client that is turned away is told to wait."""
 WRONG_FORM = ("string_type", "list_type", "model_type", "int_type", "literal_error")
 FORMS = ("str", "Part")
 """Names of forms in pydantic's places, which are no fields of what was sent."""
@@ -40,6 +42,16 @@ class Refused(Exception):
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
         self.headers = dict(headers or {})
+
+
+def queue_full(waiting: int) -> Refused:
+    """Return what a client is told where so many requests wait that no more are taken."""
+    return Refused(
+        f"{waiting} requests wait already; try again in a while",
+        429,
+        code="queue_full",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )
 
 
 def refused(error: Exception, param: str | None = None) -> Refused:

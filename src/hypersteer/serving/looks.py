@@ -10,12 +10,11 @@ from fastapi.concurrency import run_in_threadpool
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.config.serving import ServeConfig
 from hypersteer.serving.effect import effect_of
-from hypersteer.serving.errors import Refused
+from hypersteer.serving.errors import queue_full
 from hypersteer.serving.looks_schema import EffectRequest, NearestRequest
 from hypersteer.serving.nearby import Nearby
-from hypersteer.serving.plan import Known, split_model
+from hypersteer.serving.plan import Known, check_length, model_alone
 from hypersteer.serving.served import Served
-from hypersteer.serving.worker import RETRY_SECONDS
 
 
 def add(app: FastAPI, served: Mapping[str, Served], known: Known, config: ServeConfig) -> None:
@@ -38,15 +37,8 @@ def add(app: FastAPI, served: Mapping[str, Served], known: Known, config: ServeC
 def _nearest(
     asked: NearestRequest, served: Mapping[str, Served], nearby: Nearby, config: ServeConfig
 ) -> dict[str, Any]:
-    name, suffix = split_model(asked.model, list(served))
-    if suffix is not None:
-        raise Refused("the steering prompt goes into 'text'", param="model")
-    if len(asked.text) > config.max_steering_chars:
-        raise Refused(
-            f"the steering prompt has {len(asked.text):,} characters; at most "
-            f"{config.max_steering_chars:,} are taken",
-            param="text",
-        )
+    name = model_alone(asked.model, list(served))
+    check_length(asked.text, config, "the steering prompt", "text")
     text = validate_steering_prompt(asked.text)
     found = nearby.nearest(served[name], text, asked.top)
     least = nearby.least(served[name]) if found else None
@@ -73,12 +65,7 @@ class _Turn:
 
     async def __aenter__(self) -> None:
         if self._free.locked() and self._waiting >= self._most:
-            raise Refused(
-                f"{self._waiting} requests wait already; try again in a while",
-                429,
-                code="queue_full",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-            )
+            raise queue_full(self._waiting)
         self._waiting += 1
         try:
             await self._free.acquire()

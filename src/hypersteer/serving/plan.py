@@ -30,13 +30,13 @@ class Known:
 
     Attributes:
         conditions: by name.
-        rules: rules as text, by name.
+        rules: rules, by name.
         steer: steering prompts that these rules name.
         edits: the stored edits.
     """
 
     conditions: Mapping[str, Condition]
-    rules: Mapping[str, str]
+    rules: Mapping[str, Rules]
     steer: Mapping[str, str]
     edits: StoredEdits
 
@@ -102,7 +102,7 @@ def _add(plan: Plan, part: Part, steerer: Steerer, known: Known, config: ServeCo
     check_range([strength])
     told: dict[str, Any] = {"strength": strength}
     if part.text is not None:
-        _check_length(validate_steering_prompt(part.text), config)
+        check_length(validate_steering_prompt(part.text), config)
         say = steerer.card.prompted if part.prompted is None else part.prompted
         if say and strength > 0:
             plan.said.append(part.text)
@@ -143,22 +143,34 @@ def _rules(part: Part, known: Known, config: ServeConfig) -> Rules:
                 404,
                 param="steering.rule",
             )
-        return rules(known.rules[part.rule], conditions=known.conditions, edits=known.steer)
+        return known.rules[part.rule]
     assert part.rules is not None
-    _check_length(part.rules, config)
+    check_length(part.rules, config)
     named: dict[str, Any] = dict(known.steer)
     for name, text in part.edits.items():
-        _check_length(text, config)
+        check_length(text, config)
         named[name] = known.edits.read(text[len(LEAD) :]) if text.startswith(LEAD) else text
     return rules(part.rules, conditions=known.conditions, edits=named)
 
 
-def _check_length(text: str, config: ServeConfig) -> None:
+def check_length(
+    text: str, config: ServeConfig, what: str = "what steers", param: str = "steering"
+) -> None:
+    """Refuse a text that is longer than the server takes.
+
+    Args:
+        text: what steers.
+        config: says how long it may be.
+        what: how a message names it.
+        param: the field that it is in.
+
+    Raises:
+        Refused: naming both lengths.
+    """
     if len(text) > config.max_steering_chars:
         raise Refused(
-            f"what steers has {len(text):,} characters; at most {config.max_steering_chars:,} are "
-            "taken",
-            param="steering",
+            f"{what} has {len(text):,} characters; at most {config.max_steering_chars:,} are taken",
+            param=param,
         )
 
 
@@ -183,6 +195,18 @@ def split_model(name: str, served: Sequence[str]) -> tuple[str, Part | None]:
         param="model",
         code="model_not_found",
     )
+
+
+def model_alone(name: str, served: Sequence[str]) -> str:
+    """Return a served model's name, where what steers stands in a field `text`.
+
+    Raises:
+        Refused: as `split_model`, and for a suffix.
+    """
+    found, suffix = split_model(name, served)
+    if suffix is not None:
+        raise Refused("the steering prompt goes into 'text'", param="model")
+    return found
 
 
 def _suffix(text: str) -> Part:

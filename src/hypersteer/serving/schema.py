@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Scope = Literal["all", "everywhere", "prompt", "response", "last_prompt", "prompt_ends"]
+from hypersteer.edits.sites import NamedScope
+
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 
@@ -30,7 +31,7 @@ class Part(Strict):
     """Steering prompts, or `edit:NAME`, by the names that `rules` use."""
     strength: float = Field(1.0, allow_inf_nan=False)
     """Multiplies what it adds; 0 is unsteered, negative steers away."""
-    scope: Scope | None = None
+    scope: NamedScope | None = None
     """Which tokens a text's edit touches; by default as in training."""
     prompted: bool | None = None
     """Say the text in the prompt as well; by default as in training."""
@@ -157,5 +158,5 @@ class NewEdit(Strict):
     text: str = Field(min_length=1)
     model: str | None = None
     prompt: str | None = None
-    scope: Scope | None = None
+    scope: NamedScope | None = None
     strength: float = Field(1.0, allow_inf_nan=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from hypersteer.checkpoint import BUNDLED, find_checkpoint
 from hypersteer.conditions.condition import load_condition
 from hypersteer.conditions.rules import rules
+from hypersteer.config.reading import named_values
 from hypersteer.config.serving import ServeConfig
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet.card import read_card
@@ -57,14 +58,12 @@ def open_models(
         CheckpointError: if one cannot be loaded.
     """
     loaded = dict(steerers) if steerers is not None else _load_all(config, lm, device, dtype)
-    workers: dict[int, Worker] = {}
-    found: dict[str, Served] = {}
-    for name, steerer in loaded.items():
-        key = id(steerer.lm)
-        if key not in workers:
-            workers[key] = Worker(steerer.lm, config, metrics)
-        found[name] = Served(name=name, steerer=steerer, worker=workers[key])
-    return found
+    lms = {id(steerer.lm): steerer.lm for steerer in loaded.values()}
+    workers = {key: Worker(lm, config, metrics) for key, lm in lms.items()}
+    return {
+        name: Served(name=name, steerer=steerer, worker=workers[id(steerer.lm)])
+        for name, steerer in loaded.items()
+    }
 
 
 def _load_all(
@@ -108,29 +107,14 @@ def known_of(config: ServeConfig) -> Known:
         SteeringError: for a file that cannot be read, or a rule that cannot be.
     """
     conditions = {
-        name: load_condition(path) for name, path in pairs(config.condition, "condition", "FILE")
+        name: load_condition(path)
+        for name, path in named_values(config.condition, "--condition", "FILE").items()
     }
-    steer = dict(pairs(config.steer, "steer", "TEXT"))
-    named = dict(pairs(config.rule, "rule", "RULE"))
-    for text in named.values():
-        rules(text, conditions=conditions, edits=steer)
+    steer = named_values(config.steer, "--steer", "TEXT")
+    named = {
+        name: rules(text, conditions=conditions, edits=steer)
+        for name, text in named_values(config.rule, "--rule", "RULE").items()
+    }
     return Known(
         conditions=conditions, rules=named, steer=steer, edits=StoredEdits(config.edits_folder)
     )
-
-
-def pairs(given: tuple[str, ...], option: str, what: str) -> list[tuple[str, str]]:
-    """Return names and values of `NAME=VALUE` settings.
-
-    Raises:
-        ConfigError: for one that is none, or a name that is given twice.
-    """
-    found: dict[str, str] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise ConfigError(f"--{option} '{one}' is not NAME={what}")
-        if name.strip() in found:
-            raise ConfigError(f"--{option} names '{name.strip()}' twice")
-        found[name.strip()] = value.strip()
-    return list(found.items())

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,30 @@ class StoredEdits:
         with self._place(name) as temporary:
             edit.save(temporary)
 
-    def take(self, name: str, content: bytes) -> Edit | EditSet:
+    def take(
+        self, name: str, content: bytes, check: Callable[[Edit | EditSet], None]
+    ) -> Edit | EditSet:
         """Keep what a client sent as the file of an edit, if it is one; return it.
 
+        What is refused leaves an edit of the name as it was.
+
+        Args:
+            name: of the edit.
+            content: the file.
+            check: refuses an edit that is not to be kept.
+
         Raises:
-            Refused: if it is none.
+            Refused: if it is no edit.
         """
         with self._place(name) as temporary:
             temporary.write_bytes(content)
             try:
-                return load_edit(temporary)
+                edit = load_edit(temporary)
             except CheckpointError as error:
                 told = str(error).replace(f"'{temporary}'", f"'{name}'")
                 raise Refused(told, param="file") from error
+            check(edit)
+            return edit
 
     def delete(self, name: str) -> None:
         """Remove an edit.

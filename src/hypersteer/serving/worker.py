@@ -8,7 +8,7 @@ when it is done, so that answers on their way do not stall.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hypersteer.conditions.rules import Decisions
@@ -18,21 +18,26 @@ from hypersteer.engine.generate import check_room
 from hypersteer.engine.requests import Request
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
-from hypersteer.serving.errors import Refused, refused
+from hypersteer.serving.errors import Refused, queue_full, refused
 from hypersteer.serving.job import Job
 from hypersteer.serving.metrics import Metrics
+from hypersteer.steering import Steerer
 
-RETRY_SECONDS = 2
-"""What a client that is turned away is told to wait."""
 PATIENCE = 0.25
 """Seconds after which requests that wait are looked at again."""
 
 
 class _Ahead(NamedTuple):
-    """Rows that have prefilled in another thread: their batch, first tokens, and whose they are."""
+    """Rows that have prefilled in another thread.
+
+    Attributes:
+        batch: which they are in.
+        fresh: their first tokens; None if that failed, which they have been told.
+        numbers: whose they are.
+    """
 
     batch: Batch
-    fresh: dict[int, int]
+    fresh: dict[int, int] | None
     numbers: dict[int, tuple[Job, int]]
 
 
@@ -51,7 +56,7 @@ class Worker:
         self._waiting: deque[Job] = deque()
         self._jobs: dict[int, tuple[Job, int]] = {}
         self._ahead: list[_Ahead] = []
-        self._aside = 0
+        self._aside: set[tuple[Job, int]] = set()  # numbers begin again where a fault ended all
         self._wake = threading.Condition(threading.RLock())
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"hypersteer-{lm.name}", daemon=True)
@@ -70,12 +75,7 @@ class Worker:
                 raise Refused("the server is stopping", 503, code="stopping")
             free = not self._waiting and self._count() + len(job.rows) <= self._config.max_rows
             if not free and len(self._waiting) >= self._config.max_queue:
-                raise Refused(
-                    f"{len(self._waiting)} requests wait already; try again in a while",
-                    429,
-                    code="queue_full",
-                    headers={"Retry-After": str(RETRY_SECONDS)},
-                )
+                raise queue_full(len(self._waiting))
             self._waiting.append(job)
             self._measure()
             self._wake.notify()
@@ -92,9 +92,8 @@ class Worker:
             self._wake.notify()
         self._thread.join(seconds)
         with self._wake:
-            left = {id(job): job for job, _ in self._jobs.values()}
-            left |= {id(job): job for job in self._waiting}
-        for job in left.values():
+            left = [*_distinct(self._jobs.values()), *_distinct(self._aside), *self._waiting]
+        for job in left:
             job.fail(Refused("the server has stopped", 503, code="stopping"))
 
     @property
@@ -103,7 +102,7 @@ class Worker:
         return not (self._waiting or self._jobs or self._aside)
 
     def _count(self) -> int:
-        return len(self._jobs) + self._aside
+        return len(self._jobs) + len(self._aside)
 
     def _fits(self, more: int = 0) -> bool:
         """Return whether the next request has room, beside so many more rows."""
@@ -132,7 +131,7 @@ class Worker:
     def _drop_given_up(self) -> None:
         """Forget requests whose client is gone, or whose time is over."""
         now = time.monotonic()
-        for job in {id(job): job for job, _ in self._jobs.values()}.values():
+        for job in _distinct(self._jobs.values()):
             if job.given_up or now > job.deadline:
                 self._end(job, self._too_long(job))
         with self._wake:
@@ -156,9 +155,9 @@ class Worker:
         with self._wake:
             while self._fits(sum(len(job.rows) for job in taken)):
                 taken.append(self._waiting.popleft())
-        groups: dict[Any, list[Job]] = {}
+        groups: dict[Steerer, list[Job]] = {}
         for job in taken:
-            groups.setdefault(id(job.steerer), []).append(job)
+            groups.setdefault(job.steerer, []).append(job)
         for group in groups.values():
             self._begin(group)
 
@@ -181,8 +180,7 @@ class Worker:
         if not aside:
             self._jobs |= numbers
             return
-        with self._wake:
-            self._aside += len(numbers)
+        self._aside.update(numbers.values())
         threading.Thread(target=self._prefill, args=(batch, numbers), daemon=True).start()
 
     def _add(self, batch: Batch, group: Sequence[Job]) -> dict[int, tuple[Job, int]]:
@@ -206,10 +204,7 @@ class Worker:
         except Exception as error:
             _fail_jobs(numbers, error)
         with self._wake:
-            self._aside -= len(numbers)
-            if fresh is not None:
-                self._jobs |= numbers
-                self._ahead.append(_Ahead(batch, fresh, numbers))
+            self._ahead.append(_Ahead(batch, fresh, numbers))
             self._wake.notify()
 
     def _join(self) -> None:
@@ -217,15 +212,16 @@ class Worker:
         with self._wake:
             ready, self._ahead = self._ahead, []
         for batch, fresh, numbers in ready:
-            if self._batch.takes(batch):
-                self._batch.join(batch)
-                self._deliver(fresh)
-            else:  # a fault ended all that ran meanwhile
-                _fail_jobs(
-                    numbers, SteeringError("another request failed beside this one; try again")
-                )
-                for number in numbers:
-                    self._jobs.pop(number, None)
+            self._aside.difference_update(numbers.values())
+            if fresh is None:
+                continue
+            if not self._batch.takes(batch):  # a fault ended all that ran meanwhile
+                told = SteeringError("another request failed beside this one; try again")
+                _fail_jobs(numbers, told)
+                continue
+            self._jobs |= numbers
+            self._batch.join(batch)
+            self._deliver(fresh)
 
     def _deliver(self, fresh: dict[int, int]) -> None:
         """Pass new tokens on, and end what has ended."""
@@ -233,21 +229,19 @@ class Worker:
         for number, (job, place) in list(self._jobs.items()):
             if number not in self._jobs:  # its request has ended by another of its rows
                 continue
+            row = job.rows[place]
+            row.written = batch.written(number)
             if number in fresh:
-                row = job.rows[place]
-                if row.first:
-                    row.written = batch.written(number)
                 told = batch.logprobs(number)
                 job.token(place, fresh[number], told[-1] if told else None)
                 self._metrics.tokens.inc()
-            if job.rows[place].over:  # a stop string that only the whole text shows
+            if row.over:  # a stop string that only the whole text shows
                 over.append(number)
                 continue
             ending = batch.ending(number)
             if ending == "failed":
                 self._fail(job, batch.error(number))
             elif ending is not None:
-                job.rows[place].written = batch.written(number)
                 job.end(place, ending)
                 over.append(number)
         over = [number for number in over if number in self._jobs]
@@ -288,8 +282,13 @@ class Worker:
 
 def _fail_jobs(numbers: Mapping[int, tuple[Job, int]], error: Exception) -> None:
     """End the requests that rows belong to by an error."""
-    for job in {id(job): job for job, _ in numbers.values()}.values():
+    for job in _distinct(numbers.values()):
         job.fail(refused(error))
+
+
+def _distinct(owners: Iterable[tuple[Job, int]]) -> list[Job]:
+    """Return the requests that rows belong to, each once."""
+    return list(dict.fromkeys(job for job, _ in list(owners)))
 
 
 def _log(decisions: Decisions, row: int) -> Callable[[], list[Any]]:
