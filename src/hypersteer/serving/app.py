@@ -6,18 +6,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from hypersteer.config.serving import ServeConfig
 from hypersteer.serving import edit_routes, looks, page_routes
-from hypersteer.serving.completions import Completions
-from hypersteer.serving.errors import Refused, install
+from hypersteer.serving.completions import EVENTS, Completions
+from hypersteer.serving.errors import REPLIES, Refused, install
 from hypersteer.serving.guard import Guard
 from hypersteer.serving.metrics import Metrics
 from hypersteer.serving.plan import Known
 from hypersteer.serving.schema import ChatRequest, CompletionRequest
 from hypersteer.serving.served import Served
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "An answer; events of one with `stream`.", "content": {EVENTS: {}}}
+}
 
 
 def new_app(
@@ -45,6 +49,7 @@ def new_app(
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
+        responses=REPLIES,
     )
     install(app)
     _add_completions(app, Completions(dict(served), known, config, metrics))
@@ -65,12 +70,12 @@ def new_app(
 
 
 def _add_completions(app: FastAPI, completions: Completions) -> None:
-    @app.post("/v1/chat/completions", tags=["completions"])
+    @app.post("/v1/chat/completions", tags=["completions"], responses=STREAMED)
     async def chat(asked: ChatRequest, request: Request) -> Response:
         """Answer a chat, steered as `steering` says."""
         return await completions.answer(asked, request)
 
-    @app.post("/v1/completions", tags=["completions"])
+    @app.post("/v1/completions", tags=["completions"], responses=STREAMED)
     async def text(asked: CompletionRequest, request: Request) -> Response:
         """Go on with a text, steered as `steering` says."""
         return await completions.answer(asked, request)
@@ -116,7 +121,7 @@ def _add_monitoring(app: FastAPI, served: Mapping[str, Served], metrics: Metrics
         """Say that the server lives, and what it serves."""
         return {"status": "ok", "models": list(served)}
 
-    @app.get("/metrics", tags=["monitoring"])
+    @app.get("/metrics", tags=["monitoring"], response_class=PlainTextResponse)
     async def told() -> Response:
         """Return its counters in Prometheus's format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

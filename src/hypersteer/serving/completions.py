@@ -25,6 +25,7 @@ from hypersteer.serving.replies import Replies
 from hypersteer.serving.schema import MAX_STOPS, Asked, ChatRequest, CompletionRequest
 from hypersteer.serving.served import Served
 
+EVENTS = "text/event-stream"
 CHAT_TOKENS = 512
 """Most tokens of a chat answer where the request names no number, as far as the window allows."""
 
@@ -69,9 +70,7 @@ class Completions:
             return JSONResponse(replies.whole(await self._all(job, served, request)))
         first = await self._next(job)
         events = self._events(job, first, replies, served, usage=asked.include_usage)
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+        return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-cache"})
 
     def _rows(
         self, asked: ChatRequest | CompletionRequest, plan: Plan, served: Served

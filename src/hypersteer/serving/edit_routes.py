@@ -19,6 +19,8 @@ from hypersteer.serving.served import Served
 from hypersteer.serving.stored import StoredEdits, about
 
 BYTES = "application/octet-stream"
+A_FILE: dict[str, Any] = {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+"""What the schema says of a file."""
 
 
 def add(
@@ -48,7 +50,12 @@ def add(
         """Describe a stored edit."""
         return about(name, stored.read(name))
 
-    @app.get("/v1/edits/{name}/file", tags=["edits"])
+    @app.get(
+        "/v1/edits/{name}/file",
+        tags=["edits"],
+        response_class=Response,
+        responses={200: {"description": "The file.", **A_FILE}},
+    )
     def fetched(name: str) -> Response:
         """Return the safetensors file of a stored edit."""
         return Response(
@@ -57,7 +64,12 @@ def add(
             headers={"Content-Disposition": f'attachment; filename="{name}.safetensors"'},
         )
 
-    @app.put("/v1/edits/{name}/file", tags=["edits"], status_code=201)
+    @app.put(
+        "/v1/edits/{name}/file",
+        tags=["edits"],
+        status_code=201,
+        openapi_extra={"requestBody": {"required": True, **A_FILE}},
+    )
     async def sent(name: str, request: Request) -> dict[str, Any]:
         """Keep the safetensors file of an edit, as `edit.save` writes it, under a name."""
         content = await request.body()

@@ -6,7 +6,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from hypersteer.errors import SteeringError, one_line, short
 
@@ -17,6 +19,32 @@ RETRY_SECONDS = 2
 WRONG_FORM = ("string_type", "list_type", "model_type", "int_type", "literal_error")
 FORMS = ("str", "Part")
 """Names of forms in pydantic's places, which are no fields of what was sent."""
+
+
+class Told(BaseModel):
+    """What is wrong."""
+
+    message: str
+    """One line."""
+    type: str
+    """A word for the kind of error."""
+    param: str | None
+    """The field at fault."""
+    code: str | None
+    """A word for programs."""
+
+
+class ErrorReply(BaseModel):
+    """Every answer that is an error."""
+
+    error: Told
+
+
+REPLIES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "The request is at fault; the message says how."},
+    "5XX": {"model": ErrorReply, "description": "The server is at fault."},
+}
+"""What the schema says of errors, for every route."""
 
 
 class Refused(Exception):
@@ -98,11 +126,24 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         told = f"{request.method} {request.url.path}: {error.detail}"
-        return JSONResponse(body_of(Refused(told, error.status_code)), error.status_code)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # each route knows its own methods only
+            headers["Allow"] = ", ".join(_methods(app, request))
+        return JSONResponse(body_of(Refused(told, error.status_code)), error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def fault(_request: Request, error: Exception) -> JSONResponse:
         return JSONResponse(body_of(refused(error)), 500)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """Return the methods that there are at a request's path."""
+    found = [
+        route.methods or ()
+        for route in app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    return sorted({method for methods in found for method in methods})
 
 
 def _first(error: RequestValidationError) -> Refused:
