@@ -2,16 +2,18 @@
 
     python benchmarks/soak.py [--minutes 10] [--clients 24]
 
-Clients ask at random: steered by a text, by several parts or not at all, sampled or greedy, one
-answer or three, short or long; some leave in the middle of an answer, some send garbage.
-Every fiftieth greedy answer is held against `Steerer.generate` at the end. Memory is read once the
-first minute has filled the caches.
+Clients ask at random: steered by a text, by several parts, by a stored edit or not at all, sampled
+or greedy, one answer or three, short or long; some leave in the middle of an answer, some send
+garbage, some make, send back and delete edits of their own. Every fiftieth greedy answer is held
+against `Steerer.generate` at the end, in float32, where texts do not depend on their neighbours.
+Memory is read once the first minute has filled the caches.
 """
 
 import argparse
 import asyncio
 import random
 import statistics
+import tempfile
 import time
 from collections import Counter
 from typing import Any
@@ -33,6 +35,10 @@ GARBAGE = (
 )
 
 
+STORED = 8
+"""Edits that all clients may name."""
+
+
 class Soak:
     """The traffic, and what came of it."""
 
@@ -49,9 +55,12 @@ class Soak:
         random_ = random.Random(number)
         async with httpx2.AsyncClient(timeout=120) as client:
             while time.monotonic() < self.ends:
-                kind = random_.choices(["answer", "leave", "garbage"], [80, 12, 8])[0]
+                kind = random_.choices(["answer", "leave", "garbage", "store"], [78, 12, 7, 3])[0]
                 try:
-                    await getattr(self, f"_{kind}")(client, random_)
+                    if kind == "store":
+                        await self._store(client, f"own-{number}", random_.choice(self.words))
+                    else:
+                        await getattr(self, f"_{kind}")(client, random_)
                 except httpx2.TimeoutException:
                     self.counts["hung"] += 1
                 except RuntimeError as error:
@@ -61,7 +70,8 @@ class Soak:
     def _options(self, random_: random.Random) -> tuple[str, Any, int, dict[str, Any]]:
         text, tokens = random_.choice(self.texts), random_.choice([4, 16, 40, 80])
         word, other = random_.sample(self.words, 2)
-        steer = random_.choice([None, word, [word, {"text": other, "strength": -0.5}]])
+        stored = {"edit": f"stored-{random_.randrange(STORED)}"}
+        steer = random_.choice([None, word, [word, {"text": other, "strength": -0.5}], stored])
         more: dict[str, Any] = {"max_tokens": tokens}
         if steer is not None:
             more["steering"] = steer
@@ -104,6 +114,22 @@ class Soak:
         self.counts["garbage refused" if told else "garbage taken"] += 1
         await asyncio.sleep(0.2)
 
+    async def _store(self, client: httpx2.AsyncClient, name: str, text: str) -> None:
+        """Make an edit, read its file, send it back under the same name, and delete it."""
+        edits = f"{self.server.url}/v1/edits"
+        answers = [await client.post(edits, json={"name": name, "text": text})]
+        answers.append(await client.get(f"{edits}/{name}/file"))
+        answers.append(await client.put(f"{edits}/{name}/file", content=answers[-1].content))
+        answers.append(await client.delete(f"{edits}/{name}"))
+        told = [one.status_code for one in answers]
+        self.counts["stored" if told == [201, 200, 201, 200] else f"storing failed {told}"] += 1
+
+    def prepare(self) -> None:
+        """Make the edits that all clients may name."""
+        for number, text in enumerate(self.words[:STORED]):
+            body = {"name": f"stored-{number}", "text": text}
+            httpx2.post(f"{self.server.url}/v1/edits", json=body, timeout=60).raise_for_status()
+
     async def watch(self) -> None:
         """Read the server's memory now and then."""
         begun = time.monotonic()
@@ -116,19 +142,19 @@ class Soak:
         await asyncio.gather(self.watch(), *(self.client(number) for number in range(clients)))
 
 
-def wrong(kept: list[tuple[str, Any, int, str]]) -> list[str]:
+def wrong(soak: Soak) -> list[str]:
     """Return those kept answers that `Steerer.generate` does not give."""
-    steerer, found = hs.load(), []
-    for text, steer, tokens, answer in kept:
-        given = steer
-        if isinstance(steer, list):
-            given = [(steer[0], 1.0), (steer[1]["text"], steer[1]["strength"])]
-        # What is weakened is not said: the server says the words of parts above 0 only.
-        said = [one for one, strength in given if strength > 0] if isinstance(given, list) else []
-        prompt = hs.prompted(text, said[0]) if said else text
-        own = steerer.generate(
-            [prompt], steer=[given], max_new_tokens=tokens, prompted=False if said else None
-        )[0]
+    steerer, found = hs.load(dtype="float32"), []
+    for text, steer, tokens, answer in soak.kept:
+        given, said = steer, steer if isinstance(steer, str) else None
+        if isinstance(steer, dict):
+            given = steerer.edit(soak.words[int(steer["edit"].removeprefix("stored-"))])
+        elif isinstance(steer, list):
+            # What is weakened is not said: the server says the words of parts above 0 only.
+            said, other = steer[0], steer[1]
+            given = [(said, 1.0), (other["text"], other["strength"])]
+        prompt = hs.prompted(text, said) if said else text
+        own = steerer.generate([prompt], steer=[given], max_new_tokens=tokens, prompted=False)[0]
         if own != answer:
             found.append(f"{text!r} under {steer!r}: {answer!r}, not {own!r}")
     return found
@@ -140,8 +166,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=24)
     given = parser.parse_args()
     print(machine())
-    with ours("--max-rows", "16", "--max-queue", "8") as server:
+    limits = ("--max-rows", "16", "--max-queue", "8", "--dtype", "float32")
+    with tempfile.TemporaryDirectory() as edits, ours("--edits", edits, *limits) as server:
         soak = Soak(server, 60 * given.minutes)
+        soak.prepare()
         asyncio.run(soak.run(given.clients))
         time.sleep(2)
         idle = httpx2.get(f"{server.url}/metrics", timeout=10).text
@@ -157,7 +185,7 @@ def main() -> None:
         if line.startswith(("hypersteer_answers_running", "hypersteer_requests_waiting"))
     ]
     print("afterwards:", "; ".join(gauges))
-    faults = wrong(soak.kept)
+    faults = wrong(soak)
     print(f"{len(soak.kept)} answers held against Steerer.generate, {len(faults)} differ", *faults)
 
 

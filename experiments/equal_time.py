@@ -1,0 +1,130 @@
+"""Kinds of edits, objectives, sites and a rival, each trained for the same processor time.
+
+    python experiments/equal_time.py time                # seconds of a step, on an idle machine
+    python experiments/equal_time.py train --minutes 3   # each for so long; again, it goes on
+    python experiments/equal_time.py evaluate            # all of them and prompting, judged
+
+A step is timed as the difference of two short runs, so that loading and validating are not in it;
+what an objective prepares (the base LM's own answers) is counted. Learning rates are one and the
+same but FLAS's, whose published 5e-5 is tried beside it: the comparison is of first attempts, not
+of tuned recipes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BASE = "experiments/equal_time_cpu.toml"
+ALONE = ["--loss.no-prompted"]
+ONE_SITE = ["--site.layer", "15", "--hypernet.more-layers"]
+FLAS = [
+    *ONE_SITE, "--hypernet.edit", "per-token", "--hypernet.self-attention",
+    "--loss.strengths", "0.5", "2", "--loss.diversity", "0.1",
+]  # fmt: skip
+FEW = ["--data.max-concepts", "150"]
+SETTINGS: dict[str, list[str]] = {
+    "gated": [],
+    "vector": ["--hypernet.edit", "vector"],
+    "prosv": [
+        "--hypernet.edit", "vector", "--hypernet.learned-strength", "--site.scope", "prompt_ends",
+    ],
+    "low-rank": ["--hypernet.edit", "low-rank"],
+    "per-token": [
+        "--hypernet.edit", "per-token", "--site.layer", "9", "--hypernet.more-layers", "15", "21",
+    ],
+    "flas-twin": [*FLAS, *ALONE],
+    "flas-twin-slow": [*FLAS, *ALONE, "--optim.learning-rate", "5e-5"],
+    "flas-beside": FLAS,
+    "contrast": ["--loss.contrast", "1", "--loss.contrast-share", "0.3"],
+    "preference": ["--loss.objective", "preference", *FEW],
+    "activations": ["--loss.objective", "activations", "--loss.guidance", "1", *ALONE],
+    "alone": ALONE,
+    "cross-attention": ["--hypernet.variant", "cross-attention"],
+    "attention-site": ["--site.kind", "attention"],
+    "mlp-site": ["--site.kind", "mlp"],
+    "last-token": ["--site.scope", "last_prompt"],
+}  # fmt: skip
+SHORT, LONG = 2, 8
+HELD_OUT = (3, 18, 23, 32, 49, 59, 61, 75, 93, 95, 122, 153, 157, 164, 171, 178, 184, 208, 210, 219)
+OTHERS = ("prompting", "prompting-few-shot", "actadd")
+
+
+def hypersteer(*arguments: str) -> float:
+    """Run a command; return how long it took."""
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-m", "hypersteer", *arguments], check=True)
+    return time.monotonic() - begun
+
+
+def train(options: list[str], steps: int, out: Path) -> float:
+    """Train so many steps; return how long the command took."""
+    fixed = ["--optim.steps", str(steps), "--out", str(out)]
+    return hypersteer("train", BASE, *options, *fixed)
+
+
+def read(path: Path) -> dict[str, list[float]]:
+    """What was timed before: of each setting what it prepares, and a step, in seconds."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def time_all(folder: Path, chosen: list[str]) -> None:
+    """Time what is not timed yet."""
+    path = folder / "seconds.json"
+    for name in chosen:
+        found = read(path)
+        if name in found:
+            continue
+        short = train(SETTINGS[name], SHORT, folder / "timing" / f"{name}-{SHORT}")
+        # The second run would find what the first has prepared only in its own folder.
+        long = train(SETTINGS[name], LONG, folder / "timing" / f"{name}-{LONG}")
+        step = (long - short) / (LONG - SHORT)
+        found[name] = [max(0.0, short - SHORT * step), step]
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        print(name, *(f"{value:.2f}" for value in found[name]), flush=True)
+
+
+def train_all(folder: Path, chosen: list[str], minutes: float) -> list[Path]:
+    """Train what is not trained yet; return the checkpoints."""
+    seconds = read(folder / "seconds.json")
+    plain = min(start for start, _ in seconds.values())  # loading, validating: nobody's
+    runs = []
+    for name in chosen:
+        before, step = seconds[name]
+        steps = max(2, round((60 * minutes - (before - plain)) / step))
+        runs.append(folder / f"{name}-{minutes:g}")
+        print(f"{name}: {steps} steps of {step:.2f} s", flush=True)
+        train(SETTINGS[name], steps, runs[-1])
+    return runs
+
+
+def main() -> None:
+    """Run what is asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("time", "train", "evaluate"))
+    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--out", type=Path, default=Path("runs/equal"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.what == "time":
+        time_all(given.out, given.settings)
+    elif given.what == "train":
+        train_all(given.out, given.settings, given.minutes)
+    else:
+        runs = sorted(str(path.parent) for path in given.out.glob("*/config.json"))
+        hypersteer(
+            "evaluate", "experiments/held_out_cpu.toml", "--methods", *OTHERS, *runs,
+            "--data.held-out-concepts", *map(str, HELD_OUT), "--protocol.held-out-concepts", "20",
+            "--protocol.prompts", "2", "--protocol.strengths", "1", "--protocol.temperature", "0",
+            "--protocol.repetition-penalty", "1.15", "--protocol.skill-items", "0",
+            "--protocol.refusal-requests", "0", "--out", str(given.out / "judged"),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
