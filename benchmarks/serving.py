@@ -1,11 +1,12 @@
 """Tokens per second and time to the first token of our server, steered and not, and of two others.
 
-    python benchmarks/serving.py [--new-tokens 48] [--requests 32] [--repeats 3] [--rivals]
+    python benchmarks/serving.py [--new-tokens 48] [--requests 64] [--repeats 3] [--rivals]
 
 Clients ask as fast as they are answered, greedily, answers of a fixed length, real instructions and
-steering prompts. The settings take turns, so that a busy machine hits all alike. `--rivals` adds
-llama.cpp's server (the same model in its four-bit GGUF, which is not what the others run) and
-`transformers serve`, both unsteered.
+steering prompts. The settings take turns, so that a busy machine hits all alike. Steering by a text
+says it in the prompt as well, which is longer then: "the same words said" has as many tokens.
+`--rivals` adds llama.cpp's server (the same model in its four-bit GGUF, which is not what the
+others run) and `transformers serve`, both unsteered.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from hypersteer.endpoint.local_server import EngineSettings, LocalServer
 from hypersteer.lm.fetch import gguf_file
+from hypersteer.lm.messages import prompted
 from hypersteer.lm.stored import converted_folder
 from load import Asked, Server, free_port, instructions, ours, started, steering, together
 from timing import machine, table
@@ -70,7 +72,7 @@ def rate(seconds: float, found: list[Asked]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rivals", action="store_true")
     given = parser.parse_args()
@@ -80,11 +82,16 @@ def main() -> None:
         "max_tokens": given.new_tokens,
         "stream_options": {"include_usage": True},
     }
+    spoken = [
+        {**fixed, "messages": [{"role": "user", "content": prompted(text, one)}]}
+        for text, one in zip(texts, words, strict=True)
+    ]
     settings = {
         "unsteered, 1 client": (1, [fixed]),
         "steered, 1 client": (1, [{**fixed, "steering": words[0]}]),
         "unsteered, 16 clients": (16, [fixed]),
         "1 steering prompt, 16 clients": (16, [{**fixed, "steering": words[0]}]),
+        "the same words said, unsteered, 16 clients": (16, spoken),
         "16 steering prompts, 16 clients": (16, [{**fixed, "steering": one} for one in words[:16]]),
         "64 steering prompts, 16 clients": (16, [{**fixed, "steering": one} for one in words]),
         "64 edits alone, 16 clients": (
@@ -95,13 +102,18 @@ def main() -> None:
     with ExitStack() as running:
         begun = time.perf_counter()
         server = running.enter_context(ours())
-        together(server, 1, 1, [fixed], texts)
-        print(f"from the command to the first answer: {time.perf_counter() - begun:.1f} s\n")
+        ready = time.perf_counter() - begun
+        _, (answer,) = together(server, 1, 1, [fixed], texts)
+        print(
+            f"from the command: ready after {ready:.1f} s, first text of the first answer after "
+            f"{ready + answer.first:.1f} s, all {answer.tokens} tokens after "
+            f"{ready + answer.whole:.1f} s\n"
+        )
         rates: dict[str, list[float]] = {name: [] for name in settings}
         firsts: dict[str, list[float]] = {name: [] for name in settings}
         for _ in range(given.repeats):
             for name, (clients, options) in settings.items():
-                count = max(4, given.requests // 8) if clients == 1 else given.requests
+                count = max(4, given.requests // 16) if clients == 1 else given.requests
                 seconds, found = together(server, clients, count, options, texts)
                 rates[name].append(rate(seconds, found))
                 firsts[name].append(statistics.median(one.first for one in found))

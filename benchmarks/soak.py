@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 
 import hypersteer as hs
+from hypersteer.lm.messages import prompted
 from load import Server, ask, instructions, ours, steering
 from timing import machine
 
@@ -153,7 +154,7 @@ def wrong(soak: Soak) -> list[str]:
             # What is weakened is not said: the server says the words of parts above 0 only.
             said, other = steer[0], steer[1]
             given = [(said, 1.0), (other["text"], other["strength"])]
-        prompt = hs.prompted(text, said) if said else text
+        prompt = prompted(text, said) if said else text
         own = steerer.generate([prompt], steer=[given], max_new_tokens=tokens, prompted=False)[0]
         if own != answer:
             found.append(f"{text!r} under {steer!r}: {answer!r}, not {own!r}")

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from hypersteer.config.serving import ServeConfig
@@ -17,6 +16,7 @@ from hypersteer.engine.generate import TextStream
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
 from hypersteer.lm.messages import as_messages
+from hypersteer.serving.apart import apart
 from hypersteer.serving.errors import Refused, body_of
 from hypersteer.serving.job import Job, Piece, Row
 from hypersteer.serving.metrics import Metrics
@@ -59,7 +59,7 @@ class Completions:
             plan = plan_of(asked.steering, suffix, served.steerer, self._known, self._config)
             return plan, self._rows(asked, plan, served)
 
-        plan, rows = await run_in_threadpool(prepare)
+        plan, rows = await apart(prepare)
         job = Job(served.steerer, rows, self._config.max_seconds)
         served.worker.submit(job)
         self._metrics.prompt_tokens.inc(sum(len(row.prompt.ids) for row in rows))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from hypersteer.config.serving import ServeConfig
@@ -12,6 +11,7 @@ from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
 from hypersteer.errors import SteeringError
 from hypersteer.lm.edited import sites_of
+from hypersteer.serving.apart import apart
 from hypersteer.serving.errors import Refused
 from hypersteer.serving.plan import check_length, model_alone
 from hypersteer.serving.schema import NewEdit
@@ -29,10 +29,10 @@ def add(
     """Add the routes of the stored edits to an application."""
 
     @app.post("/v1/edits", tags=["edits"], status_code=201)
-    def make(asked: NewEdit) -> dict[str, Any]:
+    async def make(asked: NewEdit) -> dict[str, Any]:
         """Make the edit of a steering prompt, and keep it under a name."""
         check_length(asked.text, config, "the steering prompt", "text")
-        return _make(asked, served, stored)
+        return await apart(_make, asked, served, stored)
 
     @app.get("/v1/edits", tags=["edits"])
     def listed() -> dict[str, Any]:
@@ -73,7 +73,7 @@ def add(
     async def sent(name: str, request: Request) -> dict[str, Any]:
         """Keep the safetensors file of an edit, as `edit.save` writes it, under a name."""
         content = await request.body()
-        return await run_in_threadpool(_take, name, content, served, stored)
+        return await apart(_take, name, content, served, stored)
 
     @app.delete("/v1/edits/{name}", tags=["edits"])
     def deleted(name: str) -> dict[str, Any]:

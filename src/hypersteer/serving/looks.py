@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.concurrency import run_in_threadpool
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.config.serving import ServeConfig
+from hypersteer.serving.apart import apart
 from hypersteer.serving.effect import effect_of
 from hypersteer.serving.errors import queue_full
 from hypersteer.serving.looks_schema import EffectRequest, NearestRequest
@@ -26,12 +26,12 @@ def add(app: FastAPI, served: Mapping[str, Served], known: Known, config: ServeC
     async def effect(asked: EffectRequest) -> dict[str, Any]:
         """Tell how far steering moved each token of an answer, and what else was likely there."""
         async with turn:
-            return await run_in_threadpool(effect_of, asked, dict(served), known, config)
+            return await apart(effect_of, asked, dict(served), known, config)
 
     @app.post("/v1/steering/nearest", tags=["steering"])
     async def nearest(asked: NearestRequest) -> dict[str, Any]:
         """List the concepts of the training that are nearest to a steering prompt."""
-        return await run_in_threadpool(_nearest, asked, served, nearby, config)
+        return await apart(_nearest, asked, served, nearby, config)
 
 
 def _nearest(

@@ -12,6 +12,7 @@ from hypersteer.config.serving import ServeConfig
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet.card import read_card
 from hypersteer.lm.base import BaseLM
+from hypersteer.serving.apart import run_apart
 from hypersteer.serving.metrics import Metrics
 from hypersteer.serving.plan import Known
 from hypersteer.serving.stored import StoredEdits
@@ -57,7 +58,7 @@ def open_models(
         ConfigError: for a name that is given twice, or is no name.
         CheckpointError: if one cannot be loaded.
     """
-    loaded = dict(steerers) if steerers is not None else _load_all(config, lm, device, dtype)
+    loaded = steerers if steerers is not None else run_apart(_load_all, config, lm, device, dtype)
     lms = {id(steerer.lm): steerer.lm for steerer in loaded.values()}
     workers = {key: Worker(lm, config, metrics) for key, lm in lms.items()}
     return {
