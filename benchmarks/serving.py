@@ -2,11 +2,13 @@
 
     python benchmarks/serving.py [--new-tokens 48] [--requests 64] [--repeats 3] [--rivals]
 
-Clients ask as fast as they are answered, greedily, answers of a fixed length, real instructions and
-steering prompts. The settings take turns, so that a busy machine hits all alike. Steering by a text
-says it in the prompt as well, which is longer then: "the same words said" has as many tokens.
-`--rivals` adds llama.cpp's server (the same model in its four-bit GGUF, which is not what the
-others run) and `transformers serve`, both unsteered.
+Clients ask as fast as they are answered, greedily, for answers of half to one and a half times so
+many tokens, real instructions and steering prompts. The lengths are the same in all settings and
+differ from request to request, since requests that end at one step share their next prefill; an
+answer may end earlier by itself. The settings take turns, so that a busy machine hits all alike.
+Steering by a text says it in the prompt as well, which is longer then: "the same words said" has
+as many tokens. `--rivals` adds llama.cpp's server (the same model in its four-bit GGUF, which is
+not what the others run) and `transformers serve`, both unsteered.
 """
 
 import argparse
@@ -50,19 +52,34 @@ def transformers_serve() -> Generator[Server]:
         yield server
 
 
-def rivals(rows: list[list[str]], fixed: dict, given: argparse.Namespace, texts: list[str]) -> None:
+def rivals(
+    rows: list[list[str]], asked: list[dict], given: argparse.Namespace, texts: list[str]
+) -> None:
     """Add what the others do with the same requests, unsteered, each by itself on the machine."""
     for name, running in (("llama.cpp, Q4_1", llama), ("transformers serve", transformers_serve)):
         with running() as server:
-            together(server, 2, 4, [fixed], texts)
+            together(server, 2, 4, asked, texts)
             for clients in (1, 16):
                 taken = [
-                    together(server, clients, max(4, clients * 2), [fixed], texts)
+                    together(server, clients, max(4, clients * 2), asked, texts)
                     for _ in range(given.repeats)
                 ]
                 speed = statistics.median(rate(*one) for one in taken)
                 first = statistics.median(one.first for _, found in taken for one in found)
-                rows.append([f"{name}, {clients} clients", f"{speed:.1f}", "", f"{first:.3f}"])
+                tokens = statistics.mean(one.tokens for _, found in taken for one in found)
+                label = f"{name}, {clients} clients"
+                rows.append([label, f"{speed:.1f}", "", f"{first:.3f}", f"{tokens:.0f}"])
+
+
+def lengths(new_tokens: int, options: list[dict]) -> list[dict]:
+    """Return 64 options in turn, each with a length of its own."""
+    return [
+        {
+            **options[turn % len(options)],
+            "max_tokens": new_tokens // 2 + new_tokens * (turn * 13 % 64) // 63,
+        }
+        for turn in range(64)
+    ]
 
 
 def rate(seconds: float, found: list[Asked]) -> float:
@@ -111,12 +128,15 @@ def main() -> None:
         )
         rates: dict[str, list[float]] = {name: [] for name in settings}
         firsts: dict[str, list[float]] = {name: [] for name in settings}
+        counts: dict[str, float] = {}
         for _ in range(given.repeats):
             for name, (clients, options) in settings.items():
                 count = max(4, given.requests // 16) if clients == 1 else given.requests
-                seconds, found = together(server, clients, count, options, texts)
+                asked = lengths(given.new_tokens, options)
+                seconds, found = together(server, clients, count, asked, texts)
                 rates[name].append(rate(seconds, found))
                 firsts[name].append(statistics.median(one.first for one in found))
+                counts[name] = statistics.mean(one.tokens for one in found)
         middle = {name: statistics.median(values) for name, values in rates.items()}
         base = middle["unsteered, 1 client"]
         rows = [
@@ -125,12 +145,14 @@ def main() -> None:
                 f"{middle[name]:.1f}",
                 f"{middle[name] / base:.2f}",
                 f"{statistics.median(firsts[name]):.3f}",
+                f"{counts[name]:.0f}",
             ]
             for name in settings
         ]
     if given.rivals:
-        rivals(rows, fixed, given, texts)
-    table(["setting", "tokens/s", "times one client", "first text, s"], rows)
+        rivals(rows, lengths(given.new_tokens, [fixed]), given, texts)
+    heads = ["setting", "tokens/s", "times one client", "first text, s", "tokens an answer"]
+    table(heads, rows)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ of tuned recipes.
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from hypersteer.cli.evaluate import main as evaluate_command
+from hypersteer.cli.train import main as train_command
 
 BASE = "experiments/equal_time_cpu.toml"
 ALONE = ["--loss.no-prompted"]
@@ -47,22 +48,16 @@ SETTINGS: dict[str, list[str]] = {
     "mlp-site": ["--site.kind", "mlp"],
     "last-token": ["--site.scope", "last_prompt"],
 }  # fmt: skip
-SHORT, LONG = 2, 8
+SHORT, LONG = 2, 7
 HELD_OUT = (3, 18, 23, 32, 49, 59, 61, 75, 93, 95, 122, 153, 157, 164, 171, 178, 184, 208, 210, 219)
 OTHERS = ("prompting", "prompting-few-shot", "actadd")
 
 
-def hypersteer(*arguments: str) -> float:
-    """Run a command; return how long it took."""
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-m", "hypersteer", *arguments], check=True)
-    return time.monotonic() - begun
-
-
 def train(options: list[str], steps: int, out: Path) -> float:
-    """Train so many steps; return how long the command took."""
-    fixed = ["--optim.steps", str(steps), "--out", str(out)]
-    return hypersteer("train", BASE, *options, *fixed)
+    """Train so many steps; return the seconds that it took."""
+    begun = time.monotonic()
+    train_command([BASE, *options, "--optim.steps", str(steps), "--out", str(out)])
+    return time.monotonic() - begun
 
 
 def read(path: Path) -> dict[str, list[float]]:
@@ -73,31 +68,29 @@ def read(path: Path) -> dict[str, list[float]]:
 def time_all(folder: Path, chosen: list[str]) -> None:
     """Time what is not timed yet."""
     path = folder / "seconds.json"
+    train([], 1, folder / "timing" / "first")  # whatever only a first run costs
     for name in chosen:
         found = read(path)
         if name in found:
             continue
-        short = train(SETTINGS[name], SHORT, folder / "timing" / f"{name}-{SHORT}")
-        # The second run would find what the first has prepared only in its own folder.
-        long = train(SETTINGS[name], LONG, folder / "timing" / f"{name}-{LONG}")
+        options = [*SETTINGS[name], "--data.max-validation-rows", "2"]
+        short = train(options, SHORT, folder / "timing" / f"{name}-{SHORT}")
+        long = train(options, LONG, folder / "timing" / f"{name}-{LONG}")
         step = (long - short) / (LONG - SHORT)
         found[name] = [max(0.0, short - SHORT * step), step]
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
         print(name, *(f"{value:.2f}" for value in found[name]), flush=True)
 
 
-def train_all(folder: Path, chosen: list[str], minutes: float) -> list[Path]:
-    """Train what is not trained yet; return the checkpoints."""
+def train_all(folder: Path, chosen: list[str], minutes: float) -> None:
+    """Train each for so long; what is trained already is left."""
     seconds = read(folder / "seconds.json")
     plain = min(start for start, _ in seconds.values())  # loading, validating: nobody's
-    runs = []
     for name in chosen:
         before, step = seconds[name]
         steps = max(2, round((60 * minutes - (before - plain)) / step))
-        runs.append(folder / f"{name}-{minutes:g}")
         print(f"{name}: {steps} steps of {step:.2f} s", flush=True)
-        train(SETTINGS[name], steps, runs[-1])
-    return runs
+        train(SETTINGS[name], steps, folder / f"{name}-{minutes:g}")
 
 
 def main() -> None:
@@ -117,13 +110,13 @@ def main() -> None:
         train_all(given.out, given.settings, given.minutes)
     else:
         runs = sorted(str(path.parent) for path in given.out.glob("*/config.json"))
-        hypersteer(
-            "evaluate", "experiments/held_out_cpu.toml", "--methods", *OTHERS, *runs,
+        evaluate_command([
+            "experiments/held_out_cpu.toml", "--methods", *OTHERS, *runs,
             "--data.held-out-concepts", *map(str, HELD_OUT), "--protocol.held-out-concepts", "20",
             "--protocol.prompts", "2", "--protocol.strengths", "1", "--protocol.temperature", "0",
             "--protocol.repetition-penalty", "1.15", "--protocol.skill-items", "0",
             "--protocol.refusal-requests", "0", "--out", str(given.out / "judged"),
-        )  # fmt: skip
+        ])  # fmt: skip
 
 
 if __name__ == "__main__":
