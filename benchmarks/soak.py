@@ -4,7 +4,7 @@
 
 Clients ask at random: steered by a text, by several parts, by a stored edit or not at all, sampled
 or greedy, one answer or three, short or long; some leave in the middle of an answer, some send
-garbage, some make, send back and delete edits of their own. Every fiftieth greedy answer is held
+garbage, some make, send back and delete edits of their own. Every tenth greedy answer is held
 against `Steerer.generate` at the end, in float32, where texts do not depend on their neighbours.
 Memory is read once the first minute has filled the caches.
 """
@@ -49,7 +49,7 @@ class Soak:
         self.kept: list[tuple[str, Any, int, str]] = []
         self.memory: list[tuple[float, float]] = []
         self.texts, self.words = instructions(200), steering(200)
-        self.asked = 0
+        self.greedy = 0
 
     async def client(self, number: int) -> None:
         """Ask until the time is over."""
@@ -85,8 +85,8 @@ class Soak:
             more |= {"temperature": 1.0, "n": random_.choice([1, 1, 3]), "top_p": 0.9}
         found = await ask(client, self.server, text, **more)
         self.counts["answered"] += 1
-        self.asked += 1
-        if greedy and self.asked % 50 == 0:
+        self.greedy += greedy
+        if greedy and self.greedy % 10 == 0:
             self.kept.append((text, steer, tokens, found.text))
 
     async def _leave(self, client: httpx2.AsyncClient, random_: random.Random) -> None:
@@ -180,6 +180,9 @@ def main() -> None:
     first, last = statistics.median(early), statistics.median(late)
     print(f"memory: {first:.0f} MB in the second minute, {last:.0f} MB at the end "
           f"({100 * (last / first - 1):+.1f} %)")  # fmt: skip
+    minutes = range(int(soak.memory[-1][0] // 60) + 1)
+    sizes = [[size for when, size in soak.memory if when // 60 == minute] for minute in minutes]
+    print("MB in each minute:", *(f"{statistics.median(one):.0f}" for one in sizes if one))
     gauges = [
         line
         for line in idle.splitlines()

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hypersteer.edits.kinds import Params, check_names, plus
+from hypersteer.edits.kinds import Params, check_names, latents, plus
 from hypersteer.edits.low_rank import checked_directions
 
 NAMES = ("up", "down", "gate", "bias", "gate_bias")
@@ -35,9 +35,9 @@ class Gated:
         """Return the states plus what is written, on the marked tokens; float32 inside."""
         states = hidden.float()
         # Directions that fill up a row of fewer ones are zeros, and write nothing.
-        latents = states @ params["down"].transpose(1, 2) + params["bias"][:, None]
-        gates = states @ params["gate"].transpose(1, 2) + params["gate_bias"][:, None]
-        return plus(hidden, (latents * gates.sigmoid()) @ params["up"], mask, strength)
+        read = latents(states, params["down"]) + params["bias"][:, None]
+        gates = latents(states, params["gate"]) + params["gate_bias"][:, None]
+        return plus(hidden, (read * gates.sigmoid()) @ params["up"], mask, strength)
 
     def check(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
         """See `hypersteer.edits.kinds.EditKind.check`."""

@@ -188,6 +188,17 @@ def check_names(params: Mapping[str, Any], names: Sequence[str], kind: str) -> N
         )
 
 
+def latents(
+    hidden: Float[Tensor, "B T D"], directions: Float[Tensor, "B R D"]
+) -> Float[Tensor, "B T R"]:
+    """Return what each row's directions read of its states.
+
+    In this order the product of a decoding step is one per row that no threads share: a pool of
+    threads woken for so small a product costs more than the product.
+    """
+    return (directions @ hidden.transpose(1, 2)).transpose(1, 2)
+
+
 def plus(
     hidden: Float[Tensor, "B T D"],
     delta: Float[Tensor, "B T D"],

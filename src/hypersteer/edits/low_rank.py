@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hypersteer.edits.kinds import Params, check_names, plus
+from hypersteer.edits.kinds import Params, check_names, latents, plus
 from hypersteer.errors import SteeringError
 from hypersteer.tensor_files import real_tensor
 
@@ -45,9 +45,9 @@ class LowRank:
     ) -> Float[Tensor, "B T D"]:
         """Return the states plus what the latents write, on the marked tokens; float32 inside."""
         up, down = params["up"], params["down"]
-        latents = hidden.float() @ down.transpose(1, 2) + params["bias"][:, None]
+        read = latents(hidden.float(), down) + params["bias"][:, None]
         # A row of fewer directions than others is filled with zeros, whose `up` writes nothing.
-        seen = torch.where(latents > params["threshold"][:, None], latents, 0.0)
+        seen = torch.where(read > params["threshold"][:, None], read, 0.0)
         factor = strength[:, None, None]
         change = factor * params["target"][:, None] - seen
         change = torch.where(params["raise_only"][:, None] > 0, change.clamp(min=0), change)

@@ -22,6 +22,7 @@ from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, Spans, collate
+from hypersteer.lm.packing import pack, packed_products
 from hypersteer.lm.writers import Writer
 
 
@@ -132,9 +133,10 @@ class EditMaker:
         spans: Spans | None = None,
     ) -> list[Params]:
         config, (ids, states) = self._card.hypernet, steering
-        return list(
-            write_edits(self._hypernet, self._lm, config, ids, prompts, hidden, spans, states)
-        )
+        with packed_products({} if torch.is_grad_enabled() else pack(self._hypernet)):
+            return list(
+                write_edits(self._hypernet, self._lm, config, ids, prompts, hidden, spans, states)
+            )
 
     def _steering(self, texts: Sequence[str]) -> "_Steering":
         """Steering prompts as the hypernetwork reads them; the base LM may have to run for it."""
