@@ -8,7 +8,9 @@ differ from request to request, since requests that end at one step share their 
 answer may end earlier by itself. The settings take turns, so that a busy machine hits all alike.
 Steering by a text says it in the prompt as well, which is longer then: "the same words said" has
 as many tokens. `--rivals` adds llama.cpp's server (the same model in its four-bit GGUF, which is
-not what the others run) and `transformers serve`, both unsteered.
+not what the others run) and `transformers serve`, both unsteered. `--pairs N` only holds steered
+runs against unsteered ones of as many prompt tokens, N times in turn: the machine's own swings are
+larger than the difference, so what counts is the median of the ratios.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from hypersteer.endpoint.local_server import EngineSettings, LocalServer
 from hypersteer.lm.fetch import gguf_file
@@ -71,6 +74,42 @@ def rivals(
                 rows.append([label, f"{speed:.1f}", "", f"{first:.3f}", f"{tokens:.0f}"])
 
 
+PAIRS = {
+    "64 edits alone, 16 clients": "unsteered, 16 clients",
+    "64 steering prompts, 16 clients": "the same words said, unsteered, 16 clients",
+    "1 steering prompt, 16 clients": "the same word said, unsteered, 16 clients",
+    "steered, 1 client": "the same word said, unsteered, 1 client",
+}
+"""Steered settings, and the unsteered ones with as many prompt tokens."""
+
+
+def in_pairs(
+    server: Server, given: argparse.Namespace, settings: dict[str, Any], texts: list[str]
+) -> None:
+    """Print ratios of steered to unsteered runs that follow each other."""
+    rows = []
+    for steered, plain in PAIRS.items():
+        speeds: list[float] = []
+        firsts: list[float] = []
+        for turn in range(given.pairs):
+            taken = {}
+            for name in (steered, plain)[:: 1 if turn % 2 else -1]:
+                clients, options = settings[name]
+                count = given.requests if clients > 1 else max(4, given.requests // 16)
+                asked = lengths(given.new_tokens, options)
+                taken[name] = together(server, clients, count, asked, texts)
+            speeds.append(rate(*taken[steered]) / rate(*taken[plain]))
+            middle = {
+                name: statistics.median(one.first for one in found)
+                for name, (_, found) in taken.items()
+            }
+            firsts.append(middle[steered] / middle[plain])
+        cells = [f"{statistics.median(speeds):.3f} ({min(speeds):.2f} to {max(speeds):.2f})"]
+        cells += [f"{statistics.median(firsts):.2f} ({min(firsts):.2f} to {max(firsts):.2f})"]
+        rows.append([steered, plain, *cells])
+    table(["steered", "unsteered", "tokens/s, ratio", "first text, ratio"], rows)
+
+
 def lengths(new_tokens: int, options: list[dict]) -> list[dict]:
     """Return 64 options in turn, each with a length of its own."""
     return [
@@ -92,6 +131,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--pairs", type=int, default=0)
     given = parser.parse_args()
     print(machine(), "\n")
     words, texts = steering(64), instructions(64)
@@ -99,16 +139,21 @@ def main() -> None:
         "max_tokens": given.new_tokens,
         "stream_options": {"include_usage": True},
     }
-    spoken = [
-        {**fixed, "messages": [{"role": "user", "content": prompted(text, one)}]}
-        for text, one in zip(texts, words, strict=True)
-    ]
+    spoken, one_said = (
+        [
+            {**fixed, "messages": [{"role": "user", "content": prompted(text, one)}]}
+            for text, one in zip(texts, said, strict=True)
+        ]
+        for said in (words, words[:1] * len(texts))
+    )
     settings = {
         "unsteered, 1 client": (1, [fixed]),
         "steered, 1 client": (1, [{**fixed, "steering": words[0]}]),
         "unsteered, 16 clients": (16, [fixed]),
         "1 steering prompt, 16 clients": (16, [{**fixed, "steering": words[0]}]),
         "the same words said, unsteered, 16 clients": (16, spoken),
+        "the same word said, unsteered, 16 clients": (16, one_said),
+        "the same word said, unsteered, 1 client": (1, one_said),
         "16 steering prompts, 16 clients": (16, [{**fixed, "steering": one} for one in words[:16]]),
         "64 steering prompts, 16 clients": (16, [{**fixed, "steering": one} for one in words]),
         "64 edits alone, 16 clients": (
@@ -116,6 +161,10 @@ def main() -> None:
             [{**fixed, "steering": {"text": one, "prompted": False}} for one in words],
         ),
     }
+    if given.pairs:
+        with ours() as server:
+            in_pairs(server, given, settings, texts)
+        return
     with ExitStack() as running:
         begun = time.perf_counter()
         server = running.enter_context(ours())
