@@ -51,7 +51,16 @@ def test_imports_go_one_way():
 
 @pytest.mark.parametrize("module", ["hypersteer", "hypersteer.cli.main"])
 def test_no_torch_is_loaded_before_it_is_wanted(module):
-    heavy = ("torch", "transformers", "numpy", "pyarrow", "accelerate", "peft", "matplotlib", "sklearn")
+    heavy = (
+        "torch",
+        "transformers",
+        "numpy",
+        "pyarrow",
+        "accelerate",
+        "peft",
+        "matplotlib",
+        "sklearn",
+    )
     code = f"import {module}, sys; print([name for name in {heavy} if name in sys.modules])"
     done = run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,8 @@ from hypersteer.analysis.effect import (
 )
 from hypersteer.analysis.perplexity import perplexities, some_examples
 from hypersteer.config.analysis import AnalysisConfig
+from hypersteer.engine.generate import generate_ids
+from hypersteer.engine.requests import as_request
 from hypersteer.lm.messages import prompted
 from hypersteer.steering import Steerer
 
@@ -66,7 +68,7 @@ def test_answers_are_read_as_the_bare_model_reads_them(reading, said, strength):
             repetition_penalty=1.15,
         )  # fmt: skip
         assert one.response == text
-        ids = ids_of(lm, one)
+        ids = ids_of(subject, asked, strength)
         edit = subject.steerer.edit(STEER[0], asked)
         after = read(lm, asked, ids, edit.site.layer, strength * edit.vector)
         before = read(lm, asked, ids)
@@ -77,15 +79,12 @@ def test_answers_are_read_as_the_bare_model_reads_them(reading, said, strength):
         assert one.perplexity == pytest.approx(float((-own.mean()).exp()), rel=1e-3)
 
 
-def ids_of(lm, answer):
-    """Token ids of an answer, by the text of each token; ambiguous ones are no good here."""
-    table = {}
-    for token in range(tiny.VOCAB):
-        table.setdefault(lm.tokenizer.decode([token]), []).append(token)
-    found = [table[token.text] for token in answer.tokens]
-    if any(len(own) > 1 for own in found):
-        pytest.skip("a token is half a character")
-    return [own[0] for own in found]
+def ids_of(subject, asked, strength):
+    """Token ids of the steered answer to one prompt."""
+    decoding = {"max_new_tokens": 5, "repetition_penalty": 1.15}
+    request = as_request(subject.steerer.lm, asked, STEER[0], strength, decoding=decoding)
+    writers = subject.steerer.writers(request)
+    return generate_ids(subject.steerer.lm, request.prompts, writers, request.decodings)[0]
 
 
 def answer(perplexity, repeated=0.0, kls=(1.0,), strength=1.0):
@@ -105,7 +104,12 @@ def test_a_point_sums_up_the_answers_of_one_strength():
 
 @pytest.mark.parametrize(
     ("perplexity", "repeated", "broken"),
-    [(9, 0.1, ""), (11, 0.1, "perplexity"), (9, 0.6, "repetition"), (float("nan"), 0, "perplexity")],
+    [
+        (9, 0.1, ""),
+        (11, 0.1, "perplexity"),
+        (9, 0.6, "repetition"),
+        (float("nan"), 0, "perplexity"),
+    ],
 )
 def test_a_text_breaks_by_perplexity_or_by_repetition(perplexity, repeated, broken):
     assert point([answer(perplexity, repeated)], limit=10).broken == broken

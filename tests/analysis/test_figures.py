@@ -98,7 +98,7 @@ def test_attention_of_every_variant(subject_of, variant, tmp_path):
     for one in found["kinds"]:
         shares = np.array(one["share_by_layer_and_head"])
         assert shares.shape == (2, 4)
-        assert ((0 < shares) & (shares <= 1 + 1e-6)).all()
+        assert ((shares > 0) & (shares <= 1 + 1e-6)).all()
 
 
 def test_perplexity_of_sources_and_of_the_base_lm_itself(tiny_llama, data, tmp_path):
@@ -146,9 +146,9 @@ def test_the_effect_is_told_strength_by_strength(blind, tmp_path):
     lm = tiny.ending_with(blind.steerer.lm)
     steerer = dataclasses.replace(blind, steerer=tiny.steerer_of(lm, "no-context"))
     found = written(tmp_path, effect_section(steerer, SMALL))
-    assert {text: [one["strength"] for one in curve] for text, curve in found["curves"].items()} == {
-        text: [1.0, 3.0] for text in STEER
-    }
+    assert {
+        text: [one["strength"] for one in curve] for text, curve in found["curves"].items()
+    } == {text: [1.0, 3.0] for text in STEER}
     assert found["limit_of_perplexity"] == pytest.approx(whole_limit(steerer, SMALL))
     table = pq.read_table(tmp_path / "effect_tokens.parquet").to_pydict()
     for text, curve in found["curves"].items():

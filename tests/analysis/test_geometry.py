@@ -103,3 +103,16 @@ def test_zeros_are_no_trouble():
     found = clusters(rows, np.array([0, 0, 1, 1, 1]), ["none", "some"], 0)
     assert found.within == pytest.approx((0 + found.cosines[1, 1]) / 2)
     assert np.isfinite(found.cosines).all()
+
+
+def test_what_all_edits_share_is_told_and_taken_out():
+    groups = np.repeat(np.arange(3), 5)
+    rows = points(15, 9, seed=7) + np.eye(9)[0] * 20
+    found = clusters(rows, groups, list("abc"), 0)
+    mean = [sum(column) / 15 for column in rows.T]
+    squares = sum(sum(x * x for x in row) for row in rows) / 15
+    assert found.common == pytest.approx(sum(x * x for x in mean) / squares)
+    assert found.between > 0.9
+    own = [[x - m for x, m in zip(row, mean, strict=True)] for row in rows]
+    pairs = [cosine(own[i], own[j]) for i in range(5) for j in range(5, 10)]
+    assert found.centred[0, 1] == pytest.approx(sum(pairs) / len(pairs))

@@ -4,11 +4,11 @@ import numpy as np
 
 from hypersteer.analysis.attention import NAMES, Kind, Maps, Shares
 from hypersteer.analysis.style import (
-    Drawn,
     FAINT,
     PALETTE,
     SEQUENTIAL,
     WIDTH,
+    Drawn,
     new_figure,
     spread_labels,
     styled,
@@ -21,18 +21,15 @@ FULL_LAYERS = 3
 """Layers that are shown token by token: the first, one in the middle, the last."""
 BESIDE = 14
 """Keys up to which maps stand side by side."""
-PER_LABEL = 0.16
+PER_LABEL = 0.14
 """Inches between two labels, at least."""
+ABOVE = 1.1
+"""Times that attention must be above even attention, so that it counts as more."""
 
 
 def draw_shares(shares: list[Shares], top: int) -> Drawn:
     """Draw, for each layer and head, how much of the attention a few tokens take."""
-    told = [
-        f"{100 * float(one.heads.mean()):.0f} % of {NAMES[one.kind]} (even: "
-        f"{100 * one.uniform:.0f} %)"
-        for one in shares
-    ]
-    finding = f"The {top} tokens most attended to take {' and '.join(told)}"
+    finding = f"The {top} tokens most attended to take {' and '.join(map(_share, shares))}"
     with styled():
         figure = new_figure(finding, 3.2)
         grid = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
@@ -56,6 +53,13 @@ def draw_shares(shares: list[Shares], top: int) -> Drawn:
         f"queries together read most. {favourites}."
     )
     return finding, meaning, figure
+
+
+def _share(shares: Shares) -> str:
+    """Return how much the top tokens take, and whether that is more than even attention gives."""
+    mean, even = float(shares.heads.mean()), 100 * shares.uniform
+    more = "even attention:" if mean > ABOVE * shares.uniform else "no more than even attention:"
+    return f"{100 * mean:.0f} % of {NAMES[shares.kind]} ({more} {even:.0f} %)"
 
 
 def _favourite(shares: Shares) -> str:

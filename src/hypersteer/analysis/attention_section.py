@@ -25,8 +25,10 @@ def attention_section(subject: Subject) -> Section:
     kinds: list[Kind] = [kind for kind in ("cross", "self") if first.of(kind)]
     where = f" on '{prompt}'" if reads_prompts(subject.steerer.card) else ""
     notes = [
-        f"The maps in full are of '{subject.steer[0]}'{where}. Shares are averaged over many "
-        "steering prompts."
+        (
+            f"The maps in full are of '{subject.steer[0]}'{where}. Shares are averaged over many "
+            "steering prompts."
+        )
     ]
     if not first.cross:
         notes.append(

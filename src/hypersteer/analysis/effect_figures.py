@@ -8,9 +8,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from hypersteer.analysis.effect import Point, SteeredAnswer, breaking_strength
 from hypersteer.analysis.style import (
-    Drawn,
     FAINT,
     PALETTE,
+    Drawn,
     look,
     new_figure,
     shortened,

@@ -73,21 +73,21 @@ def whole_limit(subject: Subject, config: AnalysisConfig) -> float:
     """
     examples = some_examples(subject.data, config.answers, config.seed)
     concepts = [subject.data.concept(one.concept_id).text for one in examples]
-    prompts = [
-        subject.said(one.prompt, text) for one, text in zip(examples, concepts, strict=True)
-    ]
+    prompts = [subject.said(one.prompt, text) for one, text in zip(examples, concepts, strict=True)]
     responses = [one.response for one in examples]
     found = perplexities(subject.steerer.lm, prompts, responses, config.max_new_tokens)
     return float(np.nanquantile(found, WHOLE))
 
 
 def _notes(subject: Subject, limit: float) -> list[str]:
-    notes = [
-        f"{min(PROMPTS, len(subject.prompts))} base prompts are answered greedily at each "
-        "strength. A text counts as broken where its median perplexity under the unsteered base "
-        f"LM is above {limit:.1f}, which {100 * WHOLE:.0f} % of the data's own answers stay below, "
-        f"or where more than {100 * REPEATED:.0f} % of its three-token sequences were there before."
-    ]
+    asked = min(PROMPTS, len(subject.prompts))
+    rule = (
+        f"{asked} base prompts are answered greedily at each strength. A text counts as broken "
+        f"where its median perplexity under the unsteered base LM is above {limit:.1f}, which "
+        f"{100 * WHOLE:.0f} % of the data's answers stay below, or where more than "
+        f"{100 * REPEATED:.0f} % of its three-token sequences were there before."
+    )
+    notes = [rule]
     if subject.steerer.card.prompted:
         notes.append(
             "The checkpoint's edits act beside prompts that say the steering prompt. It is said "
@@ -115,9 +115,7 @@ def _listing(curves: dict[str, list[Point]]) -> Listing:
 
 def _samples(answers: list[SteeredAnswer], prompt: str) -> Listing:
     rows = [
-        [one.steer, f"{one.strength:g}", one.response]
-        for one in answers
-        if one.prompt == prompt
+        [one.steer, f"{one.strength:g}", one.response] for one in answers if one.prompt == prompt
     ]
     title = f"Answers to \u201c{prompt}\u201d"
     return Listing(title, ["steering prompt", "strength", "answer"], rows)

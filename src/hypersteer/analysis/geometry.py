@@ -47,6 +47,8 @@ class Clusters:
         names: of the groups.
         cosines: mean cosine similarity of edits of two groups, an edit with itself left out; NaN
             where a group has one edit.
+        centred: the same after the mean of all edits is subtracted from each.
+        common: share of the edits' squared length that this mean has.
         within: mean over groups of the similarity inside one; NaN where none has two edits.
         between: mean over pairs of groups.
         spread: mean distance (1 - cosine) within over that between; 1 is no clusters, 0 are points.
@@ -56,6 +58,8 @@ class Clusters:
 
     names: list[str]
     cosines: Float[ndarray, "G G"]
+    centred: Float[ndarray, "G G"]
+    common: float
     within: float
     between: float
     spread: float
@@ -98,6 +102,8 @@ def clusters(
     """
     unit = unit_rows(rows)
     cosines = mean_cosines(unit, groups, len(names))
+    mean = rows.mean(0, dtype=np.float64)
+    squares = float((rows.astype(np.float64) ** 2).sum(1).mean())
     inside = np.diag(cosines)
     within = float(np.nanmean(inside)) if not np.isnan(inside).all() else float("nan")
     between = float(cosines[~np.eye(len(names), dtype=bool)].mean())
@@ -108,6 +114,8 @@ def clusters(
     return Clusters(
         names=list(names),
         cosines=cosines,
+        centred=mean_cosines(unit_rows(rows - mean), groups, len(names)),
+        common=float(mean @ mean) / squares if squares else float("nan"),
         within=within,
         between=between,
         spread=(1 - within) / (1 - between) if between < 1 else float("nan"),

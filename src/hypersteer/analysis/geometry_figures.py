@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 from numpy import ndarray
 
 from hypersteer.analysis.geometry import Clusters, Projections
 from hypersteer.analysis.style import (
-    Drawn,
     DIVERGING,
     FAINT,
     PALETTE,
+    Drawn,
     look,
     new_figure,
     shortened,
@@ -27,6 +26,10 @@ VALUES = 10
 """Groups up to which the cells of a heat map hold their values."""
 NAMED = 26
 """Groups up to which the rows of a heat map have names."""
+ALIKE = 0.9
+"""Mean cosine between groups from which edits are said to be nearly all alike."""
+CLEAR = 0.25
+"""Silhouette from which clusters are not weak (Kaufman and Rousseeuw 1990)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,19 +60,27 @@ class Shown:
 def headline(shown: Shown) -> str:
     """Return what the numbers say of the clusters of one checkpoint, in one sentence."""
     counted = shown.clusters
+    alike = ", nearly all alike," if counted.between > ALIKE else ""
     if shown.by == "edit":
         return (
-            f"{shown.name}: edits of different concepts have a mean cosine of {counted.between:.2f}"
+            f"{shown.name}: edits of different concepts{alike} have a mean cosine of "
+            f"{counted.between:.2f}"
         )
     chance = max(counted.shuffled, default=0.0)
-    apart = counted.silhouette is not None and counted.silhouette > chance
-    closer = counted.within > counted.between
-    verb = "cluster" if apart and closer else "do not cluster"
     score = "undefined" if counted.silhouette is None else f"{counted.silhouette:.2f}"
     return (
-        f"{shown.name}: edits {verb} by {shown.by} (cosine within {counted.within:.2f}, between "
-        f"{counted.between:.2f}; silhouette {score}, shuffled at most {chance:.2f})"
+        f"{shown.name}: edits{alike} {_verdict(counted, chance)} by {shown.by} (cosine within "
+        f"{counted.within:.2f}, between {counted.between:.2f}; silhouette {score}, shuffled at "
+        f"most {chance:.2f})"
     )
+
+
+def _verdict(counted: Clusters, chance: float) -> str:
+    """Return whether groups are clusters: closer within than between, and more so than shuffled."""
+    found = counted.silhouette
+    if found is None or found <= chance or counted.within <= counted.between:
+        return "do not cluster"
+    return "cluster" if found >= CLEAR else "cluster weakly"
 
 
 def draw_maps(shown: list[Shown]) -> Drawn:
@@ -82,6 +93,7 @@ def draw_maps(shown: list[Shown]) -> Drawn:
         for one, (left, right) in zip(shown, grid, strict=True):
             shares = [f"{100 * share:.0f} % of variance" for share in one.projections.explained]
             _scatter(left, one, one.projections.pca)
+            left.locator_params(nbins=5)
             left.set(title=f"{shortened(one.name, 30)}: PCA")
             left.set(xlabel=f"direction 1, {shares[0]}", ylabel=f"direction 2, {shares[1]}")
             if one.projections.tsne is None:
@@ -92,7 +104,10 @@ def draw_maps(shown: list[Shown]) -> Drawn:
             right.set(xlabel="only neighbourhoods mean something here")
         if named:
             handles, labels = grid[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=2, markerscale=1.4)
+            columns = 2 if max(map(len, labels)) > 22 else 4
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=columns, markerscale=1.4
+            )
     meaning = (
         f"Every point is an edit. {'Colour and marker tell' if named else 'Colours tell'} the "
         f"{shown[0].by}. PCA keeps distances as far as two directions can; t-SNE, on the first 50 "
@@ -127,16 +142,23 @@ def draw_cosines(shown: list[Shown]) -> Drawn:
         told = [f"{one.name} {_told(one)}" for one in shown]
         finding = f"Mean cosine of edits: {'; '.join(told)}"
     count = max(len(one.clusters.names) for one in shown)
-    side = 3.3 if count <= VALUES else 4.4
-    labelled = count <= NAMED
+    side = 3.0 if count <= VALUES else 4.4
     with styled():
-        figure = new_figure(finding, side * len(shown) + 0.9 if labelled else 4.2 * len(shown))
-        grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
-        images = [_heat(axes, one) for one, axes in zip(shown, grid, strict=True)]
-        figure.colorbar(images[-1], ax=list(grid), label="mean cosine similarity", shrink=0.7)
+        figure = new_figure(finding, side * len(shown) + 0.7)
+        grid = figure.subplots(len(shown), 2, squeeze=False)
+        for one, (left, right) in zip(shown, grid, strict=True):
+            by = one.by.replace("edit", "concept")
+            _heat(left, one.clusters.cosines, one.clusters.names)
+            left.set_title(f"{shortened(one.name, 22)}, by {by}")
+            _heat(right, one.clusters.centred, one.clusters.names)
+            right.set(title="without the mean edit", yticks=[])
+        bar = grid[0, 0].get_images()[0]
+        figure.colorbar(bar, ax=list(grid.flatten()), label="mean cosine similarity", shrink=0.7)
+    shares = ", ".join(f"{one.name} {100 * one.clusters.common:.0f} %" for one in shown)
     meaning = (
         "Each cell is the mean over all pairs of edits of two groups; on the diagonal, over pairs "
-        "of different edits of one group."
+        "of different edits of one group. Right, the mean of all edits is subtracted from each "
+        f"first; this mean has so much of the edits' squared length: {shares}."
     )
     if any(one.by == "edit" for one in shown):
         meaning += " Where a concept has one edit there is no such pair, and the cell is empty."
@@ -150,25 +172,21 @@ def _told(shown: Shown) -> str:
     return f"within {shown.clusters.within:.2f}, {between}"
 
 
-def _heat(axes: Axes, shown: Shown) -> AxesImage:
-    values, names = shown.clusters.cosines, shown.clusters.names
-    image = axes.imshow(values, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
+def _heat(axes: Axes, values: ndarray, names: list[str]) -> None:
+    axes.imshow(values, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
     axes.grid(visible=False)
-    axes.set_title(f"{shortened(shown.name, 40)}, by {shown.by.replace('edit', 'concept')}")
-    axes.set_xticks([])
     if len(names) <= NAMED:
         axes.set_xticks(range(len(names)), [str(number + 1) for number in range(len(names))])
-        labels = [f"{shortened(name, 36)}  {number + 1}" for number, name in enumerate(names)]
+        labels = [f"{shortened(name, 28)}  {number + 1}" for number, name in enumerate(names)]
         axes.set_yticks(range(len(names)), labels)
     else:
-        axes.set_yticks([])
-        axes.set(xlabel=f"{len(names)} groups", ylabel=f"{len(names)} groups")
+        axes.set(xticks=[], yticks=[], xlabel=f"{len(names)} groups")
     if len(names) <= VALUES:
         for (row, column), value in np.ndenumerate(values):
             if not math.isnan(value):
                 ink = "white" if abs(value) > 0.65 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, size=9)
-    return image
+                told = f"{value:.2f}".replace("0.", ".")
+                axes.text(column, row, told, ha="center", va="center", color=ink, size=9)
 
 
 def draw_controls(shown: list[Shown]) -> Drawn:
@@ -178,18 +196,18 @@ def draw_controls(shown: list[Shown]) -> Drawn:
     finding = f"Median length of what an edit writes, relative to the states: {lengths}"
     known = [one for one in shown if one.clusters.silhouette is not None]
     with styled():
-        figure = new_figure(finding, 3.4)
+        figure = new_figure(finding, 3.7)
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
         for number, one in enumerate(shown):
             _silhouettes(left, one, number, labelled=one in known[:1])
         left.set_xticks(range(len(shown)), [shortened(one.name, 16) for one in shown])
         left.set(title="silhouette", ylabel="mean silhouette, -1 to 1")
         left.set_xlim(-0.6, len(shown) - 0.4)
-        if known:
-            left.legend(loc="best")
-        else:
+        if not known:
             left.text(0.5, 0.5, "one edit per group:\nnone", transform=left.transAxes, ha="center")
         _lengths(right, shown)
+        handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
     top = "below" if longest < 1 else "above"
     meaning = (
         "Left: the silhouette of the true groups, and of the same edits with the groups dealt out "
@@ -246,8 +264,6 @@ def _lengths(axes: Axes, shown: list[Shown]) -> None:
     axes.set_xticks(range(len(sites)), sites, rotation=30, ha="right")
     axes.set(title="length of the write", ylabel="in lengths of the states", xlabel="site")
     axes.set_ylim(bottom=0)
-    if len(shown) > 1:
-        axes.legend(loc="best")
 
 
 def _layer(site: str) -> tuple[int, str]:

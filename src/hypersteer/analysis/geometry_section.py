@@ -54,9 +54,7 @@ def geometry_section(subjects: list[Subject], config: AnalysisConfig) -> Section
 
 def _look(subject: Subject, config: AnalysisConfig) -> tuple[Shown, EditVectors, _Groups]:
     texts = [concept.text for concept in subject.concepts]
-    made = edit_vectors(
-        subject.steerer, texts, subject.prompts, f"making edits of {subject.name}"
-    )
+    made = edit_vectors(subject.steerer, texts, subject.prompts, f"making edits of {subject.name}")
     rows = made.rows().numpy()
     groups = _groups(subject.concepts, made)
     found: Projections = projections(rows, config.seed)
@@ -90,8 +88,10 @@ def _notes(subject: Subject, made: EditVectors, groups: _Groups) -> list[str]:
     card = subject.steerer.card
     seen = sum(concept.text in card.concepts for concept in subject.concepts)
     notes = [
-        f"{subject.name}: {len(made.writes):,} edits of {len(subject.concepts):,} concepts, "
-        f"{seen:,} of which it was trained on."
+        (
+            f"{subject.name}: {len(made.writes):,} edits of {len(subject.concepts):,} concepts, "
+            f"{seen:,} of which it was trained on."
+        )
     ]
     if groups.by != "concept":
         notes.append(
@@ -130,7 +130,9 @@ def _numbers(shown: Shown, made: EditVectors, groups: _Groups) -> dict[str, Any]
         "spread_within_over_between": counted.spread,
         "silhouette": counted.silhouette,
         "silhouettes_of_shuffled_groups": counted.shuffled,
+        "share_of_the_mean_edit": counted.common,
         "cosines": counted.cosines.tolist(),
+        "cosines_without_the_mean_edit": counted.centred.tolist(),
         "explained_variance": list(shown.projections.explained),
         "sites": shown.sites,
         "median_relative_length": np.median(shown.lengths, axis=0).tolist(),

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-
 from hypersteer.analysis.lens import Lens
-from hypersteer.analysis.style import Drawn, PALETTE, new_figure, shortened, styled, token_label
+from hypersteer.analysis.style import PALETTE, Drawn, new_figure, shortened, styled, token_label
 
 MOST = 6
 """Steering prompts that are drawn; the rest is in the table."""

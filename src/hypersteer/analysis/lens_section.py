@@ -29,8 +29,10 @@ def lens_section(subject: Subject) -> Section:
     }
     near = nearest_concepts(lm, card.concepts, subject.steer)
     notes = [
-        "The lens looks past all blocks above a site, so what a low site writes may read as "
-        "nonsense and still steer."
+        (
+            "The lens looks past all blocks above a site, so what a low site writes may read as "
+            "nonsense and still steer."
+        )
     ]
     if reads_prompts(card):
         notes.append(f"The edits are those for the base prompt '{subject.prompts[0]}'.")

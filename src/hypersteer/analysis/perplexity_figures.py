@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from hypersteer.analysis.style import Drawn, PALETTE, new_figure, shortened, styled
+from hypersteer.analysis.style import PALETTE, Drawn, new_figure, shortened, styled
 
 
 def draw_perplexities(found: Mapping[str, np.ndarray], own: Collection[str]) -> Drawn:

@@ -48,15 +48,19 @@ def perplexity_section(
     return Section(
         name="perplexity",
         title="How likely the answers to learn from are",
-        notes=[
-            f"At most {config.max_new_tokens} tokens of each answer are read, after its plain base "
-            "prompt, by the unsteered base LM. Its own answers are sampled at temperature 1 to the "
-            f"base prompts of {sources[0].name}."
-        ],
+        notes=[_note(sources[0].name, config.max_new_tokens)],
         drawings=[Drawing("perplexity_sources", *draw_perplexities(kept, (ASKED, UNASKED)))],
         listings=[_listing(kept)],
         numbers={"sources": {name: _quantiles(values) for name, values in kept.items()}},
         tables={"perplexity_answers": _table(given, measured)},
+    )
+
+
+def _note(first: str, most: int) -> str:
+    return (
+        f"At most {most} tokens of each answer are read, after its plain base prompt, by the "
+        "unsteered base LM. Its own answers are sampled at temperature 1 to the base prompts of "
+        f"{first}."
     )
 
 

@@ -28,6 +28,7 @@ from hypersteer.hypernet.card import Card, read_card
 from hypersteer.lm.load import load_lm
 from hypersteer.steering import Steerer, load
 
+
 class BaseLMChoice(NamedTuple):
     """Which base LM to load, and where; by default that of the checkpoint on the best device."""
 
@@ -85,9 +86,7 @@ def analyze(
         Subject(
             name=name, steerer=steerer, data=data, concepts=concepts, prompts=prompts, steer=steer
         )
-        for (name, _, _), steerer in zip(
-            checkpoints, _loaded(checkpoints, base_lm), strict=True
-        )
+        for (name, _, _), steerer in zip(checkpoints, _loaded(checkpoints, base_lm), strict=True)
     ]
     sections: list[Section] = []
     files: list[Path] = []
@@ -118,9 +117,7 @@ def _described(names: Sequence[str]) -> list[tuple[str, Path, Card]]:
     folders = [find_checkpoint(name) for name in names]
     brief = [name.rstrip("/").rpartition("/")[2] or name for name in names]
     called = brief if len(set(brief)) == len(brief) else names
-    return [
-        (name, folder, read_card(folder)) for name, folder in zip(called, folders, strict=True)
-    ]
+    return [(name, folder, read_card(folder)) for name, folder in zip(called, folders, strict=True)]
 
 
 def _sources(config: AnalysisConfig) -> Sequence[str]:
@@ -128,9 +125,7 @@ def _sources(config: AnalysisConfig) -> Sequence[str]:
     return tuple(SHIPPED) if config.data == AnalysisConfig().data else config.data
 
 
-def _loaded(
-    checkpoints: Sequence[tuple[str, Path, Card]], choice: BaseLMChoice
-) -> list[Steerer]:
+def _loaded(checkpoints: Sequence[tuple[str, Path, Card]], choice: BaseLMChoice) -> list[Steerer]:
     """Load the checkpoints; those of one base LM share it."""
     loaded: list[Steerer] = []
     where = {"device": choice.device, "dtype": choice.dtype}

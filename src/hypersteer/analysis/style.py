@@ -27,7 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"
 FAINT = "#8A8F98"
 """Of what is there to compare with."""
-TITLE_CHARACTERS = 92
+TITLE_CHARACTERS = 76
 """Of a title's line on the full width."""
 STYLE = {
     "figure.facecolor": "white",

@@ -51,9 +51,7 @@ def reads_prompts(card: Card) -> bool:
     return card.hypernet.variant != "no-context"
 
 
-def choose_concepts(
-    data: ConceptData, config: AnalysisConfig, *, depends: bool
-) -> list[Concept]:
+def choose_concepts(data: ConceptData, config: AnalysisConfig, *, depends: bool) -> list[Concept]:
     """Return the concepts whose edits are compared, in a seeded order; fewer are a part of more.
 
     Args:

@@ -76,9 +76,7 @@ class Measure:
         """Return the unit vectors of texts; their products are the similarities."""
         return self._placed(pooled(self.lm, texts))
 
-    def nearest(
-        self, text: str, known: Float[Tensor, "N K"], top: int
-    ) -> list[tuple[int, float]]:
+    def nearest(self, text: str, known: Float[Tensor, "N K"], top: int) -> list[tuple[int, float]]:
         """Return places and similarities of the known texts nearest to a text, the nearest first.
 
         Args:
