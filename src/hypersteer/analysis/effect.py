@@ -87,8 +87,8 @@ def steered_answers(
     after = answer_logits(lm, kept.prompts, ids, steerer.writers(kept))
     before = answer_logits(lm, kept.prompts, ids)
     return [
-        _read(lm, steer, prompts[row], strength, *reading)
-        for row, *reading in zip(full, ids, after, before, strict=True)
+        _read(lm, steer, prompts[row], strength, own, steered, plain)
+        for row, own, steered, plain in zip(full, ids, after, before, strict=True)
     ]
 
 
