@@ -136,6 +136,7 @@ def test_the_lens_tells_every_site_and_their_sum(subject_of, more_layers, tmp_pa
     section = lens_section(subject_of(steerer))
     found = written(tmp_path, section)
     sites = [f"residual@{layer}" for layer in (1, *more_layers)] + ["all sites"] * bool(more_layers)
+    sites.append("without the mean edit")
     assert list(found["words"]) == STEER
     assert [one["site"] for one in found["words"][STEER[0]]] == sites
     assert found["nearest_training_concepts"] == {}

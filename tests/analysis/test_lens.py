@@ -5,6 +5,7 @@ import torch
 
 import tiny
 from hypersteer.analysis.lens import lens_of, nearest_concepts, readout
+from hypersteer.analysis.lens_section import lens_section
 
 NORMS = {"llama": "model.norm", "gpt2": "transformer.ln_f", "phi": "model.final_layernorm"}
 
@@ -52,3 +53,24 @@ def test_the_nearest_concept_to_a_known_one_is_itself(tiny_llama):
     assert [near[0][0] for near in found.values()] == ["mention dogs", "bring up chess"]
     assert found["mention dogs"][0][1] == pytest.approx(1, abs=1e-4)
     assert nearest_concepts(tiny_llama, [], ["mention dogs"]) == {}
+
+
+def test_what_sets_an_edit_apart_is_the_edit_without_the_mean_of_others(subject_of):
+    """Against the edits that the steerer gives, read out and sorted here."""
+    lm = tiny.lm_of("llama")
+    steerer = tiny.steerer_of(lm, "no-context", more_layers=(2,))
+    subject = subject_of(steerer, concepts=3)
+    section = lens_section(subject)
+
+    def whole(text):
+        return torch.stack([edit.vector for edit in steerer.edit(text)]).sum(0)
+
+    mean = torch.stack([whole(concept.text) for concept in subject.concepts]).mean(0)
+    for text in subject.steer:
+        logits = readout(lm, (whole(text) - mean)[None])[0]
+        told = section.numbers["words"][text][-1]
+        assert told["site"] == "without the mean edit"
+        wanted = lens_of(lm, "", logits)
+        assert [one.logit for one in told["raised"]] == pytest.approx(
+            [one.logit for one in wanted.raised], abs=1e-3
+        )

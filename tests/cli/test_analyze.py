@@ -44,7 +44,7 @@ def test_one_part_is_written_alone_and_told(run, checkpoint, tmp_path):
     out = tmp_path / "one"
     code, told, err = run("analyze", "lens", checkpoint, *SMALL, "--out", out)
     assert (code, err) == (0, "")
-    assert told.startswith("lens: The edit of 'talk like a pirate' raises ")
+    assert told.startswith("lens: What sets the edit of 'talk like a pirate' apart raises ")
     assert f"report: {out}/report.html, beside 3 files" in told
     assert {path.name for path in out.iterdir()} == {
         "lens.json", "lens_words.svg", "lens_words.png", "report.html",

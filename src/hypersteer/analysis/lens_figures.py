@@ -19,7 +19,7 @@ def draw_words(lenses: Mapping[str, Lens]) -> Drawn:
     shown = dict(list(lenses.items())[:MOST])
     text, first = next(iter(shown.items()))
     words = ", ".join(f"'{token_label(one.text)}'" for one in first.raised[:3])
-    finding = f"The edit of '{text}' raises {words} most"
+    finding = f"What sets the edit of '{text}' apart raises {words} most"
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     with styled():
@@ -32,12 +32,12 @@ def draw_words(lenses: Mapping[str, Lens]) -> Drawn:
             axes.barh(places, [word.logit for word in bars], color=colours)
             axes.set_yticks(places, [token_label(word.text, 12) for word in bars])
             axes.axvline(0, color="black", linewidth=0.8)
-            axes.set(title=shortened(name, 84 // columns), xlabel="logit above the mean")
+            axes.set(title=shortened(name, 60 // columns), xlabel="logit above the mean")
             axes.grid(visible=False, axis="y")
         for axes in grid[len(shown) :]:
             axes.set_axis_off()
     meaning = (
-        f"Bars are logits that the base LM reads from what the edit writes ({first.site}) in place "
+        f"Bars are logits that the base LM reads from what the edit writes, {first.site}, in place "
         "of its last block's output, above the mean of the vocabulary: the words raised most above "
         "those lowered most. \u2423 is a space."
     )

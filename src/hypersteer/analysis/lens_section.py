@@ -11,29 +11,36 @@ from hypersteer.analysis.section import Drawing, Listing, Section
 from hypersteer.analysis.style import token_label
 from hypersteer.analysis.subject import Subject, reads_prompts
 
-ALL = "all sites"
-"""Names the sum of what is written at every site."""
+ALL, APART = "all sites", "without the mean edit"
+"""Name the sum of what is written at every site, and what of it edits do not share."""
+OTHERS = 64
+"""Concepts, at most, whose edits make the mean edit."""
 
 
 def lens_section(subject: Subject) -> Section:
     """Look at the words and the neighbours of each steering prompt."""
     lm, card = subject.steerer.lm, subject.steerer.card
     made = edit_vectors(subject.steerer, subject.steer, subject.prompts[:1])
-    sums = made.writes.sum(1, keepdim=True)
-    vectors = torch.cat([made.writes, sums], 1) if len(made.sites) > 1 else made.writes
-    names = [str(site) for site in made.sites] + [ALL] * (len(made.sites) > 1)
+    others = [concept.text for concept in subject.concepts[:OTHERS]]
+    usual = edit_vectors(subject.steerer, others, subject.prompts[:1]).writes.sum(1).mean(0)
+    sums, several = made.writes.sum(1, keepdim=True), len(made.sites) > 1
+    vectors = torch.cat([made.writes, *([sums] if several else []), sums - usual], 1)
+    names = [*map(str, made.sites), *([ALL] if several else []), APART]
     logits = readout(lm, vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
     found = {
         text: [lens_of(lm, site, own) for site, own in zip(names, rows, strict=True)]
         for text, rows in zip(subject.steer, logits, strict=True)
     }
     near = nearest_concepts(lm, card.concepts, subject.steer)
-    notes = [
-        (
-            "The lens looks past all blocks above a site, so what a low site writes may read as "
-            "nonsense and still steer."
-        )
-    ]
+    caution = (
+        "The lens looks past all blocks above a site, so what a low site writes may read as "
+        "nonsense and still steer."
+    )
+    apart = (
+        f"The figure shows what sets an edit apart: the mean edit of {len(others)} concepts is "
+        "subtracted. The tables have each site as it is, too."
+    )
+    notes = [caution, apart]
     if reads_prompts(card):
         notes.append(f"The edits are those for the base prompt '{subject.prompts[0]}'.")
     if not made.exact:
