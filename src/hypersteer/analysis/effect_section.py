@@ -22,7 +22,7 @@ from hypersteer.analysis.subject import Subject
 from hypersteer.config.analysis import AnalysisConfig
 from hypersteer.progress import ProgressBar
 
-WHOLE = 0.95
+WHOLE = 0.9
 """Share of the data's own answers that count as whole: the rest sets the limit of perplexity."""
 
 
