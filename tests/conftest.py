@@ -15,6 +15,11 @@ from jaxtyping import install_import_hook
 # forestall our own messages for bad input. An int may stand where a float is wanted.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 CHECKED = (
+    "analysis.attention",
+    "analysis.edit_vectors",
+    "analysis.effect",
+    "analysis.geometry",
+    "analysis.lens",
     "conditions.directions",
     "conditions.gate",
     "conditions.search",

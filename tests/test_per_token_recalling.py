@@ -386,7 +386,7 @@ def test_turned_on_and_off_it_is_one_pass_under_that_mask(lm):
     batch = collate(prompts, run.ids, pad_id=lm.chat.pad_id)
     mask, real = batch.spans.prompt & table[:, :1], batch.spans.real
     mask[batch.spans.response] = table[:, 1:].flatten()
-    made = steerer._maker._params(["of bees"] * 3, prompts)[0]
+    made = steerer._maker.params(["of bees"] * 3, prompts)[0]
     kind = steerer.hypernet.kinds[0]
 
     def write(hidden):

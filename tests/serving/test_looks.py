@@ -15,8 +15,8 @@ from gating import condition_at
 from hypersteer.checkpoint import find_checkpoint
 from hypersteer.data.sources import load_concepts
 from hypersteer.hypernet.card import read_card
+from hypersteer.learning.nearness import SHIPPED, Measure, pooled
 from hypersteer.lm.messages import prompted
-from hypersteer.serving.nearby import SHIPPED, Measure, pooled
 from hypersteer.steering import Steerer
 from serving.live import STEER, endless, live
 

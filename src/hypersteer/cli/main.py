@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "Train a small hypernetwork on the bundled data, and see it steer.",
     "train": "Train a hypernetwork, or go on with a run that was cut off.",
     "evaluate": "Compare methods: answers at every strength, judged, with one report.",
+    "analyze": "Look at a checkpoint's edits: geometry, attention, words, effect, in one report.",
     "generate": "Answer prompts, steered by words.",
     "chat": "Talk to a steered model in the terminal.",
     "serve": "Serve checkpoints to OpenAI's clients, a steering prompt with every request.",

@@ -6,6 +6,7 @@ Shapes: R rows, C steering-prompt tokens, T base tokens, D width, H heads.
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,14 +41,30 @@ class CrossAttention(nn.Module):
         readable: Bool[Tensor, "R T"],
     ) -> Float[Tensor, "R C D"]:
         """Return what each of the trunk's tokens reads from the base LM's readable states."""
+        q, k, v = self._projected(x, states)
+        mask = readable[:, None, None, :]
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(read.transpose(1, 2).flatten(-2))
+
+    def weights(
+        self,
+        x: Float[Tensor, "R C D"],
+        states: Float[Tensor, "R T D"],
+        readable: Bool[Tensor, "R T"],
+    ) -> Float[Tensor, "R H C T"]:
+        """Return the shares in which `forward` reads the states; those of a token sum to 1."""
+        q, k, _ = self._projected(x, states)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return scores.masked_fill(~readable[:, None, None, :], -torch.inf).softmax(-1)
+
+    def _projected(self, x: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [R, H, C, W], keys and values [R, H, T, W]."""
         states = self.state_norm(states)
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query(self.query_norm(x)), self.key(states), self.value(states))
         )
-        mask = readable[:, None, None, :]
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(read.transpose(1, 2).flatten(-2))
+        return q, k, v
 
 
 @contextmanager

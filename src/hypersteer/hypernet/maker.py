@@ -98,7 +98,7 @@ class EditMaker:
                 f"{name} edits act through the hypernetwork that makes them, so there is none to "
                 "keep; steer by the steering prompt itself"
             )
-        made = self._params(texts, prompts)
+        made = self.params(texts, prompts)
         return [self._as_edits(made, row, text, scope) for row, text in enumerate(texts)]
 
     def _as_edits(self, made: Sequence[Params], row: int, text: str, scope: Scope) -> list[Edit]:
@@ -117,7 +117,7 @@ class EditMaker:
         ]
 
     @torch.no_grad()
-    def _params(self, texts: Sequence[str], prompts: Sequence[PromptIds]) -> list[Params]:
+    def params(self, texts: Sequence[str], prompts: Sequence[PromptIds]) -> list[Params]:
         """Return parameters [B, ...] at each site for pairs of steering prompt and base prompt."""
         steering = self._steering(texts)
         if self._card.hypernet.variant != "cross-attention":

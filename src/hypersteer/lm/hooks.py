@@ -88,6 +88,22 @@ def at_output(module: nn.Module, function: ReadWrite) -> Generator[None]:
 
 
 @contextmanager
+def at_whole_output(module: nn.Module, function: Callable[[Any], None]) -> Generator[None]:
+    """Show the module's whole output, of any type, to `function` while the context lasts."""
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        if _OWNERS.serves(owner):
+            function(output)
+
+    with _OWNERS.holding() as owner:
+        handle = module.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@contextmanager
 def at_input(
     module: nn.Module, function: Callable[[tuple, dict], tuple[tuple, dict]]
 ) -> Generator[None]:

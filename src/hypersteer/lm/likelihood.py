@@ -141,6 +141,32 @@ def response_token_losses(
     return list(losses.cpu().split([len(response) for response in responses]))
 
 
+@torch.no_grad()
+def answer_logits(
+    lm: BaseLM,
+    prompts: Sequence[PromptIds],
+    responses: Sequence[Sequence[int]],
+    writers: Sequence[Writer] = (),
+) -> list[Float[Tensor, "T V"]]:
+    """Return the logits that predict every response token, row by row, float32 on the CPU.
+
+    Args:
+        lm: the base LM.
+        prompts: B tokenised prompts.
+        responses: B responses as ids.
+        writers: edits in force, made for these B rows.
+
+    Raises:
+        SteeringError: if a prompt and its response do not fit the context window.
+    """
+    for prompt, response in zip(prompts, responses, strict=True):
+        lm.check_length(len(prompt.ids) + len(response), "prompt and response")
+    batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
+    with written(lm.blocks, writers, batch.spans):
+        logits, _ = response_logits(lm, batch)
+    return list(logits.float().cpu().split([len(response) for response in responses]))
+
+
 def in_batches(
     lengths: Sequence[int], size: int, run: Callable[[list[int]], Sequence[Tensor]]
 ) -> list[Tensor]:

@@ -14,10 +14,9 @@ from hypersteer.config.serving import ServeConfig
 from hypersteer.engine.generate import TextStream
 from hypersteer.engine.requests import Request
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds, collate
-from hypersteer.lm.likelihood import response_logits, token_divergence
+from hypersteer.lm.chat import PromptIds
+from hypersteer.lm.likelihood import answer_logits, token_divergence
 from hypersteer.lm.messages import as_messages
-from hypersteer.lm.writers import written
 from hypersteer.serving.errors import Refused
 from hypersteer.serving.looks_schema import EffectRequest
 from hypersteer.serving.plan import Known, Plan, plan_of, split_model
@@ -81,10 +80,9 @@ def _answer_ids(answer: str, lm: BaseLM) -> list[int]:
     return ids
 
 
-@torch.no_grad()
 def _readings(
     asked: EffectRequest, plan: Plan, steerer: Steerer, ids: list[int]
-) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N V"]]:
+) -> list[Float[Tensor, "N V"]]:
     """Return the logits that predict the answer, steered and not: two rows of one batch."""
     lm, messages = steerer.lm, as_messages(asked.messages)
     said = lm.chat.prompt(plan.words(messages))
@@ -94,12 +92,7 @@ def _readings(
     prompts = [said, plain]
     for prompt in prompts:
         lm.check_length(len(prompt.ids) + len(ids), "prompt and answer")
-    writers = steerer.writers(_as_rows(prompts, plan))
-    batch = collate(prompts, [ids, ids], pad_id=lm.chat.pad_id).to(lm.device)
-    with written(lm.blocks, writers, batch.spans):
-        logits, _ = response_logits(lm, batch)
-    after, before = logits.float().cpu().split(len(ids))
-    return after, before
+    return answer_logits(lm, prompts, [ids, ids], steerer.writers(_as_rows(prompts, plan)))
 
 
 def _as_rows(prompts: list[PromptIds], plan: Plan) -> Request:

@@ -1,0 +1,1 @@
+"""What a hypernetwork's edits are like: figures, the numbers behind them, one report."""
