@@ -47,7 +47,7 @@ def test_version(run):
 
 def test_unknown_words_name_the_nearest(fails):
     assert "unknown command 'trian'; did you mean 'train'?" in fails("trian")
-    assert "known: chat, concepts" in fails("xyzzy")
+    assert "known: analyze, chat, concepts" in fails("xyzzy")
     assert "a command comes first" in fails("--steer", "x")
     assert "'--strenght'; did you mean '--strength'?" in fails("generate", "x", "y", "--strenght")
     assert "'--optm.steps'; did you mean '--optim.steps'?" in fails("train", "--optm.steps=3")
