@@ -80,11 +80,15 @@ def _answers(url: str) -> bool:
         return False
 
 
+PLAIN = ("--repetition-penalty", "1")
+"""As `Steerer.generate` decodes, which answers are held against."""
+
+
 @contextmanager
 def ours(*options: str) -> Generator[Server]:
     """Run `hypersteer serve` with the checkpoint that ships."""
     port = free_port()
-    command = [sys.executable, "-m", "hypersteer", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "hypersteer", "serve", "--port", str(port), *PLAIN, *options]
     with started(command, port, "smollm2-135m-instruct") as server:
         yield server
 

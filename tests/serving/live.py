@@ -47,7 +47,7 @@ def endless(variant="no-context", family="llama", **options):
 @contextmanager
 def live(steerers, edits, *, key="", **settings):
     """Serve steerers by name; `edits` is the folder of the stored ones."""
-    config = ServeConfig(port=0, edits=str(edits), **settings)
+    config = ServeConfig(port=0, edits=str(edits), **{"repetition_penalty": 1.0, **settings})
     metrics, known, listening = Metrics(), known_of(config), _listen(config)
     served = open_models(config, metrics, steerers=steerers)
     app = new_app(config, served, known, metrics, key)

@@ -5,7 +5,9 @@ import threading
 
 import pytest
 
-from serving.live import STEER, TEXTS, words
+from hypersteer.config.serving import ServeConfig
+from hypersteer.errors import ConfigError
+from serving.live import STEER, TEXTS, endless, live, words
 
 GREEDY = {"max_new_tokens": 12}
 
@@ -186,3 +188,15 @@ def test_logprobs_are_those_of_the_steered_model(server):
             assert one["token"] == lm.chat.decode([int(token)])
             assert one["top_logprobs"][0]["logprob"] == pytest.approx(float(best), abs=1e-4)
             assert len(one["top_logprobs"]) == 2
+
+
+def test_a_request_that_names_no_penalty_gets_the_servers(tmp_path):
+    steerer = endless()
+    with live({"tiny": steerer}, tmp_path, repetition_penalty=1.3) as server:
+        for asked, penalty in (({}, 1.3), ({"repetition_penalty": 1.0}, 1.0)):
+            found = words(server.chat(messages="Hi", steering=STEER[0], max_tokens=40, **asked))
+            decoding = {"max_new_tokens": 40, "repetition_penalty": penalty}
+            assert found == steerer.generate("Hi", steer=STEER[0], **decoding)
+    assert ServeConfig().repetition_penalty == 1.15
+    with pytest.raises(ConfigError, match="give 1 for none"):
+        ServeConfig(repetition_penalty=0)

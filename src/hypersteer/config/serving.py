@@ -1,5 +1,6 @@
 """Settings of a server. The string under each field is its help text."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ class ServeConfig:
     """Longest time that a request may take, waiting included."""
     max_new_tokens: int = 2048
     """Most tokens that a request may ask for."""
+    repetition_penalty: float = 1.15
+    """Of requests that name none; 1 for none at all. OpenAI's clients cannot name one, and without
+    it a small model's greedy text goes round in circles."""
     max_answers: int = 16
     """Most answers to one request: its prompts times `n`."""
     max_steering_chars: int = 2000
@@ -66,6 +70,11 @@ class ServeConfig:
         at_least(0, "", self, "max_queue", "drain_seconds", "port")
         if self.port > LARGEST_PORT:
             raise ConfigError(f"port = {self.port} is no port; give one up to {LARGEST_PORT}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ConfigError(
+                f"repetition_penalty = {self.repetition_penalty:g} is no number above 0; give 1 "
+                "for none"
+            )
         if not self.max_seconds > 0:
             raise ConfigError(f"max_seconds = {self.max_seconds:g} is not above 0")
         if self.max_rows < self.max_answers:

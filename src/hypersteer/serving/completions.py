@@ -114,7 +114,7 @@ class Completions:
             top_p=asked.top_p or 1.0,
             top_k=asked.top_k or 0,
             min_p=asked.min_p or 0.0,
-            repetition_penalty=asked.repetition_penalty or 1.0,
+            repetition_penalty=asked.repetition_penalty or self._config.repetition_penalty,
             stop=asked.stops,
             seed=seed,
             logprobs=asked.rivals,
