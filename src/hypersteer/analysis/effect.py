@@ -5,6 +5,7 @@ Shapes: N tokens of an answer, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from jaxtyping import Float
@@ -156,12 +157,6 @@ def point(answers: Sequence[SteeredAnswer], limit: float) -> Point:
         repeated=repeated,
         broken=broken,
     )
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median; of an even number, the mean of the middle two."""
-    ordered, half = sorted(values), len(values) // 2
-    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def breaking_strength(points: Sequence[Point]) -> float | None:

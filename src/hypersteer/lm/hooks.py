@@ -8,7 +8,7 @@ It is removed exactly, also after an exception.
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -67,33 +67,27 @@ class _Owners:
 _OWNERS = _Owners()
 
 
-@contextmanager
-def at_output(module: nn.Module, function: ReadWrite) -> Generator[None]:
+def at_output(module: nn.Module, function: ReadWrite) -> AbstractContextManager[None]:
     """Call `function` on the module's output, or its first output, while the context lasts."""
 
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if not _OWNERS.serves(owner):
-            return None
+    def first(output: Any) -> Any:
         if isinstance(output, Tensor):
             return function(output)
         changed = function(output[0])
         return None if changed is None else (changed, *output[1:])
 
-    with _OWNERS.holding() as owner:
-        handle = module.register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
+    return at_whole_output(module, first)
 
 
 @contextmanager
-def at_whole_output(module: nn.Module, function: Callable[[Any], None]) -> Generator[None]:
-    """Show the module's whole output, of any type, to `function` while the context lasts."""
+def at_whole_output(module: nn.Module, function: Callable[[Any], Any]) -> Generator[None]:
+    """Call `function` on the module's whole output, of any type, while the context lasts.
 
-    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        if _OWNERS.serves(owner):
-            function(output)
+    What it returns takes the output's place, unless it is None.
+    """
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return function(output) if _OWNERS.serves(owner) else None
 
     with _OWNERS.holding() as owner:
         handle = module.register_forward_hook(hook)

@@ -3,7 +3,8 @@
 Shapes: N response tokens of all rows in row-major order, B rows, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -133,10 +134,7 @@ def response_token_losses(
     Raises:
         SteeringError: if a prompt and its response do not fit the context window.
     """
-    for prompt, response in zip(prompts, responses, strict=True):
-        lm.check_length(len(prompt.ids) + len(response), "prompt and response")
-    batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
-    with written(lm.blocks, writers, batch.spans):
+    with _reading(lm, prompts, responses, writers) as batch:
         losses, _ = _response_tokens(lm, batch)
     return list(losses.cpu().split([len(response) for response in responses]))
 
@@ -159,12 +157,28 @@ def answer_logits(
     Raises:
         SteeringError: if a prompt and its response do not fit the context window.
     """
+    with _reading(lm, prompts, responses, writers) as batch:
+        logits, _ = response_logits(lm, batch)
+    return list(logits.float().cpu().split([len(response) for response in responses]))
+
+
+@contextmanager
+def _reading(
+    lm: BaseLM,
+    prompts: Sequence[PromptIds],
+    responses: Sequence[Sequence[int]],
+    writers: Sequence[Writer],
+) -> Generator[TokenBatch]:
+    """Let edits act on prompts and their responses, whose batch it gives.
+
+    Raises:
+        SteeringError: if a prompt and its response do not fit the context window.
+    """
     for prompt, response in zip(prompts, responses, strict=True):
         lm.check_length(len(prompt.ids) + len(response), "prompt and response")
     batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
     with written(lm.blocks, writers, batch.spans):
-        logits, _ = response_logits(lm, batch)
-    return list(logits.float().cpu().split([len(response) for response in responses]))
+        yield batch
 
 
 def in_batches(
