@@ -16,7 +16,8 @@ from rich.table import Table
 from hypersteer.config import JudgeConfig
 from hypersteer.judges.choose import make_judge
 from hypersteer.judges.judge import Answer, Judgement
-from hypersteer.lm.load import has_native_bf16, load_lm
+from hypersteer.lm.bfloat16 import bf16_is_faster
+from hypersteer.lm.load import load_lm
 from hypersteer.synthesis.pools import load_pool
 
 NO_CONCEPT = "a helpful answer"
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--judge", action="store_true", help="judge them, too: about 2 s an answer")
     given = parser.parse_args()
-    lm = load_lm(given.lm, dtype="bfloat16" if has_native_bf16() else None)
+    lm = load_lm(given.lm, dtype="bfloat16" if bf16_is_faster() else None)
     pool = load_pool("bundled", 42)
     prompts = [one.text for one in pool.draw("test", "text", given.prompts, 42, 0)]
     judge = make_judge(JudgeConfig(kind="local"), lm) if given.judge else None

@@ -15,7 +15,8 @@ import json
 import time
 from pathlib import Path
 
-from hypersteer.cli.evaluate import main as evaluate_command
+from held_out import evaluate_twenty
+
 from hypersteer.cli.train import main as train_command
 
 BASE = "experiments/equal_time_cpu.toml"
@@ -49,7 +50,6 @@ SETTINGS: dict[str, list[str]] = {
     "last-token": ["--site.scope", "last_prompt"],
 }  # fmt: skip
 SHORT, LONG = 2, 7
-HELD_OUT = (3, 18, 23, 32, 49, 59, 61, 75, 93, 95, 122, 153, 157, 164, 171, 178, 184, 208, 210, 219)
 OTHERS = ("prompting", "prompting-few-shot", "actadd")
 
 
@@ -109,14 +109,7 @@ def main() -> None:
     elif given.what == "train":
         train_all(given.out, given.settings, given.minutes)
     else:
-        runs = sorted(str(path.parent) for path in given.out.glob("*/config.json"))
-        evaluate_command([
-            "experiments/held_out_cpu.toml", "--methods", *OTHERS, *runs,
-            "--data.held-out-concepts", *map(str, HELD_OUT), "--protocol.held-out-concepts", "20",
-            "--protocol.prompts", "2", "--protocol.strengths", "1", "--protocol.temperature", "0",
-            "--protocol.repetition-penalty", "1.15", "--protocol.skill-items", "0",
-            "--protocol.refusal-requests", "0", "--out", str(given.out / "judged"),
-        ])  # fmt: skip
+        evaluate_twenty(OTHERS, given.out)
 
 
 if __name__ == "__main__":

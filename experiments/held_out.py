@@ -1,16 +1,20 @@
 """Held-out concepts with instructions that no training data have, and their answers judged."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import hypersteer as hs
+from hypersteer.cli.evaluate import main as evaluate_command
 from hypersteer.concepts import Concept
 from hypersteer.data.sources import load_concepts
 from hypersteer.judges.judge import Answer, Judge, Judgement
-from hypersteer.lm.load import has_native_bf16
+from hypersteer.lm.bfloat16 import bf16_is_faster
 from hypersteer.steering import Steerer
 from hypersteer.synthesis.pools import load_pool
 
 SEED = 42
+TWENTY = (3, 18, 23, 32, 49, 59, 61, 75, 93, 95, 122, 153, 157, 164, 171, 178, 184, 208, 210, 219)
+"""The held-out concepts that recipes are made on; nothing is looked at on the other 20."""
 
 Asked = tuple[str, str]
 """A steering prompt, and an instruction."""
@@ -18,7 +22,7 @@ Asked = tuple[str, str]
 
 def load_steerer(checkpoint: str) -> Steerer:
     """Load a checkpoint, in bfloat16 where the processor has it natively."""
-    return hs.load(checkpoint, dtype="bfloat16" if has_native_bf16() else None)
+    return hs.load(checkpoint, dtype="bfloat16" if bf16_is_faster() else None)
 
 
 def held_out_concepts() -> list[Concept]:
@@ -45,3 +49,15 @@ def judged(
     ]
     found = zip(answers, judge.judge(answers), strict=True)
     return [(one, verdict) for one, verdict in found if isinstance(verdict, Judgement)]
+
+
+def evaluate_twenty(methods: Sequence[str], folder: Path) -> None:
+    """Judge methods, and every checkpoint of a folder, on the twenty: two instructions, greedy."""
+    runs = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+    evaluate_command([
+        "experiments/held_out_cpu.toml", "--methods", *methods, *runs,
+        "--data.held-out-concepts", *map(str, TWENTY), "--protocol.held-out-concepts", "20",
+        "--protocol.prompts", "2", "--protocol.strengths", "1", "--protocol.temperature", "0",
+        "--protocol.repetition-penalty", "1.15", "--protocol.skill-items", "0",
+        "--protocol.refusal-requests", "0", "--out", str(folder / "judged"),
+    ])  # fmt: skip

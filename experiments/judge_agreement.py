@@ -47,7 +47,8 @@ from hypersteer.judges.local_calibration import (
 )
 from hypersteer.judges.yes_no import Asker
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.load import has_native_bf16, load_lm
+from hypersteer.lm.bfloat16 import bf16_is_faster
+from hypersteer.lm.load import load_lm
 
 FOLDS = 5
 CORRUPTIONS = ("shuffled", "looped", "salad")
@@ -77,7 +78,7 @@ class Read(NamedTuple):
 
 def measuring_lm(name: str) -> BaseLM:
     """A model that measures fluency, as evaluations load it."""
-    return load_lm(name, device="cpu", dtype="bfloat16" if has_native_bf16() else None)
+    return load_lm(name, device="cpu", dtype="bfloat16" if bf16_is_faster() else None)
 
 
 def read(gold: Sequence[GoldAnswer], asker: Asker, measuring: Sequence[BaseLM]) -> Read:

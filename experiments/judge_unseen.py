@@ -17,7 +17,8 @@ from hypersteer.config import JudgeConfig
 from hypersteer.judges.choose import make_judge
 from hypersteer.judges.gold import GoldAnswer, gold_answers
 from hypersteer.judges.judge import DIMENSIONS, Judgement
-from hypersteer.lm.load import has_native_bf16, load_lm
+from hypersteer.lm.bfloat16 import bf16_is_faster
+from hypersteer.lm.load import load_lm
 
 
 def judged(gold: Sequence[GoldAnswer], config: JudgeConfig) -> Scores:
@@ -25,7 +26,7 @@ def judged(gold: Sequence[GoldAnswer], config: JudgeConfig) -> Scores:
     scores: Scores = {name: [0.0] * len(gold) for name in DIMENSIONS}
     for name in dict.fromkeys(one.lm for one in gold):
         places = [i for i, one in enumerate(gold) if one.lm == name]
-        lm = load_lm(name, dtype="bfloat16" if has_native_bf16() else None)
+        lm = load_lm(name, dtype="bfloat16" if bf16_is_faster() else None)
         found = make_judge(config, lm).judge([gold[i].answer for i in places])
         for i, one in zip(places, found, strict=True):
             if not isinstance(one, Judgement):

@@ -26,7 +26,10 @@ from hypersteer.stats import bootstrap
 OPTIONS = {"max_new_tokens": 64, "repetition_penalty": 1.15}
 
 
-def write(out: Path, checkpoints: list[str], count: int) -> None:
+WAYS = ("own", "another's", "alone")
+
+
+def write(out: Path, checkpoints: list[str], count: int, ways: Sequence[str] = WAYS) -> None:
     """Answer in every way, shuffle, write."""
     asked = asked_of(held_out_concepts(), 1, 13)[:count]
     texts, steers = [text for _, text in asked], [steer for steer, _ in asked]
@@ -38,10 +41,12 @@ def write(out: Path, checkpoints: list[str], count: int) -> None:
         steerer = load_steerer(name)
         if "prompting" not in arms:
             arms["prompting"] = steerer.generate(said, **OPTIONS)
-        beside = {"prompted": False, **OPTIONS}
-        arms[f"{name}, own"] = steerer.generate(said, steer=steers, **beside)
-        arms[f"{name}, another's"] = steerer.generate(said, steer=others, **beside)
-        arms[f"{name}, alone"] = steerer.generate(texts, steer=steers, **beside)
+        given = {"own": (said, steers), "another's": (said, others), "alone": (texts, steers)}
+        for way in ways:
+            prompts, edits = given[way]
+            arms[f"{name}, {way}"] = steerer.generate(
+                prompts, steer=edits, prompted=False, **OPTIONS
+            )
     rows = [
         (arm, steer, text, answer)
         for arm, answers in arms.items()
@@ -83,7 +88,8 @@ def count(out: Path) -> None:
         for arm in sorted(found):
             print(f"  {arm}: {dict(found[arm])}")
         for arm in [arm for arm in scores if arm.endswith(", own")]:
-            for rival in ("prompting", arm.replace(", own", ", another's")):
+            rivals = {"prompting", arm.replace(", own", ", another's")} & scores.keys()
+            for rival in sorted(rivals):
                 both = scores[arm].keys() & scores[rival].keys()
                 apart = bootstrap([scores[arm][one] - scores[rival][one] for one in sorted(both)])
                 print(
@@ -100,12 +106,13 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*")
     parser.add_argument("--out", type=Path, default=Path("runs/answers"))
     parser.add_argument("--concepts", type=int, default=40)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--count", action="store_true", help="count labels instead")
     given = parser.parse_args()
     if given.count:
         count(given.out)
     else:
-        write(given.out, given.checkpoints or ["bundled"], given.concepts)
+        write(given.out, given.checkpoints or ["bundled"], given.concepts, given.ways)
 
 
 if __name__ == "__main__":

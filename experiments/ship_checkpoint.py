@@ -1,10 +1,12 @@
-"""Make the checkpoint that ships with the package: its training, and what is given away.
+r"""Make the checkpoint that ships with the package: its training, and what is given away.
 
     python experiments/ship_checkpoint.py                  # 17 minutes on two CPU cores with bf16
     python experiments/ship_checkpoint.py --out elsewhere
+    python experiments/ship_checkpoint.py --config experiments/beside_larger_cpu.toml \
+      --about experiments/larger_card.md --out larger  # of the 0.5B base LM, too large to ship
 
-The same command goes on where it was cut off. The model card takes `shipped_card.md`, whose figures
-come from the commands that it names.
+The same command goes on where it was cut off. The model card takes `shipped_card.md`, or what
+`--about` names, whose figures come from the commands that it names.
 """
 
 import argparse
@@ -23,10 +25,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--config", default=str(HERE / "shipped_cpu.toml"))
+    parser.add_argument("--about", default=str(HERE / "shipped_card.md"))
     parser.add_argument("--out", default=str(find_checkpoint(BUNDLED)))
     given = parser.parse_args()
     result = train(load_toml(given.config, TrainConfig))
-    about = (HERE / "shipped_card.md").read_text(encoding="utf-8")
+    about = Path(given.about).read_text(encoding="utf-8")
     folder = export(result.folder, Path(given.out), about)
     size = (folder / "model.safetensors").stat().st_size / 2**20
     print(f"{folder}: step {result.best_step}, {size:.1f} MiB")

@@ -60,7 +60,7 @@ def make(lm, folder, variant="cross-attention", site=DEFAULT_SITE, **card):
         },
     )
     folder.mkdir(parents=True)
-    write_folder(folder, hypernet, described)
+    write_folder(folder, hypernet.state_dict(), described)
     return hypernet, described
 
 
@@ -185,7 +185,7 @@ def test_whoever_may_read_the_folder_may_read_all_of_it(tiny_llama, tmp_path, mo
         folder.chmod(mode)
     export(tmp_path / "made", tmp_path / "given")
     tiny.edit_of(tiny_llama, Site(1), 1).save(tmp_path / "shared/edit.safetensors")
-    write_folder(tmp_path / "shared", hypernet, card)
+    write_folder(tmp_path / "shared", hypernet.state_dict(), card)
     weights = [file for file in tmp_path.rglob("*.safetensors") if file.parent.name != "made"]
     assert len(weights) == 3
     assert {file.stat().st_mode & 0o777 for file in weights} == {mode & 0o666}

@@ -20,6 +20,7 @@ from hypersteer.config import (
     LMConfig,
     LossConfig,
     OptimConfig,
+    PlanConfig,
     ProtocolConfig,
     SiteConfig,
     TrainConfig,
@@ -29,6 +30,7 @@ from hypersteer.config import (
     to_dict,
 )
 from hypersteer.config.conditions import ConditionConfig
+from hypersteer.config.sweeps import SweepConfig
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig, TeacherConfig
 from hypersteer.errors import ConfigError
 from hypersteer.files import cache_folder
@@ -65,6 +67,8 @@ variant = "no-context"
 blocks = 6
 init = "random"
 cross_heads = 2
+cross_key_heads = 1
+cross_head_width = 12
 edit = "another"
 self_attention = true
 rank = 3
@@ -78,6 +82,7 @@ style = true
 source = ["bundled", "axbench:concept10/2b/l20"]
 held_out_concepts = [1, 5]
 held_in_prompts = 2
+held_in_concepts = 5
 max_concepts = 9
 max_examples_per_concept = 8
 max_held_out_rows = 7
@@ -100,7 +105,16 @@ learning_rate = 1e-4
 warmup_steps = 5
 weight_decay = 0.1
 clip = 2.0
+gradient_checkpointing = true
 mixed_precision = "no"
+
+[plan]
+processes = 4
+utilisation = 0.5
+prompt_tokens = 20
+prefix_tokens = 3
+response_tokens = 100
+steering_tokens = 9
 """
 
 RESOLVED = TrainConfig(
@@ -128,6 +142,8 @@ RESOLVED = TrainConfig(
         blocks=6,
         init="random",
         cross_heads=2,
+        cross_key_heads=1,
+        cross_head_width=12,
         edit="another",
         self_attention=True,
         rank=3,
@@ -141,6 +157,7 @@ RESOLVED = TrainConfig(
         source=("bundled", "axbench:concept10/2b/l20"),
         held_out_concepts=(1, 5),
         held_in_prompts=2,
+        held_in_concepts=5,
         max_concepts=9,
         max_examples_per_concept=8,
         max_held_out_rows=7,
@@ -163,7 +180,16 @@ RESOLVED = TrainConfig(
         warmup_steps=5,
         weight_decay=0.1,
         clip=2.0,
+        gradient_checkpointing=True,
         mixed_precision="no",
+    ),
+    plan=PlanConfig(
+        processes=4,
+        utilisation=0.5,
+        prompt_tokens=20,
+        prefix_tokens=3,
+        response_tokens=100,
+        steering_tokens=9,
     ),
 )
 
@@ -187,7 +213,8 @@ def refused(tmp_path, text, *wanted):
 def test_every_setting_can_be_given(tmp_path):
     config = read(tmp_path, EVERYTHING)
     assert config == RESOLVED
-    for table in (config, config.base_lm, config.site, config.hypernet, config.data, config.loss):
+    tables = (config.base_lm, config.site, config.hypernet, config.data, config.loss, config.plan)
+    for table in (config, *tables):
         for field in dataclasses.fields(table):  # so that EVERYTHING stays true to its name
             default = getattr(type(table)(), field.name) if table is not config.loss else None
             assert getattr(table, field.name) != default, field.name
@@ -247,7 +274,7 @@ def test_settings_are_frozen():
         ("[optim]\nbatchsize = 1", ["optim", "unknown key 'batchsize'", "'batch_size'"]),
         ("[hypernet]\nblock = 1", ["hypernet", "unknown key 'block'", "'blocks'"]),
         ("[optimiser]\nsteps = 1", ["unknown key 'optimiser'", "did you mean 'optim'?"]),
-        ("[data]\nzzz = 1", ["unknown key 'zzz'", "known: held_in_prompts"]),
+        ("[data]\nzzz = 1", ["unknown key 'zzz'", "known: held_in_concepts"]),
         ('[hypernet]\nvariant = "cross-atention"', ["variant", "did you mean 'cross-attention'"]),
         ('[site]\nkind = "residuals"', ["kind", "did you mean 'residual'?"]),
         ('[optim]\nmixed_precision = "int8"', ["mixed_precision", "'int8'"]),
@@ -403,7 +430,7 @@ def test_every_field_is_documented():
 @pytest.mark.parametrize("file", sorted(EXPERIMENTS.rglob("*.toml")), ids=lambda path: path.stem)
 def test_every_experiment_parses(file):
     raw = tomllib.loads(file.read_text(encoding="utf-8"))
-    kinds = {"methods": EvaluateConfig, "tried": DistillationConfig}
+    kinds = {"methods": EvaluateConfig, "tried": DistillationConfig, "train": SweepConfig}
     kind = next((kinds[key] for key in kinds if key in raw), TrainConfig)
     config = load_toml(file, kind)
     assert config.out.startswith("runs/")

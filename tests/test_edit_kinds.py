@@ -41,6 +41,13 @@ def random_edit(lm, kind, seed=0, rank=2, site=None, scope="all", size=1.0):
 
 
 @each_kind
+@pytest.mark.parametrize("params", [0, None, "up", [("vector", torch.ones(3))], {}])
+def test_parameters_that_are_none_are_refused(kind, params):
+    with pytest.raises(SteeringError, match=r"^params .* is no mapping|has the parameters"):
+        Edit(kind=KINDS[kind], params=params, site=Site(1))
+
+
+@each_kind
 def test_save_and_load_are_exact(tiny_llama, kind, tmp_path):
     edit = random_edit(tiny_llama, kind, scope="response", site=Site(2, "mlp"))
     read = hs.load_edit(edit.save(tmp_path / "edit.safetensors"))
@@ -169,7 +176,7 @@ def test_a_hypernetwork_learns_to_write_it(tiny_llama, kind, tmp_path):
     card = tiny.steerer_of(lm).card
     from dataclasses import replace
 
-    write_folder(tmp_path, net.eval(), replace(card, hypernet=config))
+    write_folder(tmp_path, net.eval().state_dict(), replace(card, hypernet=config))
     again = hs.Steerer(lm, read_hypernet(tmp_path, read_card(tmp_path), lm), read_card(tmp_path))
     first = hs.Steerer(lm, net, replace(card, hypernet=config))
     for one, other in zip(

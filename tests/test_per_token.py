@@ -134,7 +134,7 @@ def test_a_hypernetwork_learns_it_and_is_kept_exactly(tiny_llama, tmp_path, self
     assert losses[-1] < losses[0] - 0.01
     assert all(parameter.grad is None for parameter in lm.model.parameters())
     card = replace(tiny.steerer_of(lm).card, hypernet=config)
-    write_folder(tmp_path, net.eval(), card)
+    write_folder(tmp_path, net.eval().state_dict(), card)
     read = read_card(tmp_path)
     again = hs.Steerer(lm, read_hypernet(tmp_path, read, lm), read)
     first = hs.Steerer(lm, net, card)

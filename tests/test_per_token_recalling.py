@@ -462,7 +462,7 @@ def test_gradients_reach_earlier_states_also_in_half_precision(tiny_llama):
 def test_checkpoints_without_the_setting_are_those_without_it(tiny_llama, tmp_path):
     steerer = tiny.steerer_of(tiny_llama, "no-context", edit="per-token")
     assert not [name for name in steerer.hypernet.state_dict() if ".own." in name]
-    write_folder(tmp_path, steerer.hypernet, steerer.card)
+    write_folder(tmp_path, steerer.hypernet.state_dict(), steerer.card)
     config = tmp_path / "config.json"
     kept = json.loads(config.read_text(encoding="utf-8"))
     del kept["hypernet"]["self_attention"]

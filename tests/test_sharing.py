@@ -19,7 +19,7 @@ from hypersteer.lm import load as load_module
 def steerer(tiny_llama, tmp_path):
     made = tiny.steerer_of(tiny_llama)
     (tmp_path / "made").mkdir()
-    write_folder(tmp_path / "made", made.hypernet, made.card)
+    write_folder(tmp_path / "made", made.hypernet.state_dict(), made.card)
     (tmp_path / "made" / "trainer").mkdir()
     return hs.load(tmp_path / "made", lm=tiny_llama)
 

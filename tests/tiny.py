@@ -15,6 +15,8 @@ import torch
 from packaging.version import Version
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -333,6 +335,13 @@ def write_vectors(*args, **options) -> Tensor:
     (params,) = write_edits(*args, **options)
     assert list(params) == ["vector"]
     return params["vector"]
+
+
+@contextmanager
+def counting_flops() -> Iterator[FlopCounterMode]:
+    """Torch's own count of all products, those of attention too, which it sees one by one only."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
 
 
 class Scaled:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hypersteer.conditions.condition import Condition, load_condition
     from hypersteer.conditions.fit import fit_behaviour, fit_condition
     from hypersteer.conditions.rules import Decisions, Rules, rules
+    from hypersteer.conditions.written import condition
     from hypersteer.config import EvaluateConfig, TrainConfig
     from hypersteer.config.conditions import ConditionConfig
     from hypersteer.data.sources import load_concepts
@@ -49,6 +50,7 @@ __all__ = [
     "TrainResult",
     "VectorEdit",
     "cast_condition",
+    "condition",
     "evaluate",
     "fit_behaviour",
     "fit_condition",
@@ -78,6 +80,7 @@ _HOMES = {
     "TrainResult": "hypersteer.training.loop",
     "VectorEdit": "hypersteer.edits.edit",
     "cast_condition": "hypersteer.conditions.cast",
+    "condition": "hypersteer.conditions.written",
     "evaluate": "hypersteer.report.evaluate",
     "fit_behaviour": "hypersteer.conditions.fit",
     "fit_condition": "hypersteer.conditions.fit",

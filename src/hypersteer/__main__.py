@@ -1,8 +1,6 @@
 """`python -m hypersteer`, which is also what `accelerate launch -m hypersteer` runs."""
 
-import sys
-
-from hypersteer.cli.main import main
+from hypersteer.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

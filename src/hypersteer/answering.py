@@ -6,11 +6,13 @@ turns those of rules on and off.
 """
 
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.gate import Gate
 from hypersteer.conditions.rules import Decisions, Rules
+from hypersteer.conditions.written import condition
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet, parts_of
 from hypersteer.edits.sites import Scope, Site
@@ -80,7 +82,7 @@ class Answerer(NamedTuple):
                 self._check(one.edit, prompt, scope)
         if decisions is not None:
             decisions.restart(len(rows))
-        gated = [next((one.rules for one in slots if one.rules), None) for slots in rows]
+        gated = self._ready([next((o.rules for o in slots if o.rules), None) for slots in rows])
 
         def lowest(row: int) -> Site:
             return min(self._site_of(one.edit) for one in rows[row])
@@ -94,6 +96,12 @@ class Answerer(NamedTuple):
                 made = [writer.switched(gate, number) for writer in made]
             writers += made
         return writers
+
+    def _ready(self, rows: Sequence[Rules | None]) -> list[Rules | None]:
+        """Return the rules of each row, with conditions in place of words."""
+        make = partial(condition, lm=self.lm)
+        made = {id(one): one.ready(make) for one in rows if one is not None}
+        return [None if one is None else made[id(one)] for one in rows]
 
     def _slot(
         self, column: Sequence["Slot | None"], prompts: Sequence[PromptIds], scope: Scope
@@ -150,7 +158,10 @@ def laid_out(steer: Any, strength: float) -> list[Slot]:
     free: list[Slot] = []
     for one, own in (applied(given, strength) for given in several(steer)):
         if isinstance(one, Rules):
-            gated += [Slot(edit, own, one) for edit in one.edits.values()]
+            strengths = one.strengths
+            gated += [
+                Slot(edit, own * strengths.get(name, 1.0), one) for name, edit in one.edits.items()
+            ]
         else:
             free.append(Slot(one, own))
     if len({id(slot.rules) for slot in gated}) > 1:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -39,18 +40,23 @@ BUNDLED = "bundled"
 """Names the checkpoint that ships with the package, for SmolLM2-135M-Instruct."""
 
 
-def write_folder(folder: Path, hypernet: Hypernet, card: Card) -> None:
+def write_folder(folder: Path, weights: Mapping[str, Tensor], card: Card) -> None:
     """Write a checkpoint into an existing folder (the caller makes the step atomic).
+
+    Args:
+        folder: where to.
+        weights: the hypernetwork's `state_dict`.
+        card: what the checkpoint says about itself.
 
     Raises:
         OSError: if the disk is full or the folder cannot be written.
     """
     write_card(folder, card)
-    save_tensors(dict(hypernet.state_dict()), folder / "model.safetensors")
+    save_tensors(weights, folder / "model.safetensors")
 
 
 def save_tensors(
-    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors, turning safetensors' own errors into OSError.
 

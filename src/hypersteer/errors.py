@@ -14,7 +14,13 @@ class SteeringError(Exception):
 
     Args:
         message: one line; what does not print, such as a line feed in a file's name, is escaped.
+
+    Attributes:
+        of_one_process: whether it may befall one of several processes that were launched together,
+            unlike bad input, which is the same in all.
     """
+
+    of_one_process = False
 
     def __init__(self, message: object = "") -> None:
         super().__init__("".join(map(_printable, str(message))))
@@ -38,6 +44,8 @@ class CheckpointError(SteeringError):
 
 class TrainingError(SteeringError):
     """Training had to stop (NaN loss, out of memory, full disk); the last checkpoint is intact."""
+
+    of_one_process = True
 
 
 class EndpointError(SteeringError):

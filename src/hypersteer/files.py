@@ -51,6 +51,11 @@ def replacing(path: Path) -> Generator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is one that `replacing` has yet to rename, or never will."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
 def share_as_folder(path: Path) -> None:
     """Let those read and write a file who may do so in its folder; safetensors lets its owner only.
 

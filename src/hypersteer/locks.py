@@ -1,9 +1,10 @@
-"""What one process works on: a folder, where the next is told at once, or a file to take turns."""
+"""What one process has to itself: a folder, where the next is told; a unit of work; or its turn."""
 
 import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -13,10 +14,12 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from hypersteer.errors import ConfigError
-from hypersteer.files import read_json, to_json, write_text
+from hypersteer.files import is_temporary, read_json, to_json, write_text
 
 LOCK, HOLDER = ".in-use.lock", ".in-use.json"
 """What the operating system locks, and who did: process, host and time. Gone afterwards."""
+SHARED = ".shared"
+"""Where processes that share the work in a folder meet; see `hypersteer.sharing`."""
 
 BEAT_S, SILENT_S = 15.0, 120.0
 """The holder gives a sign of life so often; on another host, none for so long means it is gone."""
@@ -48,35 +51,92 @@ class Hold:
         _remove_empty(self._made)
 
 
-def hold(folder: Path) -> Hold:
+def hold(folder: Path, work: str = "") -> Hold:
     """Have a folder to oneself; it is made if it is not there.
 
     The operating system's lock goes with its process, so one that was killed leaves the folder
     free. File systems whose locks do not reach other hosts are served by signs of life.
+
+    Args:
+        folder: the folder.
+        work: what is done in it, for those that would share it; see `work_in`.
 
     Raises:
         ConfigError: if another process, or another thread of this one, works in the folder.
         OSError: if it cannot be written.
     """
     made = _make(folder)
-    lock = FileLock(folder / LOCK, thread_local=False)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise _in_use(folder, _holder(folder)) from None
-    except NotImplementedError as error:  # older releases of filelock, on a system without locks
-        raise OSError(str(error)) from error
-    try:
-        holder = _holder(folder)
-        if holder.get("host") not in (None, socket.gethostname()) and _age(folder) < SILENT_S:
-            raise _in_use(folder, holder)
-        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        write_text(folder / HOLDER, to_json(own))
+        lock = _lock(folder / LOCK, folder / HOLDER, {"work": work} if work else {})
     except BaseException:
-        lock.release()
         _remove_empty(made)
         raise
+    if lock is None:
+        raise _in_use(folder, _read(folder / HOLDER))
     return Hold(folder, lock, made)
+
+
+def work_in(folder: Path) -> str | None:
+    """Return what the holder of a folder says it does there; None if nobody has said so."""
+    work = _read(folder / HOLDER).get("work")
+    return work if isinstance(work, str) else None
+
+
+class Claim:
+    """A unit of work that this process has to itself until it is released; see `claim`."""
+
+    def __init__(self, holder: Path, lock: FileLock) -> None:
+        self._holder, self._lock = holder, lock
+
+    def beat(self) -> None:
+        """Give a sign of life; due every `BEAT_S`."""
+        with suppress(OSError):
+            os.utime(self._holder)
+
+    def release(self) -> None:
+        """Leave the unit to others."""
+        with suppress(OSError):
+            self._holder.unlink()
+        self._lock.release()
+
+
+def claim(folder: Path, unit: str) -> Claim | None:
+    """Have a unit of work to oneself, or None if another process, or thread, has it.
+
+    It goes with its process, as `hold` does. The file that is locked stays, since another may have
+    opened it, and would lock one that is gone.
+
+    Args:
+        folder: where claims are kept; made if it is not there.
+        unit: its name, which can be the name of a file.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / f"{unit}.json"
+    lock = _lock(folder / f"{unit}.lock", holder, {})
+    return None if lock is None else Claim(holder, lock)
+
+
+def claimed(folder: Path) -> list[str]:
+    """Return units that somebody has claimed and not released, the dead included."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def now(folder: Path) -> float:
+    """Return the time by the clock of the file system that a folder is on.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".{uuid.uuid4().hex}"
+    file.touch()
+    try:
+        return file.stat().st_mtime
+    finally:
+        file.unlink()
 
 
 @contextmanager
@@ -94,14 +154,9 @@ def turn(lock: Path, busy: Callable[[], object]) -> Generator[None]:
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock, thread_local=False)
-    try:
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            busy()
-            held.acquire()
-    except NotImplementedError as error:  # older releases of filelock, on a system without locks
-        raise OSError(str(error)) from error
+    if not _acquired(held):
+        busy()
+        held.acquire()
     try:
         yield
     finally:
@@ -112,7 +167,8 @@ def is_empty(folder: Path) -> bool:
     """Return whether a folder is missing, or holds only what a killed holder left."""
     if not folder.is_dir():
         return True
-    return all(path.name in (LOCK, HOLDER) for path in folder.iterdir())
+    left = (LOCK, HOLDER, SHARED)
+    return all(path.name in left or is_temporary(path) for path in folder.iterdir())
 
 
 def _in_use(folder: Path, holder: dict[str, object]) -> ConfigError:
@@ -126,21 +182,53 @@ def _in_use(folder: Path, holder: dict[str, object]) -> ConfigError:
     )
 
 
-def _holder(folder: Path) -> dict[str, object]:
-    """Return what the holder says of itself; empty if it has not yet, or half."""
+def _lock(file: Path, holder: Path, more: dict[str, object]) -> FileLock | None:
+    """Lock a file and say who did, and more; None if another has locked it, here or elsewhere."""
+    lock = FileLock(file, thread_local=False)
+    if not _acquired(lock):
+        return None
     try:
-        found = read_json(folder / HOLDER)
+        host = socket.gethostname()
+        if _read(holder).get("host") not in (None, host) and _age(file, holder) < SILENT_S:
+            lock.release()
+            return None
+        own = {"pid": os.getpid(), "host": host, "since": time.time()}
+        write_text(holder, to_json(own | more))
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _acquired(lock: FileLock) -> bool:
+    """Try to lock, without waiting; return whether nobody else has.
+
+    Raises:
+        OSError: if the file cannot be made, or the system has no locks.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except NotImplementedError as error:  # older releases of filelock, on a system without locks
+        raise OSError(str(error)) from error
+    return True
+
+
+def _read(holder: Path) -> dict[str, object]:
+    """Return what a holder says of itself; empty if it has not yet, or half."""
+    try:
+        found = read_json(holder)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _age(folder: Path) -> float:
-    """Seconds since the holder's last sign of life, by the clock of the file system."""
-    now = folder / LOCK
+def _age(lock: Path, holder: Path) -> float:
+    """Seconds since a holder's last sign of life, by the clock of the file system."""
     try:
-        os.utime(now)
-        return now.stat().st_mtime - (folder / HOLDER).stat().st_mtime
+        os.utime(lock)
+        return lock.stat().st_mtime - holder.stat().st_mtime
     except FileNotFoundError:
         return float("inf")
 

@@ -1,5 +1,7 @@
 """Subjects of an analysis: tiny steerers on a few bundled concepts and base prompts."""
 
+import json
+
 import pytest
 
 import tiny
@@ -40,3 +42,8 @@ def reading(subject_of):
 def blind(subject_of):
     """A hypernetwork that does not read the base prompt, on the same base LM."""
     return subject_of(tiny.steerer_of(tiny.lm_of("llama"), "no-context"), name="blind")
+
+
+@pytest.fixture
+def read_json():
+    return lambda path: json.loads(path.read_text(encoding="utf-8"))

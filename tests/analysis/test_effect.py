@@ -1,6 +1,7 @@
 """Divergence and perplexity of steered answers against bare calls of the model; the break."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypersteer.analysis.effect import (
     median,
     point,
     steered_answers,
+    whole_limit,
 )
 from hypersteer.analysis.perplexity import perplexities, some_examples
 from hypersteer.config.analysis import AnalysisConfig
@@ -85,6 +87,17 @@ def ids_of(subject, asked, strength):
     request = as_request(subject.steerer.lm, asked, STEER[0], strength, decoding=decoding)
     writers = subject.steerer.writers(request)
     return generate_ids(subject.steerer.lm, request.prompts, writers, request.decodings)[0]
+
+
+def test_the_limit_lies_above_what_the_base_lm_answers_itself(reading):
+    subject = endless(reading)
+    lm, nats = subject.steerer.lm, []
+    for prompt in subject.prompts:
+        ids = ids_of(subject, prompt, 0.0)
+        own = read(lm, prompt, ids).gather(1, torch.tensor(ids)[:, None])
+        nats.append(-float(own.mean()))
+    expected = math.exp(sum(nats) / len(nats) + 1.4)
+    assert whole_limit(subject, CONFIG) == pytest.approx(expected, rel=1e-3)
 
 
 def answer(perplexity, repeated=0.0, kls=(1.0,), strength=1.0):

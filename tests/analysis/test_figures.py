@@ -12,7 +12,8 @@ import pytest
 import tiny
 from analysis.texts import STEER
 from hypersteer.analysis.attention_section import attention_section
-from hypersteer.analysis.effect_section import effect_section, whole_limit
+from hypersteer.analysis.effect import whole_limit
+from hypersteer.analysis.effect_section import effect_section
 from hypersteer.analysis.geometry import unit_rows
 from hypersteer.analysis.geometry_section import SINGLE, geometry_section
 from hypersteer.analysis.lens_section import lens_section

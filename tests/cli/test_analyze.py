@@ -94,9 +94,36 @@ def test_too_many_edits_are_refused(fails, checkpoint):
 
 
 def test_a_missing_extra_is_told_with_how_to_install_it(fails, monkeypatch):
-    for name in [one for one in sys.modules if one.startswith("hypersteer.analysis")]:
+    # Only what imports matplotlib is imported anew: `analysis` itself goes on to hold its modules.
+    for name in [one for one in sys.modules if one.startswith("hypersteer.analysis.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     line = fails("analyze")
     assert "the analysis needs matplotlib" in line
     assert "pip install 'hypersteer[analysis]'" in line
+
+
+def test_composition_is_written_and_told(run, checkpoint, tmp_path):
+    args = ("--concepts", "2", "--max-new-tokens", "4", "--out", tmp_path / "both")
+    code, told, err = run("analyze", "composition", checkpoint, *args)
+    assert (code, err) == (0, "")
+    assert told.splitlines()[-1].startswith(f"report: {tmp_path}/both/report.html, beside ")
+    assert (tmp_path / "both/composition_strengths.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("no/such/folder/at/all",), "no/such/folder/at/all"),
+        (("bundled", "bundled"), "named twice"),
+        (("--concepts", "1"), "concepts 1 is below 2"),
+        (("--concepts", "9999"), "9999 are wanted"),
+        (("--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_bad_composition_is_told_before_any_model_is_loaded(fails, monkeypatch, args, told):
+    def load(*_given, **_named):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("hypersteer.analysis.run.load", load)
+    assert told in fails("analyze", "composition", *args)

@@ -8,7 +8,7 @@ import pytest
 
 from hypersteer.cli import concepts
 from hypersteer.cli import main as entry
-from hypersteer.cli.main import COMMANDS, main
+from hypersteer.cli.main import COMMANDS, run
 from hypersteer.errors import DataError, TrainingError
 
 HELP_IMPORTS = """
@@ -117,4 +117,4 @@ def test_script_is_installed_under_the_name():
     from importlib.metadata import entry_points
 
     (script,) = entry_points(group="console_scripts", name="hypersteer")
-    assert script.load() is main
+    assert script.load() is run

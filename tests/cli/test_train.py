@@ -83,3 +83,13 @@ def test_bad_settings(fails, tmp_path, tiny_lm, settings, options, told):
 def test_folder_of_another_run(fails, settings, checkpoint):
     told = fails("train", settings, "--out", checkpoint, "--optim.steps", "7")
     assert "holds a run with other settings" in told
+
+
+def test_a_dry_run_prints_a_table_and_writes_nothing(run, tmp_path, tiny_lm, settings):
+    out = tmp_path / "planned"
+    argv = ["train", settings, "--out", out, "--base-lm.name", tiny_lm, "--dry-run"]
+    code, text, err = run(*argv, "--plan.processes", "2")
+    assert (code, err) == (0, "")
+    for told in ("base LM", "hypernetwork", "FLOPs of a step", "A100", "DDP", "FSDP2", "disk"):
+        assert told in text
+    assert not out.exists()

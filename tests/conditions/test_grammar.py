@@ -40,7 +40,13 @@ expressions = st.recursive(
 @settings(deadline=None, max_examples=150)
 @given(expressions)
 def test_expressions_mean_what_they_mean_in_python(expression):
-    assert value(expression) == by_python(expression)
+    """One that is true of nothing is no rule that a person meant."""
+    expected = by_python(expression)
+    if any(expected):
+        assert value(expression) == expected
+        return
+    with pytest.raises(SteeringError, match="column 4: this contradicts itself"):
+        value(expression)
 
 
 @pytest.mark.parametrize(
@@ -62,20 +68,51 @@ def test_several_rules_and_edits():
     rules = parse_rules("if a then x, y;\n\n if not b-2 then z and _w ;")
     assert [rule.text for rule in rules] == ["if a then x, y", "if not b-2 then z and _w"]
     assert [[edit.name for edit in rule.edits] for rule in rules] == [["x", "y"], ["z", "_w"]]
-    assert [mention for rule in rules for mention in rule.conditions] == [("a", 4), ("b-2", 8)]
+    mentions = [mention for rule in rules for mention in rule.conditions]
+    assert [(mention.name, mention.column) for mention in mentions] == [("a", 4), ("b-2", 8)]
+
+
+def test_texts_and_strengths():
+    first, second = parse_rules(
+        'if "asks; about if" and not \u201cis a joke\u201d then "refer to a doctor" at 0.8, '
+        "x AT -2; if at then at"
+    )
+    assert [tuple(one) for one in first.conditions] == [
+        ("asks; about if", 4, True, 1.0),
+        ("is a joke", 29, True, 1.0),
+    ]
+    assert [tuple(one) for one in first.edits] == [
+        ("refer to a doctor", 46, True, 0.8),
+        ("x", 74, False, -2.0),
+    ]
+    fired = {"asks; about if": torch.tensor([True, True]), "is a joke": torch.tensor([True, False])}
+    assert first.expression.value(fired).tolist() == [False, True]
+    assert second.conditions[0].name == second.edits[0].name == "at"
 
 
 @pytest.mark.parametrize(
     ("text", "column", "told"),
     [
         ("a then x", 1, "a rule starts with 'if', but there is 'a'"),
-        ("if then x", 4, "expected the name of a condition, 'not' or '(', but there is 'then'"),
+        ("if then x", 4, "quotation marks, 'not' or '(', but there is 'then'"),
         ("if a x", 6, "expected 'then', 'and' or 'or', but there is 'x'"),
         ("if a", 5, "expected 'then', 'and' or 'or', but the rule ends"),
-        ("if a then", 10, "expected the name of an edit, but the rule ends"),
-        ("if a then x y", 13, "expected ',' or the end of the rule, but there is 'y'"),
-        ("if a then x,", 13, "expected the name of an edit, but the rule ends"),
-        ("if a then not x", 11, "expected the name of an edit, but there is 'not'"),
+        (
+            "if a then",
+            10,
+            "an edit or a steering prompt in quotation marks, but the rule ends",
+        ),
+        ("if a then x y", 13, "expected ',', 'at' or the end of the rule, but there is 'y'"),
+        (
+            "if a then x,",
+            13,
+            "an edit or a steering prompt in quotation marks, but the rule ends",
+        ),
+        (
+            "if a then not x",
+            11,
+            "an edit or a steering prompt in quotation marks, but there is 'not'",
+        ),
         ("if (a or b then x", 12, "expected ')' for the bracket of column 4"),
         ("if a) then x", 5, "expected 'then', 'and' or 'or', but there is ')'"),
         ("if a and then x", 10, "expected the name of a condition"),
@@ -84,6 +121,12 @@ def test_several_rules_and_edits():
         ("if 2a then x", 4, "but there is '2'"),
         ("if () then x", 5, "but there is ')'"),
         ("if a then x; if b, c then y", 5, "rule 'if b, c then y', column 5"),
+        ('if "a then x', 4, "this quotation mark has no other to close it"),
+        ('if "a" then "x; if b then y', 13, "this quotation mark has no other"),
+        ('if " " then x', 4, "expected the name of a condition, one in quotation marks"),
+        ("if a then x at", 15, "expected a strength, such as 0.8, but the rule ends"),
+        ("if a then x at much", 16, "expected a strength, such as 0.8, but there is 'much'"),
+        ("if a and not a then x", 4, "this contradicts itself and can never fire"),
         ("if " + "(" * 60 + "a" + ")" * 60 + " then x", 54, "more than 50 brackets"),
         ("if " + "not " * 60 + "a then x", 204, "more than 50 brackets"),
     ],

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -466,6 +467,24 @@ def test_shares_of_rows_leave_the_steering_prompt_out_or_undo_it(data, chat):
     assert made.batch(7, (1, 2)) == made.batch(7)[1::2]
     plain = TrainingBatches(tokens, rows, concepts, 8, 3)
     assert [row.response for row in plain.batch(7)] == [row.response for row in made.batch(7)]
+
+
+@pytest.mark.parametrize(("share", "negated"), [(0.3, 0.0), (0.5, 0.3), (1.0, 0.3), (1.0, 0.0)])
+def test_a_share_of_rows_is_contrasted(data, chat, share, negated):
+    """Never a negated one; the weights of a step add up to its rows, whoever has them."""
+    tokens = Tokenised(data, chat, 1000, 1000)
+    showing = Showing(negated=negated, contrasted=share)
+    made = TrainingBatches(tokens, np.arange(len(data)), [0, 1], 8, 3, showing)
+    for step in range(40):
+        rows = made.batch(step)
+        weights = {row.contrast for row in rows if row.contrast}
+        free = [row for row in rows if not row.negated]
+        count = min(len(free), math.ceil(share * 8))
+        assert sum(row.contrast > 0 for row in free) == count == sum(r.contrast > 0 for r in rows)
+        assert weights == ({8 / count} if count else set())
+        assert made.batch(step, (1, 2)) == rows[1::2]
+    none = TrainingBatches(tokens, np.arange(len(data)), [0, 1], 8, 3, Showing(contrasted=0.0))
+    assert {row.contrast for row in none.batch(0)} == {0.0}
 
 
 def test_each_row_once(data, chat):

@@ -191,3 +191,19 @@ def test_the_default_settings_fit_the_bundled_data():
     assert set(split.held_out_concepts) == marked
     assert len(split.train_concepts) == len(data.concepts) - len(marked)
     assert len(split.held_in) == len(split.train_concepts)
+
+
+def test_prompts_are_kept_back_from_the_same_concepts_whatever_there_are_besides(data):
+    few = split_rows(data, held_out_concepts=2, held_in_prompts=2, max_concepts=2,
+                     max_examples_per_concept=None, seed=1)  # fmt: skip
+    for most in (3, None):
+        more = split_rows(data, held_out_concepts=2, held_in_prompts=2, held_in_concepts=2,
+                          max_concepts=most, max_examples_per_concept=None, seed=1)  # fmt: skip
+        assert more.held_in.tolist() == few.held_in.tolist()
+        assert set(few.train) < set(more.train)
+        others = set(more.train_concepts) - set(few.train_concepts)
+        assert others
+        for concept in others:
+            assert set(data.rows(concept)) <= set(more.train)
+    with pytest.raises(ConfigError, match="held_in_concepts is 0"):
+        split_rows(data, held_out_concepts=2, held_in_concepts=0, seed=1, **ALL)

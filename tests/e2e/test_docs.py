@@ -19,9 +19,25 @@ from hypersteer.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "src/hypersteer/data/pretrained/README.md"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CARD]
+ROOT_PAGES = [ROOT / f"{name}.md" for name in ("README", "AGENTS", "CONTRIBUTING", "CHANGELOG")]
+DOCUMENTS = [*ROOT_PAGES, *sorted((ROOT / "docs").rglob("*.md")), CARD]
 COMMAND_LINE_FILES = sorted((ROOT / "src/hypersteer/cli").glob("*.py"))
-EXAMPLES = ["README.md", "docs/conditions.md", "docs/edits.md", "docs/methods.md"]
+EXAMPLES = [
+    "README.md",
+    "AGENTS.md",
+    "docs/coming_from.md",
+    "docs/conditions.md",
+    "docs/contributing/add_edit_kind.md",
+    "docs/contributing/add_engine.md",
+    "docs/contributing/add_judge.md",
+    "docs/contributing/add_method.md",
+    "docs/edits.md",
+    "docs/howto/llama_cpp.md",
+    "docs/howto/own_model.md",
+    "docs/index.md",
+    "docs/methods.md",
+    "docs/tutorial.md",
+]
 SHORT = 8  # tokens, where an example names no number of its own
 TOPIC = ROOT / "src/hypersteer/data/topics/health.jsonl"
 
@@ -51,13 +67,14 @@ def cases() -> list:
     return [
         pytest.param(args, id=f"{file.name}: {shlex.join(args)[:60]}")
         for file in files
-        for args in commands(file.read_text())
+        for args in commands(file.read_text(encoding="utf-8"))
     ]
 
 
 def test_commands_are_found_in_all_places():
     names = {case.id.split(":")[0] for case in cases()}
     assert {"README.md", "conditions.md", "data.md", "results.md", "train.py"} <= names
+    assert {"tutorial.md", "own_concepts.md", "evaluate.md", "serve.md", "AGENTS.md"} <= names
     assert commands('hypersteer train a.toml \\\n  --out "b c"  # why') == [
         ["train", "a.toml", "--out", "b c"]
     ]
@@ -101,24 +118,69 @@ def test_python_examples_run(answers, name, tmp_path, monkeypatch, capsys):
     document = Sybil([PythonCodeBlockParser()]).parse(ROOT / name)
     if name == "docs/conditions.md":
         document.namespace.update(the_readers_own())
-    elif name == "docs/edits.md":
+    elif name in ("docs/edits.md", "docs/coming_from.md"):
         write_vectors_of_others()
     examples = list(document.examples())
     assert examples
     for example in examples:
         example.evaluate()
-    made = document.namespace
+    SHOWN.get(name, shows_nothing_more)(document.namespace)
     if name == "README.md":
-        assert (tmp_path / "pirate-list.safetensors").is_file()
+        assert Path("pirate-list.safetensors").is_file()
         assert capsys.readouterr().out.strip()
-    elif name == "docs/conditions.md":
-        assert made["log"].rows[0][0].token == 0
-        assert [len(row) > 0 for row in made["log"].rows] == [True, False, False]
-    elif name == "docs/edits.md":
-        assert made["vector"].tolist() == made["edit"].vector.tolist()
-        assert [one.site.layer for one in made["refusal"]] == [14, 16, 17]
-    else:
-        assert made["edit"].norm > 0
+
+
+def shows_nothing_more(made):
+    """That it ran is all there is to see."""
+
+
+def shows_conditions(made):
+    assert made["log"].rows[0][0].token == 0
+    assert [len(row) > 0 for row in made["log"].rows] == [True, False, False]
+
+
+def shows_edits(made):
+    assert made["vector"].tolist() == made["edit"].vector.tolist()
+    assert [one.site.layer for one in made["refusal"]] == [14, 16, 17]
+
+
+def shows_a_vector(made):
+    assert made["edit"].norm > 0
+
+
+def shows_answers(made):
+    lm = made["lm"]
+    assert len(made["answers"]) == 3
+    alone = lm.generate("What makes a good friend?", max_new_tokens=SHORT, repetition_penalty=1.15)
+    assert made["answers"][2].startswith(alone[:10])
+
+
+def shows_a_score_by_rule(made):
+    first, second = made["first"], made["second"]
+    assert (first.concept.score, second.concept.score) == (2.0, 0.0)
+    assert 0 <= first.fluency.score <= 2
+
+
+def shows_the_same_texts(made):
+    assert made["ours"] == made["theirs"]
+    assert made["ours"][0] != made["ours"][1]
+
+
+def shows_what_was_learnt(made):
+    assert made["learned"].tensors["directions"].shape == (1, made["lm"].width)
+    assert len(made["texts"]) == 1
+
+
+SHOWN = {
+    "docs/conditions.md": shows_conditions,
+    "docs/contributing/add_engine.md": shows_the_same_texts,
+    "docs/contributing/add_judge.md": shows_a_score_by_rule,
+    "docs/contributing/add_method.md": shows_what_was_learnt,
+    "docs/edits.md": shows_edits,
+    "docs/methods.md": shows_a_vector,
+    "docs/tutorial.md": shows_answers,
+}
+"""What must be there once a page's examples have run."""
 
 
 def the_readers_own() -> dict[str, object]:
@@ -149,12 +211,3 @@ def write_vectors_of_others() -> None:
 def test_every_method_is_in_the_table_of_methods():
     text = (ROOT / "docs/methods.md").read_text()
     assert [name for name in METHODS if f"`{name}`" not in text] == []
-
-
-def test_no_document_names_a_file_that_is_not_there():
-    for document in DOCUMENTS:
-        text = document.read_text()
-        links = [document.parent / link for link in re.findall(r"\]\(([^)#:]+)", text)]
-        paths = re.findall(r"(?:experiments|benchmarks|examples)/[\w./]+", text)
-        for file in (*links, *(ROOT / path.rstrip(".") for path in paths)):
-            assert file.exists(), f"{document.name}: {file.name}"

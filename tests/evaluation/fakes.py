@@ -4,9 +4,9 @@ import math
 import random
 
 from hypersteer.evaluation.detection_metrics import TextScores, detect
+from hypersteer.evaluation.findings import Findings
 from hypersteer.evaluation.measures import shares
 from hypersteer.evaluation.records import Judged, Probed
-from hypersteer.evaluation.run import Findings
 from hypersteer.judges.judge import harmonic_mean
 from hypersteer.learning.values import Cost
 

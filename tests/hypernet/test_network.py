@@ -80,6 +80,16 @@ def test_random_blocks_are_random_and_seeded(lm):
             assert ("trunk" not in name) or not torch.equal(value, copied[name]), name
 
 
+def test_nothing_draws_at_random_in_training(lm):
+    net = new_hypernet(lm, HypernetConfig(variant="in-context", blocks=2), tiny.site_of(lm), seed=0)
+    trained = nn.ModuleList([net]).train()[0]
+    assert trained.training
+    assert not any(module.training for module in net.trunk.modules())
+    batch = collate([lm.chat.prompt(TEXT)], pad_id=lm.chat.pad_id)
+    once, again = (net(lm.embeddings(batch.ids), batch.spans.real)[0] for _ in range(2))
+    assert torch.equal(once["vector"], again["vector"])
+
+
 def test_the_weights_are_float32_and_hold_no_embeddings_of_tokens(lm):
     net = new_hypernet(lm, HypernetConfig(blocks=2), tiny.site_of(lm), seed=0)
     for name, value in net.state_dict().items():

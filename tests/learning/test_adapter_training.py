@@ -19,6 +19,7 @@ from hypersteer.learning.adapter_training import (
     train,
 )
 from hypersteer.learning.corpus import States, make_corpus
+from hypersteer.learning.model_copy import copy_model
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.likelihood import response_losses
 from methods.cases import Untouched, concepts_of, hooked
@@ -122,19 +123,19 @@ def test_losses_are_hugging_faces(lm, layer):
 
 
 def test_flops_count_what_was_run(tiny_llama):
+    """Here without a way back from the states at a site: see the methods for that."""
     corpus = make_corpus(tiny_llama, concepts_of(3, negatives=0))
-    tokens = sum(text.size for text in corpus.texts)
-    answers = sum(len(text.response) for text in corpus.texts)
-    block = sum(p.numel() for p in tiny_llama.blocks[0].parameters())
-    head = tiny.VOCAB * tiny.WIDTH * answers
-    for site, below, above in ((None, 0, 4), (tiny_llama.site(0), 1, 3)):
-        responses = Responses(
-            tiny_llama, site, corpus, epochs=2, batch_tokens=99, cache_bytes=10**6
-        )
-        for _ in range(2):
-            responses.losses(range(3))
-        expected = 2 * 6 * (above * block * tokens + head) + 2 * below * block * tokens
-        assert responses.flops(6) == expected
+    tuned = copy_model(tiny_llama, copy_weights=True)
+    tuned.model.requires_grad_(True)
+    for site in (None, tiny_llama.site(0)):
+        responses = Responses(tuned, site, corpus, epochs=2, batch_tokens=99, cache_bytes=10**6)
+        responses.losses(range(3))  # whether blocks can be left out is tried once
+        before = responses.flops(weights=True)
+        with tiny.counting_flops() as counter:
+            responses.losses([0, 2]).sum().backward()
+        found = responses.flops(weights=True) - before
+        assert found == pytest.approx(counter.get_total_flops(), rel=0.005)
+        assert responses.flops(weights=False) < before + found
 
 
 def setup_of(lm, site):

@@ -10,6 +10,7 @@ from hypersteer.concepts import Concept
 from hypersteer.learning import corpus as texts
 from hypersteer.learning.corpus import States, after_prefix, make_corpus, text_of
 from hypersteer.learning.values import ConceptExamples
+from hypersteer.lm.flops import LMFlops, place
 from methods.cases import concepts_of, example, states_alone
 
 
@@ -60,12 +61,18 @@ def test_states_equal_plain_forwards_however_much_is_kept(lm, cache_bytes):
         for row, marks, number in zip(hidden, after_prefix(batch.spans), numbers, strict=True):
             expected = states_alone(lm, site, examples[number])
             torch.testing.assert_close(row[marks], expected, atol=1e-4, rtol=1e-4)
-    sizes = [text.size for text in known]
-    once, thrice = sum(sizes), sum(sizes) + 2 * (sizes[1] + sizes[4]) + sizes[5]
+    passes, sizes = LMFlops.of_lm(lm), [text.size for text in known]
+
+    def cost(*parts):
+        return sum(
+            passes.forward(len(part), max(sizes[n] for n in part), place(site)) for part in parts
+        )
+
+    once, thrice = cost([1, 4], [0, 2, 3, 5]), cost([1, 4], range(6), [1, 4, 5])
     if cache_bytes == 3000:
-        assert once < states.tokens_run <= thrice
+        assert once < states.flops <= thrice
     else:
-        assert states.tokens_run == (thrice if cache_bytes == 0 else once)
+        assert states.flops == (thrice if cache_bytes == 0 else once)
 
 
 def test_texts_used_most_are_kept_first(tiny_llama):
@@ -77,11 +84,12 @@ def test_texts_used_most_are_kept_first(tiny_llama):
         batch_tokens=10**6, cache_bytes=room,
     )  # fmt: skip
     states.read(range(6))
-    before = states.tokens_run
+    before = states.flops
     states.read([2, 4])
-    assert states.tokens_run == before
+    assert states.flops == before
     states.read([0])
-    assert states.tokens_run == before + sizes[0]
+    passes = LMFlops.of_lm(tiny_llama)
+    assert states.flops == before + passes.forward(1, sizes[0], place(tiny.site_of(tiny_llama)))
 
 
 def test_walk_visits_every_text_once(tiny_llama):

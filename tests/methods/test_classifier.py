@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import tiny
 from hypersteer.errors import ConfigError, DataError
-from hypersteer.lm.chat import collate
+from hypersteer.learning.corpus import batch_of, make_corpus
+from hypersteer.lm.chat import collate, length_batches
 from hypersteer.methods.classifier import (
     Classifier,
     Training,
@@ -113,10 +114,11 @@ def test_learning_reads_every_text_once_and_keeps_one_classifier_each(tiny_llama
         torch.testing.assert_close(found.inner, expected.inner, atol=1e-3, rtol=1e-3)
     assert sum(steps) == pytest.approx(1)
     assert learned.cost.parameters == 16 * 32 + 16 + 2 * 16 + 2
-    blocks = sum(p.numel() for block in tiny_llama.blocks for p in block.parameters())
-    tokens = sum(alone(tiny_llama, r)[0].shape[1] for e in concepts for r in e.positives)
-    tokens += sum(alone(tiny_llama, r)[0].shape[1] for r in concepts[0].negatives)
-    assert learned.cost.flops == 2 * blocks * tokens / 2
+    texts = make_corpus(tiny_llama, concepts).texts
+    with tiny.counting_flops() as counter:
+        for part in length_batches([text.size for text in texts], tokens=80):
+            last_states(tiny_llama, batch_of(tiny_llama, [texts[number] for number in part]))
+    assert 2 * learned.cost.flops == pytest.approx(counter.get_total_flops(), rel=0.005)
     assert learn(tiny_llama, site, [], RECIPE, 80, None).tensors["inner"].shape == (0, 16, 32)
 
 

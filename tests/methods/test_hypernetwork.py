@@ -1,20 +1,24 @@
-"""What training a hypernetwork costs, counted by hand on a tiny model."""
+"""What training a hypernetwork costs: whole runs, made of steps like the rows that are at hand."""
 
 import dataclasses
 
 import pytest
 
 import tiny
-from hypersteer.methods.hypernetwork import _training_flops
+from hypersteer.config import LossConfig
+from hypersteer.hypernet.step_flops import RowLengths, StepShape, step_flops
+from hypersteer.lm.flops import LMFlops
+from hypersteer.methods.hypernetwork import training_flops
 from methods.cases import concepts_of
 
-STEPS, BATCH, WEIGHTS = 10, 4, 1000
+STEPS, BATCH = 10, 2
+CONCEPTS = concepts_of(1, 1)
 
 
-def flops(case, **loss):
-    training = {"optim": {"batch_size": BATCH}, "loss": {"contrast": 0.0, **loss}}
+def flops(case, concepts=CONCEPTS, batch=BATCH, **loss):
+    training = {"optim": {"batch_size": batch}, "loss": {"contrast": 0.0, **loss}}
     card = dataclasses.replace(case.steerer.card, training=training, step=STEPS)
-    return _training_flops(card, case.lm, WEIGHTS, concepts_of(3, 2))
+    return training_flops(card, case.lm, concepts)
 
 
 @pytest.fixture(scope="module")
@@ -22,34 +26,40 @@ def case():
     return tiny.case_of("llama", "cross-attention")
 
 
-@pytest.fixture(scope="module")
-def counted(case):
-    """Mean tokens of a row and of a steering prompt, and weights below and above the site."""
-    lm, concepts = case.lm, concepts_of(3, 2)
-    rows = [row for entry in concepts for row in entry.positives]
-    tokens = [len(lm.chat.prompt(r.prompt).ids) + len(lm.chat.response(r.response)) for r in rows]
-    read = [len(lm.chat.text(entry.concept.text)) + 1 for entry in concepts]
-    first = case.steerer.card.site.layer + 1
-    sizes = [sum(p.numel() for p in block.parameters()) for block in lm.blocks]
-    head = lm.vocab * lm.width
-    return (
-        sum(tokens) / len(tokens),
-        sum(read) / len(read),
-        sum(sizes[:first]),
-        sum(sizes[first:]) + head,
+def step_of(case, contrast=0.0):
+    """A step of both concepts' one row, each with the other's steering prompt as the wrong one."""
+    card, chat = case.steerer.card, case.lm.chat
+    rows = []
+    for entry, other in (CONCEPTS, CONCEPTS[::-1]):
+        (row,) = entry.positives
+        prompt = chat.prompt(row.prompt)
+        texts = entry.concept.text, other.concept.text
+        lengths = [len(chat.text(text)) for text in texts]
+        answer = len(chat.response(row.response, ends=row.complete))
+        rows.append(
+            RowLengths(len(prompt.ids), answer, *lengths, prefix=prompt.prefix, texts=texts)
+        )
+    shape = StepShape(
+        lm=LMFlops.of_lm(case.lm),
+        hypernet=card.hypernet,
+        sites=(card.site,),
+        loss=LossConfig(contrast=contrast),
     )
+    return step_flops(shape, sorted(rows, key=lambda row: row.prompt + row.response)).total
 
 
 @pytest.mark.parametrize("contrast", [0.0, 2.0])
-def test_language_modelling(case, counted, contrast):
-    tokens, read, below, above = counted
-    passes = 2 if contrast else 1
-    row = 2 * below * tokens + passes * (4 * above * tokens + 6 * WEIGHTS * read)
-    assert flops(case, contrast=contrast) == pytest.approx(row * BATCH * STEPS)
+def test_a_run_is_its_steps(case, contrast):
+    assert flops(case, contrast=contrast) == step_of(case, contrast) * STEPS
 
 
-@pytest.mark.parametrize(("guidance", "teachers"), [(0.0, 1), (0.6, 2)])
-def test_a_teacher_costs_whole_passes(case, counted, guidance, teachers):
-    tokens, _, below, above = counted
-    more = flops(case, objective="distillation", guidance=guidance) - flops(case)
-    assert more == pytest.approx(teachers * 2 * (below + above) * tokens * BATCH * STEPS)
+def test_rows_are_scaled_to_the_batch(case):
+    assert flops(case, batch=8) == pytest.approx(4 * flops(case))
+
+
+def test_a_teacher_costs_more_and_a_run_that_says_nothing_costs_nothing(case):
+    one, two = (flops(case, objective="distillation", guidance=g) for g in (0.0, 0.6))
+    assert flops(case) < one < two
+    assert training_flops(case.steerer.card, case.lm, CONCEPTS) == 0
+    assert flops(case, concepts=concepts_of(0, 0)) == 0
+    assert flops(case, unheard_of=1) == 0

@@ -11,6 +11,7 @@ import tiny
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import ConfigError, DataError
+from hypersteer.learning.corpus import batch_of, make_corpus
 from hypersteer.learning.values import Asked
 from hypersteer.lm.likelihood import response_token_losses
 from hypersteer.methods.iti import Iti
@@ -153,10 +154,13 @@ def test_concepts_do_not_depend_on_each_other(tiny_llama):
         )
     assert sum(steps) == pytest.approx(1)
     assert together.cost.parameters == 3 * 8
-    blocks = sum(p.numel() for block in tiny_llama.blocks for p in block.parameters())
-    rows = {r for e in concepts for r in [*e.positives, *e.negatives]}
-    tokens = sum(alone(tiny_llama, row)[0].shape[1] for row in rows)
-    assert together.cost.flops == 2 * blocks * tokens / 2  # shared negatives are read once
+    corpus, top = make_corpus(tiny_llama, concepts), tiny_llama.site(-1)
+    fresh = [corpus.rows[0], corpus.positives[1]]  # shared negatives are read once
+    with tiny.counting_flops() as counter:
+        for numbers in fresh:
+            texts = [corpus.texts[number] for number in numbers]
+            tiny_llama.states(batch_of(tiny_llama, texts), top)
+    assert 2 * together.cost.flops == pytest.approx(counter.get_total_flops(), rel=0.005)
     assert not isinstance(Iti(), Detector)
 
 

@@ -9,6 +9,7 @@ from endpoint.server import refused, said, serving
 from hypersteer.concepts import Concept
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.learning.values import Asked, Learned
+from hypersteer.lm.flops import LMFlops
 from hypersteer.lm.messages import prompted
 from hypersteer.methods import prompting
 from hypersteer.methods.prompting import BATCH, Prompting, RewrittenPrompting, instruction_of
@@ -54,7 +55,8 @@ def test_the_base_lm_writes_greedily_once_per_concept(lm):
         assert alone.notes == {str(entry.concept.id): learned.notes[str(entry.concept.id)]}
         assert entry.concept.text in requests[0]
     assert learned.cost.parameters == 0
-    assert learned.cost.flops > 2 * sum(p.numel() for p in lm.model.parameters()) * 50
+    requests = [len(lm.chat.prompt(text).ids) for text in requests]
+    assert learned.cost.flops >= LMFlops.of_lm(lm).generating(max(requests), 1) / len(concepts)
 
 
 def test_another_writer_and_what_becomes_of_its_answers(tiny_llama):

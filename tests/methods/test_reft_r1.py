@@ -193,19 +193,21 @@ def test_planted_directions_are_recovered(seed):
 
 def test_cost_counts_what_was_run(tiny_llama):
     site, (entry,) = tiny.site_of(tiny_llama), concepts_of(2, negatives=1)
-    rows = [alone(tiny_llama, one) for one in [*entry.positives, *entry.negatives]]
-    tokens = sum(ids.shape[1] for ids, *_ in rows)
-    responses = sum(ids.shape[1] - end for ids, _, end in rows)
-    block = sum(p.numel() for p in tiny_llama.blocks[0].parameters())
+    ReftR1(epochs=1).fit(tiny_llama, site, [entry])  # whether blocks can be left out, tried once
     steps = []
-    recipe = ReftR1(epochs=3)
-    cost = recipe.fit(tiny_llama, site, [entry], done=steps.append).cost
-    above = 3 * (4 * 2 * block * tokens + 4 * tiny.VOCAB * tiny.WIDTH * responses)
-    assert cost.flops == 2 * 2 * block * tokens + above
+    with tiny.counting_flops() as counter:
+        cost = ReftR1(epochs=3).fit(tiny_llama, site, [entry], done=steps.append).cost
+    assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.005)
     assert cost.parameters == tiny.WIDTH + 1
     assert steps == [1 / 3] * 3
-    uncached = ReftR1(epochs=3, cache_bytes=0).fit(tiny_llama, site, [entry]).cost
-    assert uncached.flops == 5 * 2 * 2 * block * tokens + above  # start, three epochs, strength
+    with tiny.counting_flops() as counter:  # states are made for start, three epochs and strength
+        uncached = ReftR1(epochs=3, cache_bytes=0).fit(tiny_llama, site, [entry]).cost
+    assert cost.flops < uncached.flops
+    assert uncached.flops == pytest.approx(counter.get_total_flops(), rel=0.005)
+    sub_layer, several = tiny.site_of(tiny_llama, "attention"), concepts_of(3, 2)
+    with tiny.counting_flops() as counter:  # the blocks below run in every step
+        cost = ReftR1(epochs=2).fit(tiny_llama, sub_layer, several).cost
+    assert 2 * cost.flops == pytest.approx(counter.get_total_flops(), rel=0.005)
 
 
 def test_bad_settings_and_rows(tiny_llama):

@@ -120,7 +120,7 @@ def test_a_checkpoint_learnt_beside_the_prompt_is_said(tiny_llama, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         card = dataclasses.replace(made.card, training={"loss": loss})
-        write_folder(folder, made.hypernet, card)
+        write_folder(folder, made.hypernet.state_dict(), card)
     alone, beside = str(tmp_path / "alone"), str(tmp_path / "beside")
     methods = methods_of(alone, beside, f"prompting-system+{beside}", f"prompting+{alone}")
     assert isinstance(methods["alone"], Hypersteer)

@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.fakes import failed, made_up, row
 from hypersteer.errors import ConfigError
-from hypersteer.evaluation.run import Findings
+from hypersteer.evaluation.findings import Findings
 from hypersteer.report.summary import summarise
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.fakes import failed, made_up, row
 from hypersteer.errors import SteeringError
-from hypersteer.evaluation.run import Findings
+from hypersteer.evaluation.findings import Findings
 from hypersteer.report.document import pick
 from hypersteer.report.evaluate import write_report
 from hypersteer.report.published import HYPERSTEER_TABLE_1

@@ -131,7 +131,7 @@ def test_a_checkpoint_steers_at_each_strength_in_turn(tmp_path, lm, silent, monk
     made = tiny.steerer_of(lm)
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    write_folder(checkpoint, made.hypernet, made.card)
+    write_folder(checkpoint, made.hypernet.state_dict(), made.card)
     judge, steerer = Lengths(), load(checkpoint, lm=lm)
     strengths = (0.5, 2.0)
     config = settings(
@@ -153,7 +153,7 @@ def test_a_checkpoint_steers_at_each_strength_in_turn(tmp_path, lm, silent, monk
         assert (answer.concept, answer.response) == (CONCEPTS[concept], text.strip())
     (teacher,) = set(read_table(folder / "provenance.parquet")["teacher"].to_pylist())
     assert f"{', prompted and' if prompted else ','} steered by {checkpoint}" in teacher
-    write_folder(checkpoint, tiny.steerer_of(lm, seed=1).hypernet, made.card)
+    write_folder(checkpoint, tiny.steerer_of(lm, seed=1).hypernet.state_dict(), made.card)
     with pytest.raises(ConfigError, match="checkpoint"):
         distil(config, lm=lm, judge=judge, console=silent)
     with pytest.raises(CheckpointError, match="no checkpoint"):

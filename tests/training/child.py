@@ -1,24 +1,27 @@
 """Training runs in a process of its own, for tests that kill it or start several.
 
-    python child.py settings.json [slow | hang-in-save | apart]
+    python child.py settings.json [slow | hang-in-save | apart | sizes]
 
 The file holds the settings of one run, or of several that follow each other. `slow` makes a step
 last long enough to be killed within; `hang-in-save` stops for good in the second checkpoint, with
 half of it written, after leaving the file `hanging` beside the settings; `apart` gives every
 process a working folder of its own, named by its number, as on nodes that share no disk, and leaves
-what stopped each run in `stopped-N.json` beside the settings.
+what stopped each run in `stopped-N.json` beside the settings; `sizes` leaves in `sizes-N.json` how
+many numbers of weights, gradients and optimizer state process N held in the last run.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from hypersteer.config import TrainConfig, from_dict
 from hypersteer.errors import SteeringError
+from hypersteer.launched import leave
 from hypersteer.training import loop, state
 
 
@@ -45,6 +48,31 @@ def hang_in_save(marker: Path) -> None:
     state.save_tensors = hang
 
 
+def measure_sizes(marker: Path) -> None:
+    adamw_step = torch.optim.AdamW.step
+
+    def numbers(tensors: Iterable[torch.Tensor]) -> int:
+        own = (getattr(tensor, "_local_tensor", tensor) for tensor in tensors)
+        storages = {store.data_ptr(): store.nbytes() for store in map(storage, own)}
+        return sum(storages.values()) // 4
+
+    def storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+        return tensor.untyped_storage()
+
+    def step(self: torch.optim.AdamW, *args: object) -> object:
+        result = adamw_step(self, *args)
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        sizes = {
+            "weights": numbers(weights),
+            "gradients": numbers(weight.grad for weight in weights),
+            "state": numbers(self.state[weight]["exp_avg"] for weight in weights),
+        }
+        marker.write_text(json.dumps(sizes), encoding="utf-8")
+        return result
+
+    torch.optim.AdamW.step = step
+
+
 def main() -> None:
     torch.set_num_threads(1)
     file = Path(sys.argv[1]).absolute()
@@ -52,6 +80,8 @@ def main() -> None:
         slow_down()
     if "hang-in-save" in sys.argv:
         hang_in_save(file.with_name("hanging"))
+    if "sizes" in sys.argv:
+        measure_sizes(file.with_name(f"sizes-{os.environ['RANK']}.json"))
     raw = json.loads(file.read_text(encoding="utf-8"))
     configs = [from_dict(TrainConfig, one) for one in (raw if isinstance(raw, list) else [raw])]
     if "apart" in sys.argv:
@@ -59,8 +89,7 @@ def main() -> None:
     else:
         for config in configs:
             loop.train(config)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # or a process may abort while it exits
+    leave(0)
 
 
 def run_apart(configs: list[TrainConfig], folder: Path, rank: str) -> None:

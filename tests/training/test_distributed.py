@@ -1,52 +1,17 @@
 """Two processes with half the rows each do what one process does with all of them."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from hypersteer.config import to_dict
 from hypersteer.errors import ConfigError
 from hypersteer.training.loop import train
-from training.worlds import OPTIONS, metrics, option, settings, step_lines, validation_lines
-
-CHILD = Path(__file__).with_name("child.py")
-
-
-def launch(configs, folder, processes=2, how=()):
-    """Run the settings under torchrun, one run after the other; what the runs told.
-
-    `accelerate launch --cpu` starts one process only, whatever `--num_processes` says (it leaves
-    several to MPI); torchrun sets what Accelerate reads.
-    """
-    file = folder / "settings.json"
-    file.write_text(json.dumps([to_dict(config) for config in configs]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    done = subprocess.run(
-        [*command, str(CHILD), str(file), *how],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,  # 5 s on a quiet machine; much more where others keep the cores busy
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-20000:]
-    return done.stderr
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from training.launching import assert_equal_runs, launch, weights
+from training.worlds import OPTIONS, option, settings, step_lines, validation_lines
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +48,6 @@ def _brief(world, folder, name, changes, optim):
     changes["optim"] = optim | changes.get("optim", {})
     changes["data"] = {"max_validation_rows": 2} | changes.get("data", {})
     return settings(world, folder / name.replace(" ", "-"), **changes)
-
-
-def weights(out, step):
-    return load_file(out / f"checkpoints/step-{step:07d}/model.safetensors")
-
-
-def assert_equal_runs(config, other, steps):
-    one, two = Path(config.out), Path(other.out)
-    for line, same in zip(metrics(one), metrics(two), strict=True):
-        assert line.keys() == same.keys()
-        for name in line.keys() - {"tokens_per_s"}:
-            assert same[name] == pytest.approx(line[name], abs=2e-5), name
-    expected, found = weights(one, steps), weights(two, steps)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)
-    return expected
 
 
 @pytest.mark.slow

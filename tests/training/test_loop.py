@@ -26,8 +26,9 @@ from hypersteer.lm.scopes import scope_mask
 from hypersteer.methods.hypernetwork import Hypersteer
 from hypersteer.methods.registry import check_split
 from hypersteer.training import validate
+from hypersteer.training.devices import new_accelerator
 from hypersteer.training.forward import plain_losses
-from hypersteer.training.loop import _Run, new_accelerator, train
+from hypersteer.training.loop import _Run, train
 from hypersteer.training.state import RunFolder
 from hypersteer.training.step import learning_rate, peak_rate
 from training.worlds import (

@@ -14,14 +14,16 @@ def test_contrastive_by_hand(beta):
     by_hand = [
         math.log(1 + math.exp(-beta * (w - r))) / beta for r, w in zip(right, wrong, strict=True)
     ]
-    value = contrastive(torch.tensor(right), torch.tensor(wrong), beta)
-    assert value.item() == pytest.approx(sum(by_hand) / 3, abs=1e-6)
+    weights = [0.5, 0.2, 1.0]
+    value = contrastive(*map(torch.tensor, (right, wrong, weights)), beta)
+    expected = sum(weight * one for weight, one in zip(weights, by_hand, strict=True))
+    assert value.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_contrastive_pushes_the_losses_apart():
     right = torch.tensor([2.0, 3.0], requires_grad=True)
     wrong = torch.tensor([2.5, 1.0], requires_grad=True)
-    contrastive(right, wrong, 5.0).backward()
+    contrastive(right, wrong, torch.full((2,), 0.5), 5.0).backward()
     # d/d right = sigmoid(beta (right - wrong)) / B: down with the right loss, up with the wrong.
     by_hand = [1 / (1 + math.exp(5.0 * 0.5)) / 2, 1 / (1 + math.exp(-5.0 * 2.0)) / 2]
     assert right.grad.tolist() == pytest.approx(by_hand, rel=1e-5)
@@ -30,13 +32,9 @@ def test_contrastive_pushes_the_losses_apart():
 
 
 def test_contrastive_of_far_apart_losses_is_finite():
-    assert contrastive(torch.tensor([500.0]), torch.tensor([0.0]), 5.0).item() == pytest.approx(500)
-    assert contrastive(torch.tensor([0.0]), torch.tensor([500.0]), 5.0).item() == 0.0
-
-
-def test_contrastive_of_no_rows_is_nothing():
-    """All rows that it would be measured on may be negated ones, which have no wrong prompt."""
-    assert contrastive(torch.zeros(0), torch.zeros(0), 5.0).item() == 0.0
+    far, near, once = (torch.tensor([value]) for value in (500.0, 0.0, 1.0))
+    assert contrastive(far, near, once, 5.0).item() == pytest.approx(500)
+    assert contrastive(near, far, once, 5.0).item() == 0.0
 
 
 def test_reconstruction_by_hand():
@@ -75,20 +73,21 @@ def test_preference_pulls_the_winner_up_and_the_loser_down():
 
 
 def test_matching_by_hand():
-    """Each dimension in its own unit: the change that prompting makes there."""
-    plain = torch.zeros(2, 2)
-    wanted = torch.tensor([[100.0, 0.1], [-100.0, 0.3]])
-    states = torch.tensor([[50.0, 0.1], [-100.0, 0.1]])
-    units = [100.0, math.sqrt((0.01 + 0.09) / 2)]
-    by_hand = ((50 / units[0]) ** 2 + (0.2 / units[1]) ** 2) / 4
-    assert matching(states, wanted, plain).item() == pytest.approx(by_hand, rel=1e-5)
-    assert matching(plain, wanted, plain).item() == pytest.approx(1.0)
-    assert matching(wanted, wanted, plain).item() == 0.0
+    """Row by row, with the first dimension tamed: it is a hundred times as large."""
+    plain = torch.zeros(3, 2)
+    wanted = torch.tensor([[100.0, 1.0], [-100.0, 3.0], [0.0, 2.0]])
+    states = torch.tensor([[50.0, 1.0], [-100.0, 1.0], [0.0, 1.0]])
+    rows = {"lengths": [2, 1], "excess": torch.tensor([100.0, 1.0])}
+    first = (0.5**2 + 2.0**2) / (1 + 1 + 1 + 9)
+    by_hand = (first + 1 / 4) / 2
+    assert matching(states, wanted, plain, **rows).item() == pytest.approx(by_hand, rel=1e-5)
+    assert matching(plain, wanted, plain, **rows).item() == pytest.approx(1.0)
+    assert matching(wanted, wanted, plain, **rows).item() == 0.0
 
 
 def test_matching_where_prompting_changes_nothing_is_finite():
     same = torch.ones(2, 3)
-    assert matching(same, same, same).item() == 0.0
+    assert matching(same, same, same, [1, 1], torch.ones(3)).item() == 0.0
 
 
 def test_similarity_by_hand():

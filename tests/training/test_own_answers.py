@@ -8,8 +8,9 @@ import torch
 from hypersteer.config import TrainConfig, from_dict
 from hypersteer.errors import CheckpointError, ConfigError
 from hypersteer.training import own_answers
+from hypersteer.training.devices import new_accelerator
 from hypersteer.training.forward import steered_losses
-from hypersteer.training.loop import _Run, new_accelerator, train
+from hypersteer.training.loop import _Run, train
 from hypersteer.training.objectives import step_losses
 from hypersteer.training.own_answers import NAME, PENALTY, make_own_answers, read_own_answers
 from training.worlds import metrics, settings, step_lines
@@ -148,21 +149,26 @@ def test_negated_edits_make_responses_less_likely_than_without(world, lm, tmp_pa
     assert found[0] > found[1] > found[2] > found[3]
 
 
-def test_contrast_on_a_share_of_the_rows(world, lm, tmp_path):
-    """The losses are those of all rows, the contrast that of evenly spread ones."""
+@pytest.mark.parametrize("contrasted", [(), (0, 3), (0, 1, 2, 3)])
+def test_contrast_on_a_share_of_the_rows(world, lm, tmp_path, contrasted):
+    """The losses are those of all rows, the contrast that of some, or of none in this part."""
     run = run_of(world, lm, tmp_path / "run", loss={"contrast": 1.0, "contrast_share": 0.5})
     rows = run.rows.batches.batch(3)
+    assert sum(row.contrast for row in rows) == pytest.approx(len(rows))
+    assert sum(row.contrast > 0 for row in rows) == len(rows) / 2
+    rows = [
+        row._replace(contrast=4 / len(contrasted) if place in contrasted else 0.0)
+        for place, row in enumerate(rows[:4])
+    ]
     found = step_losses(run.trained, run.config.loss, rows)
-    half = rows[::2]
-    alone = step_losses(run.trained, run.config.loss, rows[:1] * 2)  # both wrong and right exist
-    assert "contrastive" in alone.shown
+    half = [rows[place]._replace(contrast=1.0) for place in contrasted]
     whole = from_dict(TrainConfig, {"loss": {"contrast": 1.0}}).loss
     plain = from_dict(TrainConfig, {}).loss
     assert found.shown["loss"].item() == pytest.approx(
         step_losses(run.trained, plain, rows).total.item(), abs=1e-5
     )
     for name in ("contrastive", "training_gap"):
-        expected = step_losses(run.trained, whole, half).shown[name].item()
+        expected = step_losses(run.trained, whole, half).shown[name].item() if half else 0.0
         assert found.shown[name].item() == pytest.approx(expected, abs=1e-5)
 
 

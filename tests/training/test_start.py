@@ -9,7 +9,8 @@ from hypersteer.config import TrainConfig, from_dict
 from hypersteer.errors import CheckpointError, ConfigError
 from hypersteer.hypernet.card import read_card
 from hypersteer.lm.load import load_lm
-from hypersteer.training.loop import _Run, new_accelerator, train
+from hypersteer.training.devices import new_accelerator
+from hypersteer.training.loop import _Run, train
 from training.worlds import make_model, settings, step_lines
 
 HYPERNET = {"edit": "gated", "variant": "no-context", "rank": 2, "more_layers": [3]}

@@ -121,12 +121,16 @@ OPTIONS: dict[str, dict[str, object]] = {  # every kind of setting that a step d
     "plain": {},
     "contrast": {"loss": {"contrast": 1.0}},
     "contrast alone": {"loss": {"contrast": 2.0, "weight": 0.0, "contrast_beta": 1.0}},
+    "contrast on some": {"loss": {"contrast": 1.0, "contrast_share": 0.4}},
+    "contrast but for negated": {"loss": {"contrast": 1.0, "negated": 0.4}},
     "style": {"hypernet": {"style": True}, "loss": {"contrast": 1.0}},
     "prior and style": {
         "hypernet": {"prior": "activation", "style": True, "variant": "no-context"},
     },
     "in-context": {"hypernet": {"variant": "in-context", "style": True}},
     "distillation": {"loss": {"objective": "distillation", "guidance": 1.0, "contrast": 1.0}},
+    "activations": {"loss": {"objective": "activations", "guidance": 1.0}},
+    "preference": {"loss": {"objective": "preference", "negated": 0.3}},
     "reconstruction": {
         "hypernet": {"variant": "no-context", "style": True},
         "loss": {"objective": "reconstruction", "targets": "TARGETS"},

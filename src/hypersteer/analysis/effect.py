@@ -3,6 +3,7 @@
 Shapes: N tokens of an answer, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -17,14 +18,23 @@ from hypersteer.engine.generate import generate_ids
 from hypersteer.engine.requests import as_request
 from hypersteer.judges.lexical import repetition
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.likelihood import answer_logits, token_cross_entropy, token_divergence
+from hypersteer.lm.likelihood import (
+    answer_logits,
+    response_token_losses,
+    token_cross_entropy,
+    token_divergence,
+)
 
 PROMPTS = 4
 """Base prompts that are answered at each strength."""
 PENALTY = 1.15
 """Repetition penalty, as `hypersteer generate` has it: small models go round in circles without."""
-REPEATED = 0.5
-"""A text of which more three-token sequences were there before is broken."""
+OWN_PROMPTS = 16
+"""Base prompts whose unsteered answers say how likely whole text is."""
+EXCESS_NATS, REPEATED = 1.4, 0.15
+"""A text that is so much less likely per token than the base LM's own answers is broken, or one of
+which a larger share of three-token sequences was there before. Of 432 answers that readers labelled
+(docs/analysis.md) these limits take 70 % of the broken, 29 % of the flawed, 10 % of the whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +87,7 @@ def steered_answers(
     steerer, lm = subject.steerer, subject.steerer.lm
     prompts = subject.prompts[:PROMPTS]
     said = [subject.said(prompt, steer) for prompt in prompts]
-    decoding = {"max_new_tokens": config.max_new_tokens, "repetition_penalty": PENALTY}
-    request = as_request(lm, said, steer, strength, decoding=decoding)
+    request = as_request(lm, said, steer, strength, decoding=_decoding(config))
     written = generate_ids(lm, request.prompts, steerer.writers(request), request.decodings)
     full = [row for row, ids in enumerate(written) if ids]
     if not full:
@@ -91,6 +100,31 @@ def steered_answers(
         _read(lm, steer, prompts[row], strength, own, steered, plain)
         for row, own, steered, plain in zip(full, ids, after, before, strict=True)
     ]
+
+
+def whole_limit(subject: Subject, config: AnalysisConfig) -> float:
+    """Return the perplexity above which a text counts as broken.
+
+    That is `EXCESS_NATS` more than the unsteered base LM's own answers have in the mean, made by
+    the same decoding.
+
+    Raises:
+        SteeringError: if a prompt and its answer do not fit the context window.
+    """
+    lm, decoding = subject.steerer.lm, _decoding(config)
+    request = as_request(lm, subject.prompts[:OWN_PROMPTS], None, 1.0, decoding=decoding)
+    written = generate_ids(lm, request.prompts, (), request.decodings)
+    full = [row for row, ids in enumerate(written) if ids]
+    if not full:
+        return math.inf
+    ids = [written[row] for row in full]
+    losses = response_token_losses(lm, [request.prompts[row] for row in full], ids)
+    nats = sum(float(one.mean()) for one in losses) / len(losses)
+    return math.exp(nats + EXCESS_NATS)
+
+
+def _decoding(config: AnalysisConfig) -> dict[str, int | float]:
+    return {"max_new_tokens": config.max_new_tokens, "repetition_penalty": PENALTY}
 
 
 def _read(

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from hypersteer.analysis.effect import (
+    EXCESS_NATS,
     PROMPTS,
     REPEATED,
     Point,
@@ -14,16 +14,13 @@ from hypersteer.analysis.effect import (
     breaking_strength,
     point,
     steered_answers,
+    whole_limit,
 )
 from hypersteer.analysis.effect_figures import draw_strengths, draw_tokens
-from hypersteer.analysis.perplexity import perplexities, some_examples
 from hypersteer.analysis.section import Drawing, Listing, Section
 from hypersteer.analysis.subject import Subject
 from hypersteer.config.analysis import AnalysisConfig
 from hypersteer.progress import ProgressBar
-
-WHOLE = 0.9
-"""Share of the data's own answers that count as whole: the rest sets the limit of perplexity."""
 
 
 def effect_section(subject: Subject, config: AnalysisConfig) -> Section:
@@ -65,27 +62,14 @@ def effect_section(subject: Subject, config: AnalysisConfig) -> Section:
     )
 
 
-def whole_limit(subject: Subject, config: AnalysisConfig) -> float:
-    """Return the perplexity that all but a few of the data's own answers stay below.
-
-    These show their concepts and are whole, so a steered text that is less likely than nearly all
-    of them is more than steered. They are read after prompts of the same form as steered ones.
-    """
-    examples = some_examples(subject.data, config.answers, config.seed)
-    concepts = [subject.data.concept(one.concept_id).text for one in examples]
-    prompts = [subject.said(one.prompt, text) for one, text in zip(examples, concepts, strict=True)]
-    responses = [one.response for one in examples]
-    found = perplexities(subject.steerer.lm, prompts, responses, config.max_new_tokens)
-    return float(np.nanquantile(found, WHOLE))
-
-
 def _notes(subject: Subject, limit: float) -> list[str]:
     asked = min(PROMPTS, len(subject.prompts))
     rule = (
         f"{asked} base prompts are answered greedily at each strength. A text counts as broken "
-        f"where its median perplexity under the unsteered base LM is above {limit:.1f}, which "
-        f"{100 * WHOLE:.0f} % of the data's answers stay below, or where more than "
-        f"{100 * REPEATED:.0f} % of its three-token sequences were there before."
+        f"where its median perplexity under the unsteered base LM is above {limit:.1f}, which is "
+        f"{EXCESS_NATS:g} nats a token more than in the base LM's own answers, or where more than "
+        f"{100 * REPEATED:.0f} % of its three-token sequences were there before. Such limits take "
+        "70 % of the answers that readers called broken, 29 % of the flawed and 10 % of the whole."
     )
     notes = [rule]
     if subject.steerer.card.prompted:

@@ -13,13 +13,22 @@ from hypersteer.files import reason, write_text
 NAME = "report.html"
 
 
-def write_page(folder: Path, sections: Sequence[Section], facts: Sequence[tuple[str, str]]) -> Path:
+TITLE = "Analysis of steering edits"
+
+
+def write_page(
+    folder: Path,
+    sections: Sequence[Section],
+    facts: Sequence[tuple[str, str]],
+    title: str = TITLE,
+) -> Path:
     """Write the report, whole or not at all; every text in it is escaped.
 
     Args:
         folder: where the sections' figures lie, and the report goes.
         sections: in their order.
         facts: what was analysed: names and values.
+        title: of the page.
 
     Raises:
         SteeringError: if it cannot be written.
@@ -30,14 +39,17 @@ def write_page(folder: Path, sections: Sequence[Section], facts: Sequence[tuple[
             for section in sections
             for drawing in section.drawings
         }
-        write_text(folder / NAME, render(sections, facts, images))
+        write_text(folder / NAME, render(sections, facts, images, title))
     except OSError as error:
         raise SteeringError(f"cannot write to '{folder}': {reason(error)}") from error
     return folder / NAME
 
 
 def render(
-    sections: Sequence[Section], facts: Sequence[tuple[str, str]], images: dict[str, str]
+    sections: Sequence[Section],
+    facts: Sequence[tuple[str, str]],
+    images: dict[str, str],
+    title: str = TITLE,
 ) -> str:
     """Return the report as HTML.
 
@@ -45,6 +57,7 @@ def render(
         sections: in their order.
         facts: names and values.
         images: the address of each figure, by name.
+        title: of the page.
     """
     environment = Environment(
         loader=PackageLoader("hypersteer.analysis"),
@@ -54,7 +67,7 @@ def render(
         lstrip_blocks=True,
     )
     template = environment.get_template("analysis.html")
-    return template.render(sections=sections, facts=facts, images=images)
+    return template.render(sections=sections, facts=facts, images=images, title=title)
 
 
 def _embedded(path: Path) -> str:

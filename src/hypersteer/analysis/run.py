@@ -75,7 +75,7 @@ def analyze(
     base_lm = base_lm or BaseLMChoice()
     names = _parts(part, config)
     folder = output_folder(config.out, "out")
-    checkpoints = _described([checkpoint, *([config.against] if config.against else [])])
+    checkpoints = described([checkpoint, *([config.against] if config.against else [])])
     data = load_concepts(config.data)
     others = [load_concepts(one) for one in _sources(config)] if "perplexity" in names else []
     depends = any(reads_prompts(card) for _, _, card in checkpoints)
@@ -86,14 +86,14 @@ def analyze(
         Subject(
             name=name, steerer=steerer, data=data, concepts=concepts, prompts=prompts, steer=steer
         )
-        for (name, _, _), steerer in zip(checkpoints, _loaded(checkpoints, base_lm), strict=True)
+        for (name, _, _), steerer in zip(checkpoints, loaded(checkpoints, base_lm), strict=True)
     ]
     sections: list[Section] = []
     files: list[Path] = []
     for name in names:  # each is written at once, so that what was long in the making is there
         sections.append(_section(name, subjects, others, config))
         files += write_section(folder, sections[-1])
-    report = write_page(folder, sections, _facts(subjects, config))
+    report = write_page(folder, sections, facts_about(subjects, config))
     findings = {one.name: one.drawings[0].finding for one in sections if one.drawings}
     return Analysis(report, files, findings)
 
@@ -112,7 +112,7 @@ def _parts(part: str, config: AnalysisConfig) -> Sequence[str]:
     return (part,)
 
 
-def _described(names: Sequence[str]) -> list[tuple[str, Path, Card]]:
+def described(names: Sequence[str]) -> list[tuple[str, Path, Card]]:
     """Return how checkpoints are called, where they lie, and what they say about themselves."""
     folders = [find_checkpoint(name) for name in names]
     brief = [name.rstrip("/").rpartition("/")[2] or name for name in names]
@@ -125,7 +125,7 @@ def _sources(config: AnalysisConfig) -> Sequence[str]:
     return tuple(SHIPPED) if config.data == AnalysisConfig().data else config.data
 
 
-def _loaded(checkpoints: Sequence[tuple[str, Path, Card]], choice: BaseLMChoice) -> list[Steerer]:
+def loaded(checkpoints: Sequence[tuple[str, Path, Card]], choice: BaseLMChoice) -> list[Steerer]:
     """Load the checkpoints; those of one base LM share it."""
     loaded: list[Steerer] = []
     where = {"device": choice.device, "dtype": choice.dtype}
@@ -152,7 +152,7 @@ def _section(
     return effect_section(first, config)
 
 
-def _facts(subjects: Sequence[Subject], config: AnalysisConfig) -> list[tuple[str, str]]:
+def facts_about(subjects: Sequence[Subject], config: AnalysisConfig) -> list[tuple[str, str]]:
     """Return what was analysed, in a few lines."""
     facts = []
     for subject in subjects:

@@ -6,11 +6,17 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from hypersteer.cli.options import BUNDLED, Loading, parse
+from hypersteer.cli.composition import main as compose
+from hypersteer.cli.options import BUNDLED, Loading, missing_extra, parse
+from hypersteer.cli.sweeps import main as sweep
 from hypersteer.config.analysis import PARTS, AnalysisConfig
 from hypersteer.errors import ConfigError, nearest
 
 ALL = "all"
+COMPOSITION = "composition"
+"""A part that takes several checkpoints."""
+SWEEPS = ("scaling", "ablations")
+"""Parts that train runs of their own, and take a file of settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +25,9 @@ class Analyze:
 
     Parts: geometry (do edits cluster by concept), attention (what the hypernetwork reads),
     perplexity (how likely the answers to learn from are), lens (words that an edit raises, training
-    concepts near it), effect (divergence by token and by strength), or all.
+    concepts near it), effect (divergence by token and by strength), or all. Three parts have
+    options of their own: composition, which takes several checkpoints, and scaling and ablations,
+    which train runs and take a file (hypersteer analyze scaling --help).
 
     Examples:
       hypersteer analyze
@@ -37,14 +45,18 @@ class Analyze:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
+    if argv and argv[0] in SWEEPS:
+        sweep(argv[0], argv[1:])
+        return
+    if argv[:1] == [COMPOSITION]:
+        compose(argv[1:])
+        return
     args = parse(Analyze, argv, "analyze")
     part, checkpoint = _asked(args.words)
     try:
         from hypersteer.analysis.run import BaseLMChoice, analyze
     except ImportError as error:
-        raise ConfigError(
-            f"the analysis needs {error.name}; install it: pip install 'hypersteer[analysis]'"
-        ) from error
+        raise missing_extra("the analysis", "analysis", error) from error
     loading = args.loading
     base_lm = BaseLMChoice(loading.lm, loading.device, loading.dtype)
     done = analyze(checkpoint, part, args.config, base_lm)

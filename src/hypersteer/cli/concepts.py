@@ -14,6 +14,7 @@ from hypersteer.config import load_toml
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 from hypersteer.errors import ConfigError
 from hypersteer.files import holds_checkpoint, path_of
+from hypersteer.launched import processes, rank
 
 if TYPE_CHECKING:
     from hypersteer.synthesis.build import Confirm
@@ -148,6 +149,8 @@ def build(argv: Sequence[str]) -> None:
     from hypersteer.synthesis.report import report_table, usage_line
 
     result = build_dataset(args.config, confirm=_confirm(args))
+    if rank():
+        return
     if result is None:
         print("nothing was asked", file=sys.stderr)
         return
@@ -172,6 +175,8 @@ def distil(argv: Sequence[str]) -> None:
     from hypersteer.synthesis.distillation import distil as distil_dataset
 
     folder, report = distil_dataset(args.config)
+    if rank():
+        return
     print(f"{report['kept']:,} of {report['tried']:,} answers kept, of", end=" ")
     print(f"{report['concepts'] - report['concepts_without_rows']:,} of", end=" ")
     print(f"{report['concepts']:,} concepts; dropped:")
@@ -201,12 +206,14 @@ def _confirm(args: ConceptsBuild) -> "Confirm":
         teacher = args.config.teacher
         base_lm = teacher.kind == "local"
         free = base_lm or on_this_machine(teacher)
-        if found.calls:
+        if found.calls and not rank():
             console = Console(stderr=True)
             console.print(found.table(args.config.base_lm.name if base_lm else teacher.model))
         asked = found.calls and sys.stdin.isatty() and sys.stderr.isatty()
         if args.yes or free or not asked:
             return True
+        if processes() > 1:
+            raise ConfigError("several processes were launched, and only one can ask; add --yes")
         print("begin? [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().casefold() in ("y", "yes")
 

@@ -1,11 +1,14 @@
 """`hypersteer conditions`: fit, test and show conditions, which decide when an edit acts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import DisallowNone, Positional, arg
 
+from hypersteer.cli.condition_heads import teach, write
+from hypersteer.cli.condition_reader import Reader, print_condition, print_metrics
 from hypersteer.cli.options import Flag, OptionalText, parse
 from hypersteer.config.conditions import ConditionConfig
 from hypersteer.errors import ConfigError, nearest
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
     from hypersteer.conditions.condition import Condition
     from hypersteer.conditions.contrasts import Sides
     from hypersteer.conditions.fit import Measured
-    from hypersteer.lm.base import BaseLM
 
 Labelled = Annotated[
     str | None, Positional, DisallowNone, arg(metavar="[PROMPTS]", help_behavior_hint="")
@@ -35,28 +37,6 @@ class Topic:
     """Prompts off the topic, likewise; in the same order where they make pairs."""
     split: OptionalText = None
     """Only lines of PROMPTS that have this split, such as train."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
-    """The base LM whose states are read."""
-
-    lm: str = "smollm2-135m-instruct"
-    """Alias, Hugging Face id, local folder, or .gguf file."""
-    device: OptionalText = None
-    """cpu, cuda, cuda:1 or mps; by default the best there is."""
-    dtype: OptionalText = None
-    """float32, bfloat16 or float16; by default float32 on a CPU, else bfloat16."""
-
-    def load(self) -> "BaseLM":
-        """Load the base LM.
-
-        Raises:
-            ModelError: if it cannot be loaded.
-        """
-        from hypersteer.lm.load import load_lm
-
-        return load_lm(self.lm, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +70,12 @@ class ConditionsTest:
 
     Examples:
       hypersteer conditions test health.safetensors health.jsonl --split test
+      hypersteer conditions test "asks about health" health.jsonl --split test
       hypersteer conditions test legal.safetensors --in legal-test.txt --off other-test.txt --json
     """
 
     condition: Annotated[str, Positional, arg(metavar="CONDITION")]
-    """File that 'hypersteer conditions fit' wrote."""
+    """File that 'hypersteer conditions fit' wrote, or a condition's words."""
     labelled: Labelled = None
     """File of lines {"prompt": TEXT, "label": "in" or "out"}; or give --in and --off."""
     topic: Annotated[Topic, arg(name="")] = field(default_factory=Topic)
@@ -147,7 +128,7 @@ def fit(argv: Sequence[str]) -> None:
             lm, positives, negatives, name=name, config=args.config, watch=bar.update
         )
     path = condition.save(out)
-    _print_condition(condition)
+    print_condition(condition)
     print(f"wrote {path}; test it on other prompts with: hypersteer conditions test {path} ...")
 
 
@@ -158,10 +139,16 @@ def test(argv: Sequence[str]) -> None:
 
     from hypersteer.conditions.condition import load_condition
     from hypersteer.conditions.fit import measure_condition
+    from hypersteer.conditions.written import condition as written_condition
+    from hypersteer.conditions.written import head_file
     from hypersteer.progress import ProgressBar
 
-    condition = load_condition(args.condition)
+    in_words = _in_words(args.condition)
+    known = None if in_words else load_condition(args.condition)
+    if in_words:
+        head_file()  # told before a model is loaded
     lm = args.reader.load()
+    condition = known or written_condition(args.condition, lm=lm)
     with ProgressBar("reading prompts", None, transient=True) as bar:
         measured = measure_condition(lm, condition, *sides, watch=bar.update)
     decided = _decisions(condition, sides, measured)
@@ -171,7 +158,7 @@ def test(argv: Sequence[str]) -> None:
             print(to_json(line, ensure_ascii=False))
         print(to_json({"figures": measured.metrics}))
         return
-    _print_metrics(measured.metrics, f"{len(sides.positives)} in, {len(sides.negatives)} off")
+    print_metrics(measured.metrics, f"{len(sides.positives)} in, {len(sides.negatives)} off")
     wrong = [
         (label, abs(score - condition.threshold), prompt)
         for prompt, label, score, fired in decided
@@ -189,23 +176,25 @@ def show(argv: Sequence[str]) -> None:
     from hypersteer.conditions.condition import load_condition
 
     condition = load_condition(args.condition)
-    _print_condition(condition)
+    print_condition(condition)
     if args.layers:
         for layer, share in zip(condition.fitted, condition.explained, strict=False):
             print(f"layer {layer}: {share:.1%} of the variance")
 
 
 PARTS = {
+    "write": ("Write a condition from words alone.", write),
     "fit": ("Learn a condition from prompts in and off its topic.", fit),
     "test": ("Measure a condition on prompts of their own.", test),
     "show": ("Say what is in the file of a condition.", show),
+    "teach": ("Train a head that writes conditions from words.", teach),
 }
 
 
 def _overview() -> str:
     listed = "\n".join(f"  {name:<6} {text}" for name, (text, _) in PARTS.items())
     return f"""\
-usage: hypersteer conditions [-h] {{fit,test,show}} ...
+usage: hypersteer conditions [-h] {{write,fit,test,show,teach}} ...
 
 Conditions decide when an edit acts: directions that are only measured.
 
@@ -213,11 +202,17 @@ commands:
 {listed}
 
 Examples:
+  hypersteer conditions write "asks about health" --out health.safetensors
   hypersteer conditions fit health.jsonl --out health.safetensors
   hypersteer conditions fit --in legal.txt --off other.txt --out legal.safetensors
   hypersteer conditions test health.safetensors health.jsonl --split test
   hypersteer conditions show health.safetensors
   hypersteer conditions fit --help"""
+
+
+def _in_words(condition: str) -> bool:
+    """Return whether a condition is told in words: no file, and no name of one."""
+    return " " in condition.strip() and not Path(condition).exists()
 
 
 def _read_sides(labelled: str | None, topic: Topic) -> "Sides":
@@ -258,35 +253,3 @@ def _decisions(
         names = [str(text) for text in texts]
         found += list(zip(names, [label] * len(texts), scores, fired, strict=True))
     return found
-
-
-def _print_condition(condition: "Condition") -> None:
-    """Print a condition in a few lines."""
-    layers = ", ".join(map(str, condition.layers))
-    places = f"layer {layers}" if len(condition.layers) == 1 else f"any of layers {layers}"
-    print(f"{condition.name}: fires {condition.fires} {condition.threshold:.4f} at {places}")
-    if condition.release is not None:
-        print(f"released at {condition.release:.4f}")
-    shares = dict(zip(condition.fitted, condition.explained, strict=False))
-    told = ", ".join(f"{shares[layer]:.1%}" for layer in condition.layers if layer in shares)
-    print(
-        f"score: {condition.scorer}, pooled over: {condition.pooling}; variance explained: {told}"
-    )
-    print(f"{condition.note}; base LM {condition.base_lm or 'unknown'}")
-    if condition.metrics:
-        _print_metrics(condition.metrics, "held-out scores, which chose the threshold")
-
-
-def _print_metrics(metrics: Mapping[str, float], where: str) -> None:
-    """Print how well a condition does."""
-    names = {
-        "f1": "F1",
-        "auroc": "AUROC",
-        "precision": "precision",
-        "recall": "recall",
-        "false_positives": "false positives",
-    }
-    shown = ", ".join(
-        f"{label} {metrics[name]:.3f}" for name, label in names.items() if name in metrics
-    )
-    print(f"{shown} ({where})")

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 from hypersteer.cli.options import parse
 from hypersteer.config import EvaluateConfig, load_toml
 from hypersteer.errors import ConfigError
+from hypersteer.launched import rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Evaluate:
       hypersteer evaluate experiments/table1_cpu.toml
       hypersteer evaluate --methods prompting diffmean runs/bundled --protocol.prompts 4
       hypersteer evaluate settings.toml --judge.kind llm --judge.model gpt-4o-mini
+      accelerate launch -m hypersteer evaluate settings.toml
     """
 
     settings: Annotated[
@@ -45,5 +47,7 @@ def main(argv: Sequence[str]) -> None:
     from hypersteer.report.evaluate import evaluate
 
     result = evaluate(args.config)
+    if rank():
+        return
     print(f"rows: {result.rows}")
     print(f"report: {result.markdown}, and with figures {result.html}")

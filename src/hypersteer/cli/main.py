@@ -8,20 +8,23 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
-from hypersteer.errors import ConfigError, SteeringError, TrainingError, nearest, one_line
+from hypersteer.errors import ConfigError, SteeringError, nearest, one_line
+from hypersteer.launched import leave, processes, rank
 from hypersteer.values import check_text
 
 COMMANDS = {
     "demo": "Train a small hypernetwork on the bundled data, and see it steer.",
     "train": "Train a hypernetwork, or go on with a run that was cut off.",
     "evaluate": "Compare methods: answers at every strength, judged, with one report.",
-    "analyze": "Look at a checkpoint's edits: geometry, attention, words, effect, in one report.",
+    "analyze": "Look at a checkpoint's edits, or at what more concepts and other settings change.",
     "generate": "Answer prompts, steered by words.",
     "chat": "Talk to a steered model in the terminal.",
     "serve": "Serve checkpoints to OpenAI's clients, a steering prompt with every request.",
     "ui": "Open a page in the browser to steer in, with what steering does to each token.",
     "conditions": "Fit, test and show conditions, which decide when an edit acts.",
+    "conform": "Test whether a steering back end keeps what per-request steering promises.",
     "concepts": "List concepts of data or of a checkpoint; `concepts build` makes data.",
     "models": "List base LMs, get them where no hub is, and remove them.",
 }
@@ -32,6 +35,14 @@ OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What writing to the standard output may end in; files have their own messages."""
 TRACEBACK, TRACEBACK_VARIABLE = "--traceback", "HYPERSTEER_TRACEBACK"
 """An option of every command, and a variable: show where an error arose before its one line."""
+
+
+def run() -> NoReturn:
+    """Run the command that the process was started with, and end the process."""
+    code = main()
+    if processes() > 1:
+        leave(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,8 +121,8 @@ def _tell_fault(error: Exception, *, trace: bool) -> None:
     """Print what nobody foresaw, as one line."""
     if trace:
         traceback.print_exception(error)
-    process = os.environ.get("RANK", "0")
-    who = "error" if process == "0" else f"error (process {process})"
+    process = rank()
+    who = f"error (process {process})" if process else "error"
     told = f"{type(error).__name__}: {one_line(error)}"
     with contextlib.suppress(OSError):
         print(f"{who}: {told}; {TRACEBACK} shows where it arose", file=sys.stderr)
@@ -125,11 +136,10 @@ def _tell(error: SteeringError, *, trace: bool) -> None:
     """Print an error once, also where several processes ran into it."""
     if trace:
         traceback.print_exception(error)
-    process = os.environ.get("RANK", "0")
-    if process == "0":
+    process = rank()
+    if not process:
         print(f"error: {error}", file=sys.stderr)
-    elif isinstance(error, TrainingError):
-        # Bad input is the same in all processes; what stops a training may befall only one.
+    elif error.of_one_process:
         print(f"error (process {process}): {error}", file=sys.stderr)
 
 

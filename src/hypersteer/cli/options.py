@@ -38,6 +38,17 @@ Checkpoint = Annotated[
 """A checkpoint as the first argument, which was the only form once."""
 
 
+def missing_extra(what: str, extra: str, error: ImportError) -> ConfigError:
+    """Return what to tell a user whose installation lacks an extra.
+
+    Args:
+        what: what needs it.
+        extra: its name.
+        error: of the import that failed.
+    """
+    return ConfigError(f"{what} needs {error.name}; install it: pip install 'hypersteer[{extra}]'")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loading:
     """The base LM; by default the one that the checkpoint was trained for."""

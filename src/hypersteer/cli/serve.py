@@ -6,9 +6,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hypersteer.cli.options import Loading, parse
+from hypersteer.cli.options import Loading, missing_extra, parse
 from hypersteer.config.serving import ServeConfig
-from hypersteer.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,5 @@ def start(config: ServeConfig, loading: Loading, ready: Callable[[str], None], w
     try:
         from hypersteer.serving.run import serve
     except ImportError as error:
-        raise ConfigError(
-            f"{what} needs {error.name}; install it: pip install 'hypersteer[serve]'"
-        ) from error
+        raise missing_extra(what, "serve", error) from error
     serve(config, lm=loading.lm, device=loading.device, dtype=loading.dtype, ready=ready)

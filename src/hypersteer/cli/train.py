@@ -1,6 +1,5 @@
 """`hypersteer train`: from a TOML file and options to a checkpoint."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -10,6 +9,7 @@ from tyro.conf import Positional, arg
 from hypersteer.cli.options import Flag, parse
 from hypersteer.config import TrainConfig, load_toml
 from hypersteer.errors import ConfigError
+from hypersteer.launched import rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Train:
       hypersteer train --out runs/mine --optim.steps 100 --hypernet.blocks 2
       hypersteer train settings.toml --data.source axbench:concept10/2b/l20
       hypersteer train settings.toml --extend --optim.steps 600
+      hypersteer train settings.toml --dry-run --plan.processes 8
       accelerate launch -m hypersteer train settings.toml
     """
 
@@ -33,6 +34,9 @@ class Train:
     """Settings, in tables as the options below name them; options win over it."""
     extend: Flag = False
     """Go on with the run in the folder though optim.steps is another number."""
+    dry_run: Flag = False
+    """Check the settings and print what the run would be: parameters, memory, FLOPs, hours, disk.
+    No weights are loaded or fetched, and nothing is written."""
     config: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -44,10 +48,17 @@ def main(argv: Sequence[str]) -> None:
     if args.settings != settings:
         raise ConfigError(f"put the settings file '{args.settings}' right after 'train'")
 
+    if args.dry_run:
+        from hypersteer.cli.plan import print_plan
+        from hypersteer.training.plan import make_plan
+
+        print_plan(make_plan(args.config))
+        return
+
     from hypersteer.training.loop import train
 
     result = train(args.config, extend=args.extend)
-    if os.environ.get("RANK", "0") != "0":
+    if rank():
         return
 
     from hypersteer.cli.show import print_next

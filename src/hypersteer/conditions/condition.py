@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from hypersteer.conditions.score import score
 from hypersteer.config import check_choices, from_dict
 from hypersteer.config.conditions import Pooling, Scorer
 from hypersteer.errors import CheckpointError, SteeringError, one_line, shown
@@ -26,9 +27,8 @@ from hypersteer.tensor_files import read_value, real_tensor, write_value
 from hypersteer.values import as_real, as_whole, check_text
 
 FORMAT = "hypersteer-condition-1"
-SMALLEST = 1e-8
-"""A centred state shorter than this has no direction; its score is near 0."""
 Fires = Literal["above", "below"]
+Joined = Literal["any", "mean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,8 +36,8 @@ class Condition:
     """Whether hidden states lie far enough along a direction.
 
     The states are block outputs (`residual` sites), pooled over tokens. With several `layers` it
-    fires if any of them passes the threshold: its score is the largest of theirs, or the smallest
-    where it fires below.
+    fires, by default, if any of them passes the threshold: its score is the largest of theirs, or
+    the smallest where it fires below.
 
     Attributes:
         name: what it is about.
@@ -51,10 +51,15 @@ class Condition:
         fires: `above` or `below` the threshold; a score equal to it does not fire.
         release: once it has fired, what the score must fail to pass for it to stop; by default the
             threshold. A second threshold keeps repeated checks from flickering (hysteresis).
+        joined: how the scores of several layers become one: that of `any` layer, the one furthest
+            towards firing, or their `mean`.
         scorer: `cosine` or `legacy`.
-        pooling: `prompt` (mean over the prompt without the chat prefix), `all` (mean with it) or
-            `last` (last token of the prompt).
+        pooling: `prompt` (mean over the prompt without the chat prefix), `all` (mean with it),
+            `last` (last token of the prompt) or `response` (mean over the answer so far; before
+            its first token nothing fires).
         explained: share of the variance along each direction, [K].
+        calibration: slope and offset of the logit of the probability that it holds, given the
+            score; None where nobody measured it.
         base_lm: identity of the base LM it was fitted for; another base LM refuses it.
         metrics: how it did on held-out prompts, which chose the point.
         note: how it was made.
@@ -72,9 +77,11 @@ class Condition:
     scales: Float[Tensor, "K D"] | None = None
     fires: Fires = "above"
     release: float | None = None
+    joined: Joined = "any"
     scorer: Scorer = "cosine"
     pooling: Pooling = "prompt"
     explained: tuple[float, ...] = ()
+    calibration: tuple[float, float] | None = None
     base_lm: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
@@ -102,6 +109,7 @@ class Condition:
             if None in found:
                 raise SteeringError(f"{field_} {shown(value)} of '{self.name}' are no numbers")
             object.__setattr__(self, field_, found)
+        self._settle_calibration()
         for field_ in ("threshold", "release"):
             value = getattr(self, field_)
             if value is None and field_ == "release":
@@ -109,6 +117,15 @@ class Condition:
             if (limit := as_real(value)) is None:
                 raise SteeringError(f"{field_} {shown(value)} of '{self.name}' is no number")
             object.__setattr__(self, field_, limit)
+
+    def _settle_calibration(self) -> None:
+        if self.calibration is None:
+            return
+        pair = tuple(map(as_real, self.calibration))
+        if len(pair) != 2 or None in pair:
+            told = shown(self.calibration)
+            raise SteeringError(f"calibration {told} of '{self.name}' is no pair of numbers")
+        object.__setattr__(self, "calibration", pair)
 
     def _check_tensors(self) -> None:
         names = (
@@ -185,6 +202,8 @@ class Condition:
         if len(each) == 1:
             return each[0]
         scores = torch.stack(each)
+        if self.joined == "mean":
+            return scores.mean(0)
         return scores.amax(0) if self.fires == "above" else scores.amin(0)
 
     def passed(self, scores: Float[Tensor, " B"], fired: Tensor | None = None) -> Tensor:
@@ -199,22 +218,29 @@ class Condition:
             limit = torch.where(fired, self.release, self.threshold)
         return scores > limit if self.fires == "above" else scores < limit
 
+    def probabilities(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"] | None:
+        """Return how probable it is that it holds, by scores of `score`; None if not calibrated."""
+        if self.calibration is None:
+            return None
+        slope, offset = self.calibration
+        return torch.sigmoid(scores * slope + offset)
+
     def save(self, path: str | Path) -> Path:
         """Write the condition to one safetensors file, through a temporary name.
 
         Raises:
             SteeringError: if the file cannot be written.
         """
-        names = [field.name for field in dataclasses.fields(_Header) if field.name != "figures"]
-        known = {name: getattr(self, name) for name in names}
+        parts = [part for part in dataclasses.fields(_Header) if part.name != "figures"]
+        left_out = [part.name for part in parts if part.default == getattr(self, part.name)]
+        known = {part.name: getattr(self, part.name) for part in parts if part.name not in left_out}
         header = {"format": FORMAT, **known, "figures": dict(self.metrics)}
         tensors = {"directions": self.directions, "means": self.means}
-        if self.scales is None:
-            del header["scaled"]  # a file that earlier versions read
-        else:
+        if self.scales is not None:
             tensors["scales"] = self.scales
-        path = output_file(path, "the file of the condition")
-        return write_value(path, tensors, header, "condition")
+        return write_value(
+            output_file(path, "the file of the condition"), tensors, header, "condition"
+        )
 
 
 def load_condition(path: str | Path) -> Condition:
@@ -244,7 +270,10 @@ def load_condition(path: str | Path) -> Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Header:
-    """What a condition's file has beside its tensors, with the types that are checked."""
+    """What a condition's file has beside its tensors, with the types that are checked.
+
+    What has a default is left out where it is that; versions that do not know it refuse the rest.
+    """
 
     name: str
     fitted: tuple[int, ...]
@@ -260,26 +289,6 @@ class _Header:
     """The condition's metrics, under the name that files have for them."""
     note: str
     scaled: bool = False
-    """Whether there are scales among the tensors. Versions that know none refuse the file."""
-
-
-def score(
-    states: Float[Tensor, "... D"],
-    directions: Float[Tensor, "... D"],
-    means: Float[Tensor, "... D"],
-    scorer: Scorer,
-    scales: Float[Tensor, "... D"] | None = None,
-) -> Float[Tensor, "..."]:
-    """Return scores of pooled states along unit directions, from -1 to 1.
-
-    `cosine` is cos((h - mean) / scale, c). `legacy` is CAST's cos(h, tanh(c (c . h))): up to the
-    tanh it is the absolute value of cos(h, c), so it cannot tell c from -c.
-    """
-    states = states.float()
-    if scorer == "cosine":
-        # Directions are of unit length, and a check of every token has no time for their norm.
-        centred = states - means if scales is None else (states - means) / scales
-        norms = torch.linalg.vector_norm(centred, dim=-1).clamp_min(SMALLEST)
-        return (centred * directions).sum(-1) / norms
-    projected = directions * (states * directions).sum(-1, keepdim=True)
-    return F.cosine_similarity(states, torch.tanh(projected), dim=-1)
+    """Whether there are scales among the tensors."""
+    joined: Joined = "any"
+    calibration: tuple[float, float] | None = None

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.conditions.condition import Condition, score
+from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.contrasts import ContrastText, Fold, Watch, make_folds, read_states
 from hypersteer.conditions.directions import Directions, check_counts, find_directions, side_scales
 from hypersteer.conditions.gate import check_condition
+from hypersteer.conditions.score import score
 from hypersteer.conditions.search import Point, check_combinations, describe, find_point
 from hypersteer.config.conditions import ConditionConfig, Contrast
 from hypersteer.config.reading import check_choice

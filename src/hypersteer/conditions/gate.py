@@ -212,7 +212,10 @@ class Gate:
             for layer in condition.layers:
                 key = layer % self._lm.depth, condition.pooling
                 states[layer] = self._sums[key] / self._counts[key].clamp(min=1)
-            self._scores[condition] = condition.score(states)
+            scores = condition.score(states)
+            if condition.pooling == "response" and not self._token:
+                scores = torch.full_like(scores, -1.0 if condition.fires == "above" else 1.0)
+            self._scores[condition] = scores
         return self._scores[condition]
 
     def _note(
@@ -224,6 +227,8 @@ class Gate:
     ) -> None:
         assert self._log is not None
         scores = {name: self._score(c).tolist() for name, c in rules.conditions.items()}
+        chances = {name: c.probabilities(self._score(c)) for name, c in rules.conditions.items()}
+        likely = {name: found.tolist() for name, found in chances.items() if found is not None}
         did_fire = {name: values.tolist() for name, values in fired.items()}
         do_act = {name: values.tolist() for name, values in acts.items()}
         for row, number in enumerate(self._numbers):
@@ -233,6 +238,7 @@ class Gate:
                     {name: values[row] for name, values in scores.items()},
                     tuple(name for name, values in did_fire.items() if values[row]),
                     tuple(name for name, values in do_act.items() if values[row]),
+                    {name: values[row] for name, values in likely.items()} or None,
                 )
                 self._log.rows[number].append(check)
 
@@ -242,6 +248,11 @@ def _layers_read(lm: BaseLM, rules: Rules) -> set[int]:
     layers = set()
     for name, condition in rules.conditions.items():
         check_condition(lm, condition, name)
+        if condition.pooling == "response" and not rules.every:
+            raise SteeringError(
+                f"condition '{name}' is about the answer, which is not there when the prompt is "
+                "checked; give check='token', or a number of tokens"
+            )
         layers |= {layer % lm.depth for layer in condition.layers}
     return layers
 

@@ -1,13 +1,16 @@
 """The grammar of rules, read by recursive descent.
 
     rules  = rule { ";" rule }
-    rule   = "if" either "then" name { "," name }
+    rule   = "if" either "then" edit { "," edit }
     either = both { "or" both }
     both   = one { "and" one }
-    one    = "not" one | "(" either ")" | name
+    one    = "not" one | "(" either ")" | term
+    edit   = term [ "at" strength ]
+    term   = name | text
 
 So `not` binds tighter than `and`, and `and` tighter than `or`. Names are letters, digits, `_` and
-`-`, not starting with a digit or `-`; the five words of the grammar are no names. A line feed is as
+`-`, not starting with a digit or `-`; the five words of the grammar are no names. A text stands in
+quotation marks, straight or curled: a condition in words, or a steering prompt. A line feed is as
 good as a semicolon, and several edits may also be joined by `and`.
 """
 
@@ -17,16 +20,27 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hypersteer.errors import SteeringError
 from hypersteer.values import check_text, lines_of
 
 WORDS = ("if", "then", "and", "or", "not")
+MOST_TRIED = 16
+"""Conditions of a rule of which all cases are gone through, in search of one in which it fires."""
+MARKS = ('"', "\u201c", "\u201d")
+"""What a text stands in."""
 DEEPEST = 50
 """Brackets and negations within one another that are read; more is no rule that a person wrote."""
 
-_TOKEN = re.compile(r"\s*(?:(?P<name>[^\W\d][\w-]*)|(?P<sign>[(),])|(?P<other>\S))")
+_TEXT = r'"[^"]*"|\u201c[^\u201d]*\u201d'
+_TOKEN = re.compile(
+    rf"\s*(?:(?P<text>{_TEXT})|(?P<name>[^\W\d][\w-]*)|(?P<number>[-+]?\d+(?:\.\d+)?)"
+    r"|(?P<sign>[(),])|(?P<other>\S))"
+)
+_PART = re.compile(rf"(?:{_TEXT}|[^;])+")
+"""A rule among several; a semicolon within quotation marks divides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +91,19 @@ Expression = Name | Not | Both | Either
 
 
 class Mention(NamedTuple):
-    """A name where it stands in the text of its rule, from column 1."""
+    """A name or a text where it stands in its rule.
+
+    Attributes:
+        name: of a condition or an edit; of a text, the text itself.
+        column: counted from 1.
+        quoted: whether it is a text.
+        strength: of an edit, by which the request's is multiplied.
+    """
 
     name: str
     column: int
+    quoted: bool = False
+    strength: float = 1.0
 
 
 class Rule(NamedTuple):
@@ -106,7 +129,7 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
         SteeringError: naming the rule, the column, what stands there and what was expected.
     """
     check_text(text, "the rule")
-    parts = [part.strip() for part in lines_of(text.replace(";", "\n"))]
+    parts = [part.strip() for line in lines_of(text) for part in _PART.findall(line)]
     rules = tuple(_Reader(part).rule() for part in parts if part)
     if not rules:
         raise SteeringError("there is no rule; write one such as 'if harmful then refuse'")
@@ -118,14 +141,32 @@ def at_column(rule: str, column: int, told: str) -> SteeringError:
     return SteeringError(f"rule '{rule}', column {column}: {told}")
 
 
+def _can_fire(expression: Expression, names: set[str]) -> bool:
+    """Return whether an expression is true of anything; of too many names, suppose that it is."""
+    if len(names) > MOST_TRIED:
+        return True
+    cases = torch.arange(2 ** len(names))
+    fired = {name: (cases >> place) % 2 == 1 for place, name in enumerate(sorted(names))}
+    return bool(expression.value(fired).any())
+
+
+class _Token(NamedTuple):
+    """A piece of a rule: its kind (a group of `_TOKEN`), its text, and its column from 1."""
+
+    kind: str
+    text: str
+    column: int
+
+
 class _Reader:
     """Reads one rule from left to right."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._tokens = [
-            (found.group(found.lastgroup or 0), found.start(found.lastgroup or 0) + 1)
+            _Token(kind, found.group(kind), found.start(kind) + 1)
             for found in _TOKEN.finditer(text)
+            for kind in [found.lastgroup or "other"]
         ]
         self._next = 0
         self._depth = 0
@@ -133,14 +174,18 @@ class _Reader:
 
     def rule(self) -> Rule:
         self._expect("if", "a rule starts with 'if'")
+        begin = self._column()
         expression = self._either()
+        if not _can_fire(expression, {mention.name for mention in self._conditions}):
+            told = "this contradicts itself and can never fire"
+            raise at_column(self._text, begin, told)
         self._expect("then", "expected 'then', 'and' or 'or'")
-        edits = [self._name("the name of an edit")]
+        edits = [self._edit()]
         while self._word() in (",", "and"):
             self._next += 1
-            edits.append(self._name("the name of an edit"))
+            edits.append(self._edit())
         if self._word() is not None:
-            raise self._error("expected ',' or the end of the rule")
+            raise self._error("expected ',', 'at' or the end of the rule")
         return Rule(self._text, expression, tuple(self._conditions), tuple(edits))
 
     def _either(self) -> Expression:
@@ -178,16 +223,29 @@ class _Reader:
                 raise self._error(f"expected ')' for the bracket of column {opened}")
             self._next += 1
             return inner
-        mention = self._name("the name of a condition, 'not' or '('")
+        mention = self._term("the name of a condition, one in quotation marks, 'not' or '('")
         self._conditions.append(mention)
         return Name(mention.name)
 
-    def _name(self, wanted: str) -> Mention:
-        word, column = self._word(), self._column()
-        if word is None or word in WORDS or not re.match(r"[^\W\d]", word):
+    def _edit(self) -> Mention:
+        mention = self._term("the name of an edit or a steering prompt in quotation marks")
+        if self._word() != "at":
+            return mention
+        self._next += 1
+        if self._kind() != "number":
+            raise self._error("expected a strength, such as 0.8")
+        self._next += 1
+        return mention._replace(strength=float(self._tokens[self._next - 1].text))
+
+    def _term(self, wanted: str) -> Mention:
+        kind, column = self._kind(), self._column()
+        if kind not in ("name", "text") or self._word() in WORDS:
+            raise self._error(f"expected {wanted}")
+        word = self._tokens[self._next].text
+        if kind == "text" and not word[1:-1].strip():
             raise self._error(f"expected {wanted}")
         self._next += 1
-        return Mention(self._tokens[self._next - 1][0], column)
+        return Mention(word[1:-1].strip() if kind == "text" else word, column, kind == "text")
 
     def _expect(self, word: str, told: str) -> None:
         if self._word() != word:
@@ -198,14 +256,21 @@ class _Reader:
         """Return the token to be read; words of the grammar in lower case. None at the end."""
         if self._next == len(self._tokens):
             return None
-        word = self._tokens[self._next][0]
-        return word.lower() if word.lower() in WORDS else word
+        word = self._tokens[self._next].text
+        return word.lower() if word.lower() in (*WORDS, "at") else word
+
+    def _kind(self) -> str:
+        """Return what kind of token is to be read; none at the end."""
+        return "" if self._next == len(self._tokens) else self._tokens[self._next].kind
 
     def _column(self) -> int:
         ended = self._next == len(self._tokens)
-        return len(self._text) + 1 if ended else self._tokens[self._next][1]
+        return len(self._text) + 1 if ended else self._tokens[self._next].column
 
     def _error(self, told: str) -> SteeringError:
+        if self._word() in MARKS:
+            told = "this quotation mark has no other to close it"
+            return at_column(self._text, self._column(), told)
         ended = self._next == len(self._tokens)
-        found = "the rule ends" if ended else f"there is '{self._tokens[self._next][0]}'"
+        found = "the rule ends" if ended else f"there is '{self._tokens[self._next].text}'"
         return at_column(self._text, self._column(), f"{told}, but {found}")

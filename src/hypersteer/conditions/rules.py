@@ -1,21 +1,21 @@
 """Rules over conditions, with their edits, and the log of what they decided row by row."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.grammar import WORDS, Mention, Rule, at_column, parse_rules
+from hypersteer.conditions.score import check_words
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
 from hypersteer.errors import ConfigError, SteeringError, nearest, short, shown
 from hypersteer.values import as_whole
 
 Order = Literal["all", "first"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,8 +25,10 @@ class Rules:
     Attributes:
         rules: in the order stated.
         conditions: those that the rules name.
+        words: conditions that the rules say in words; what decides wants them made, see `ready`.
         edits: those that the rules name, in the order of their first mention: edits, or steering
             prompts for a hypernetwork.
+        strengths: of the edits, by which the request's strength is multiplied.
         every: a new check after this many response tokens; 0 checks the prompt only.
         order: what happens when several rules fire, see `rules`.
     """
@@ -34,6 +36,8 @@ class Rules:
     rules: tuple[Rule, ...]
     conditions: Mapping[str, Condition]
     edits: Mapping[str, str | Edit | EditSet]
+    words: tuple[str, ...] = ()
+    strengths: Mapping[str, float] = field(default_factory=dict)
     every: int = 0
     order: Order = "all"
 
@@ -44,6 +48,17 @@ class Rules:
 
     def __str__(self) -> str:
         return self.steering_prompt
+
+    def ready(self, make: Callable[[str], Condition]) -> "Rules":
+        """Return the rules with conditions in place of words.
+
+        Args:
+            make: makes a condition of words.
+        """
+        if not self.words:
+            return self
+        made = {text: make(text) for text in self.words}
+        return replace(self, conditions={**self.conditions, **made}, words=())
 
     def acting(self, fired: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return which edits act, as booleans of the shape of those in `fired`.
@@ -68,15 +83,16 @@ class Rules:
 def rules(
     text: str | Sequence[str],
     *,
-    conditions: Mapping[str, Condition],
-    edits: Mapping[str, str | Edit | EditSet],
+    conditions: Mapping[str, Condition] | None = None,
+    edits: Mapping[str, str | Edit | EditSet] | None = None,
     check: Literal["prompt", "token"] | int = "prompt",
     order: Order = "all",
 ) -> Rules:
-    """Rules such as `if (harmful or legal) and not fiction then refuse`.
+    """Rules such as `if "asks about health" and not fiction then "refer to a doctor" at 0.8`.
 
-    `not` binds tighter than `and`, `and` tighter than `or`; several rules are separated by
-    semicolons or line feeds, several edits after `then` by commas.
+    What stands in quotation marks is a condition in words or a steering prompt; what does not is a
+    name. `not` binds tighter than `and`, `and` tighter than `or`; several rules are separated by
+    semicolons or line feeds, several edits after `then` by commas. A strength may follow `at`.
     See `hypersteer.conditions.grammar`.
 
     Args:
@@ -96,17 +112,35 @@ def rules(
     lines = [text] if isinstance(text, str) else text
     if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
         raise SteeringError(f"rules are a text, or a list of texts, not {short(text)}")
+    conditions, edits = conditions or {}, edits or {}
     parsed = parse_rules("\n".join(lines))
     if not isinstance(order, str) or order not in get_args(Order):
         raise ConfigError(f"unknown order {order!r}{nearest(str(order), get_args(Order))}")
     _check_names(conditions, edits)
     used: dict[str, Condition] = {}
+    words: dict[str, None] = {}
     wanted: dict[str, str | Edit | EditSet] = {}
+    strengths: dict[str, float] = {}
     for rule in parsed:
-        used |= _found(rule, rule.conditions, conditions, "condition")
-        wanted |= _found(rule, rule.edits, edits, "edit")
+        _check_known(rule, rule.conditions, conditions, "condition")
+        _check_known(rule, rule.edits, edits, "edit")
+        used |= {one.name: conditions[one.name] for one in rule.conditions if not one.quoted}
+        words |= {check_words(one.name): None for one in rule.conditions if one.quoted}
+        wanted |= {one.name: one.name if one.quoted else edits[one.name] for one in rule.edits}
+        for mention in rule.edits:
+            if strengths.setdefault(mention.name, mention.strength) != mention.strength:
+                told = f"'{mention.name}' acts at strength {strengths[mention.name]:g} before this"
+                raise at_column(rule.text, mention.column, told)
     _check_values(used, wanted)
-    return Rules(rules=parsed, conditions=used, edits=wanted, every=_every(check), order=order)
+    return Rules(
+        rules=parsed,
+        conditions=used,
+        edits=wanted,
+        words=tuple(words),
+        strengths=strengths,
+        every=_every(check),
+        order=order,
+    )
 
 
 def _check_names(conditions: Mapping[str, object], edits: Mapping[str, object]) -> None:
@@ -116,23 +150,27 @@ def _check_names(conditions: Mapping[str, object], edits: Mapping[str, object]) 
                 raise SteeringError(f"{name!r} cannot be the name of a {kind}; rules use that word")
 
 
-def _found(
-    rule: Rule, mentions: Sequence[Mention], known: Mapping[str, T], kind: str
-) -> dict[str, T]:
-    """Return the named values, in the order of their mention."""
-    for name, column in mentions:
-        if name not in known:
-            told = f"unknown {kind} '{name}'{nearest(name, known)}"
-            raise at_column(rule.text, column, told)
-    return {mention.name: known[mention.name] for mention in mentions}
+def _check_known(
+    rule: Rule, mentions: Sequence[Mention], known: Mapping[str, object], kind: str
+) -> None:
+    """Refuse names that are not given, and texts that read as a name that is."""
+    for mention in mentions:
+        name = mention.name
+        if mention.quoted and name in known:
+            told = f"'{name}' in quotation marks is also the name of a given {kind}; rename that"
+            raise at_column(rule.text, mention.column, told)
+        if not mention.quoted and name not in known:
+            way = f'; in words it stands in quotation marks, as "{name}"' if not known else ""
+            told = f"unknown {kind} '{name}'{nearest(name, known)}{way}"
+            raise at_column(rule.text, mention.column, told)
 
 
 def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object]) -> None:
     for name, condition in conditions.items():
         if not isinstance(condition, Condition):
             raise SteeringError(
-                f"condition '{name}' is {short(condition)}; give one that load_condition or "
-                "fit_condition made"
+                f"condition '{name}' is {short(condition)}; give one that load_condition, "
+                "fit_condition or condition made, or say it in the rule, in quotation marks"
             )
     for name, edit in edits.items():
         if not isinstance(edit, (Edit, EditSet)):
@@ -162,21 +200,26 @@ class Check(NamedTuple):
         scores: score of every condition.
         conditions: those that have fired.
         edits: the edits that act from here on.
+        probabilities: that each condition holds, of those that are calibrated.
     """
 
     token: int
     scores: dict[str, float]
     conditions: tuple[str, ...]
     edits: tuple[str, ...]
+    probabilities: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the check as plain JSON values."""
-        return {
+        """Return the check as plain JSON values; probabilities only where there are any."""
+        told: dict[str, Any] = {
             "token": self.token,
             "scores": {name: round(score, 6) for name, score in self.scores.items()},
             "conditions": list(self.conditions),
             "edits": list(self.edits),
         }
+        if self.probabilities:
+            told["probabilities"] = {k: round(value, 4) for k, value in self.probabilities.items()}
+        return told
 
 
 @dataclass(slots=True)

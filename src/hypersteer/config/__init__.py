@@ -2,6 +2,7 @@
 
 from hypersteer.config.base_lm import LMConfig, SiteConfig
 from hypersteer.config.evaluation import EvaluateConfig, JudgeConfig, ProtocolConfig
+from hypersteer.config.planning import PlanConfig
 from hypersteer.config.reading import (
     check_choices,
     completed,
@@ -9,6 +10,7 @@ from hypersteer.config.reading import (
     from_dict,
     load_toml,
     to_dict,
+    without,
 )
 from hypersteer.config.training import (
     DataConfig,
@@ -27,6 +29,7 @@ __all__ = [
     "LMConfig",
     "LossConfig",
     "OptimConfig",
+    "PlanConfig",
     "ProtocolConfig",
     "SiteConfig",
     "TrainConfig",
@@ -37,4 +40,5 @@ __all__ = [
     "from_dict",
     "load_toml",
     "to_dict",
+    "without",
 ]

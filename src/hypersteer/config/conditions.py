@@ -7,7 +7,7 @@ from hypersteer.config.reading import check_seed, settle
 from hypersteer.errors import ConfigError
 
 Scorer = Literal["cosine", "legacy"]
-Pooling = Literal["prompt", "all", "last"]
+Pooling = Literal["prompt", "all", "last", "response"]
 Contrast = Literal["whitened", "mean", "paired", "global", "difference"]
 
 
@@ -20,7 +20,8 @@ class ConditionConfig:
     scorer: Scorer = "cosine"
     """cosine (signed, with an intercept), or legacy: the score of CAST."""
     pooling: Pooling = "prompt"
-    """prompt: mean over the prompt without the chat prefix; all: with it; last: its last token."""
+    """prompt: mean over the prompt without the chat prefix; all: with it; last: its last token;
+    response: mean over the answer so far, which texts to fit on then have too."""
     layers: tuple[int, ...] = ()
     """Layers to choose from; by default all."""
     max_layers: int = 1
@@ -46,3 +47,44 @@ class ConditionConfig:
             raise ConfigError(f"false_positives {budget} is not a share from 0 to 1; try 0.05")
         if self.batch_tokens < 1:
             raise ConfigError(f"batch_tokens {self.batch_tokens} is not above 0; try 2048")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """The head that writes conditions from words, and how it is trained."""
+
+    words_layers: tuple[int, ...] = (16,)
+    """Blocks whose mean states on the words of a condition are what the head reads."""
+    layers: tuple[int, ...] = (8, 12, 16, 20)
+    """Blocks that its conditions read; a score is the mean of theirs."""
+    hidden: int = 512
+    """Width of the head's hidden layer."""
+    dropout: float = 0.3
+    """Share of its inputs and of its hidden layer that a training step drops."""
+    steps: int = 400
+    """Optimizer steps."""
+    conditions: int = 32
+    """Conditions of a step, each with all its texts."""
+    learning_rate: float = 1e-3
+    """Peak rate of AdamW, after a tenth of the steps; then half a cosine."""
+    weight_decay: float = 0.05
+    """Of AdamW."""
+    seed: int = 0
+    """Of weights, dropout and the order of conditions."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+        check_seed(self)
+        for name in ("words_layers", "layers"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; name at least one block")
+        for name in ("hidden", "steps", "conditions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} is below 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout {self.dropout} is not a share from 0 to below 1; try 0.3")
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ConfigError(
+                f"learning_rate {self.learning_rate} is to be above 0, and weight_decay "
+                f"{self.weight_decay} not below"
+            )

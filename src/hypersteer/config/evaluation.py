@@ -139,6 +139,9 @@ class EvaluateConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     compare_to: str = "prompting"
     """Method that win rates are counted against."""
+    share: bool = False
+    """Do the work in the folder together with other processes that are told so, on any machines
+    that see the folder; those of `accelerate launch` and torchrun do without being told."""
 
     def __post_init__(self) -> None:
         settle(self)

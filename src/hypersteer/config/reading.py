@@ -256,6 +256,17 @@ def differing(
     return found
 
 
+def without(
+    config: Mapping[str, Any], free: Mapping[str, Collection[str]], table: str = ""
+) -> dict[str, Any]:
+    """Return settings, from `to_dict`, without those that are free; see `differing`."""
+    return {
+        key: without(value, free, key) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in free.get(table, ())
+    }
+
+
 def at_least(least: int, table: str, config: Any, *names: str) -> None:
     """Refuse settings below `least`; None, where a setting may be None, is no limit."""
     for name in names:

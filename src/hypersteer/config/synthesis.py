@@ -166,6 +166,9 @@ class SynthesisConfig:
     LM; a strong teacher is trusted, as in AxBench."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     judged: JudgedConfig = field(default_factory=JudgedConfig)
+    share: bool = False
+    """Do the work in the folder together with other processes that are told so, on any machines
+    that see the folder; those of `accelerate launch` and torchrun do without being told."""
 
     def __post_init__(self) -> None:
         settle(self)
@@ -244,6 +247,9 @@ class DistillationConfig:
     filters: FilterConfig = field(default_factory=FilterConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     judged: JudgedConfig = field(default_factory=JudgedConfig)
+    share: bool = False
+    """Do the work in the folder together with other processes that are told so, on any machines
+    that see the folder; those of `accelerate launch` and torchrun do without being told."""
 
     def __post_init__(self) -> None:
         settle(self)

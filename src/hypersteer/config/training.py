@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hypersteer.config.base_lm import LMConfig, SiteConfig
+from hypersteer.config.planning import PlanConfig
 from hypersteer.config.reading import at_least, check_seed, settle
 from hypersteer.errors import ConfigError
 
@@ -26,6 +27,10 @@ class HypernetConfig:
     """Whether the blocks start from the base LM's weights."""
     cross_heads: int | None = None
     """Attention heads of each cross-attention module; by default as many as the base LM has."""
+    cross_key_heads: int | None = None
+    """Heads of its keys and values, which divide those; by default as many."""
+    cross_head_width: int | None = None
+    """Width of one of its heads; by default the width of the base LM over their number."""
     edit: str = "vector"
     """Kind of edit that is written: vector, low-rank, gated or per-token."""
     self_attention: bool = False
@@ -47,6 +52,7 @@ class HypernetConfig:
     def __post_init__(self) -> None:
         settle(self, "hypernet.")
         at_least(1, "hypernet.", self, "blocks", "cross_heads", "head_width", "rank")
+        at_least(1, "hypernet.", self, "cross_key_heads", "cross_head_width")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,9 @@ class DataConfig:
     """How many concepts are never trained on, which ids, or those that the data mark (else 4)."""
     held_in_prompts: int = 1
     """Base prompts of each training concept kept back for validation."""
+    held_in_concepts: int | None = None
+    """Keep back prompts of this many training concepts only, which runs on more concepts share; by
+    default of all."""
     max_concepts: int | None = None
     """Use this many concepts at most."""
     max_examples_per_concept: int | None = None
@@ -77,7 +86,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         settle(self, "data.")
         at_least(0, "data.", self, "held_in_prompts")
-        at_least(1, "data.", self, "max_concepts", "max_examples_per_concept")
+        at_least(1, "data.", self, "held_in_concepts", "max_concepts", "max_examples_per_concept")
         at_least(1, "data.", self, "max_held_out_rows", "max_validation_rows")
         at_least(1, "data.", self, "max_prompt_tokens", "max_response_tokens")
         if isinstance(self.held_out_concepts, int):
@@ -220,6 +229,9 @@ class OptimConfig:
     """Decoupled weight decay."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    gradient_checkpointing: bool = False
+    """Run the blocks above the site and those of the hypernetwork again in the backward pass,
+    instead of keeping their activations: less memory, more time, the same weights."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Arithmetic of products; weights stay float32. auto: bf16 where the device has it natively."""
 
@@ -258,14 +270,17 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     validate_every: int = 100
     """Steps between validations; the last step is always validated."""
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always makes one."""
     keep: int = 2
     """Newest checkpoints kept besides the best one."""
-    best: Literal["held_out_gap", "held_in_gap", "held_out_loss", "held_in_loss"] = "held_out_gap"
-    """Which validation figure chooses the best checkpoint."""
+    best: Literal["held_out_gap", "held_in_gap", "held_out_loss", "held_in_loss", "last"] = (
+        "held_out_gap"
+    )
+    """Which validation figure chooses the best checkpoint; last: the newest one is the best."""
     patience: int | None = None
     """Stop after this many validations without a better figure."""
     tensorboard: bool = False

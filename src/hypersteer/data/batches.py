@@ -27,6 +27,7 @@ class TrainingRow(NamedTuple):
     any case, or the one that says the steering prompt, too, which is `prompted`; that is None where
     nobody wants it. `strength` is that of its edits in this step; where the row is `negated` they
     are to undo what the steering prompt says, and the base LM's own answer is what is wanted.
+    `contrast` is the weight of its contrastive term, 0 where that is not measured.
     """
 
     prompt: PromptIds
@@ -38,6 +39,7 @@ class TrainingRow(NamedTuple):
     prompted: PromptIds | None = None
     strength: float = 1.0
     negated: bool = False
+    contrast: float = 1.0
 
 
 class Tokenised:
@@ -200,7 +202,8 @@ class TrainingBatches:
         for place in range(number, len(picked), processes):
             row, how = self._usable(step, place, picked[place], wrong[place]), shown[place]
             prompt = row.plain if how.alone else row.prompt
-            rows.append(row._replace(prompt=prompt, strength=how.strength, negated=how.negated))
+            drawn = {"strength": how.strength, "negated": how.negated, "contrast": how.contrast}
+            rows.append(row._replace(prompt=prompt, **drawn))
         return rows
 
     def each(self) -> Iterator[TrainingRow]:

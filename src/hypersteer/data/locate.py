@@ -64,6 +64,12 @@ def locate(source: str, split: str) -> Location:
     raise DataError(f"{source} has no {split} split: none of {expected} (or .jsonl) is in {folder}")
 
 
+def is_at_hand(source: str) -> bool:
+    """Return whether a source is read from this disk, and not fetched; it may still be missing."""
+    scheme = source.partition(":")[0]
+    return scheme != "hub" and (scheme != "axbench" or bool(os.environ.get(AXBENCH_VARIABLE)))
+
+
 def _rotated(folder: Path, stem: str) -> tuple[Path, ...]:
     """Return `stem`, `stem_1`, ..., `stem_10` in numeric order; parquet wins over JSON lines."""
     try:

@@ -40,6 +40,7 @@ def split_rows(
     *,
     held_out_concepts: int | Sequence[int] | Literal["marked"],
     held_in_prompts: int = 6,
+    held_in_concepts: int | None = None,
     max_concepts: int | None,
     max_examples_per_concept: int | None,
     max_held_out_rows: int | None = None,
@@ -62,6 +63,8 @@ def split_rows(
         held_out_concepts: How many concepts to hold out, or exactly which ids, or `marked`: those
             that the data mark, and where they mark none, 4.
         held_in_prompts: Base prompts to keep back from each training concept.
+        held_in_concepts: Keep them back from this many training concepts only, those that a split
+            with so many at most has; None for all.
         max_concepts: Most training concepts; None for all.
         max_examples_per_concept: Most training rows of a concept; None for all.
         max_held_out_rows: Most rows of a held-out concept; None for all.
@@ -71,6 +74,7 @@ def split_rows(
         ConfigError: A limit is out of range, an id is unknown, or nothing is left to train on.
     """
     limits = {
+        "held_in_concepts": held_in_concepts,
         "max_concepts": max_concepts,
         "max_examples_per_concept": max_examples_per_concept,
         "max_held_out_rows": max_held_out_rows,
@@ -84,9 +88,12 @@ def split_rows(
     ranked = rank_ids([c.id for c in data.concepts if len(data.rows(c.id))], seed)
     held_out_ids = _held_out_ids(data, ranked, held_out_concepts)
     taken = set(held_out_ids)
-    train_ids = sorted([id_ for id_ in ranked if id_ not in taken][:max_concepts])
+    known = [id_ for id_ in ranked if id_ not in taken][:max_concepts]
+    train_ids, validated = sorted(known), set(known[:held_in_concepts])
     parts = [
-        _within_concept(data, id_, held_in_prompts, max_examples_per_concept, seed)
+        _within_concept(
+            data, id_, held_in_prompts if id_ in validated else 0, max_examples_per_concept, seed
+        )
         for id_ in train_ids
     ]
     held_out = [_some(data.rows(id_), max_held_out_rows, seed, id_) for id_ in held_out_ids]
@@ -109,6 +116,7 @@ def split_as(data: ConceptData, config: DataConfig, seed: int) -> Split:
         data,
         held_out_concepts=config.held_out_concepts,
         held_in_prompts=config.held_in_prompts,
+        held_in_concepts=config.held_in_concepts,
         max_concepts=config.max_concepts,
         max_examples_per_concept=config.max_examples_per_concept,
         max_held_out_rows=config.max_held_out_rows,

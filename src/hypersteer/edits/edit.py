@@ -57,6 +57,8 @@ class Edit:
     def __post_init__(self) -> None:
         if not isinstance(self.kind, EditKind):
             raise SteeringError(f"kind {shown(self.kind)} is no kind of edit; try VECTOR")
+        if not isinstance(self.params, Mapping):
+            raise SteeringError(f"params {shown(self.params)} is no mapping of names to tensors")
         object.__setattr__(self, "params", self.kind.check(self.params))
         object.__setattr__(self, "scope", check_scope(self.scope))
         if not isinstance(self.site, Site):

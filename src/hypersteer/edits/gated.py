@@ -41,7 +41,7 @@ class Gated:
 
     def check(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
         """See `hypersteer.edits.kinds.EditKind.check`."""
-        check_names(dict(params), NAMES, self.name)
+        check_names(params, NAMES, self.name)
         return checked_directions(params, NAMES[:3], NAMES[3:], self.name)
 
     def width(self, params: Params) -> int:

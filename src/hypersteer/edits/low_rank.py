@@ -57,8 +57,8 @@ class LowRank:
 
     def check(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
         """See `hypersteer.edits.kinds.EditKind.check`."""
-        if not isinstance(params, Mapping) or not {"up", "down"} <= set(params):
-            check_names(dict(params), NAMES, self.name)
+        if not {"up", "down"} <= set(params):
+            check_names(params, NAMES, self.name)
         up = checked_tensor(params["up"], "up", self.name, 2)
         given = _filled({**params, "up": up})
         check_names(given, NAMES, self.name)

@@ -73,6 +73,11 @@ class Endpoint:
         self._random = random.Random()
 
     @property
+    def own_engine(self) -> bool:
+        """Whether an engine of ours is asked."""
+        return self._engine is not None
+
+    @property
     def usage(self) -> Usage:
         """What was asked so far, over all calls of `complete`."""
         used = self._usage

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import IO, Any, NamedTuple
 
 from hypersteer.errors import EndpointError, one_line
 from hypersteer.files import edges, is_file
+from hypersteer.launched import cores
 
 MODULE = "hypersteer.endpoint.llama_process"
 PACKAGE = "xllamacpp"
@@ -42,8 +42,9 @@ class EngineSettings:
     Attributes:
         parallel: requests that are answered together.
         context: tokens of one request with its reply, at most.
-        threads: threads that compute; by default one per core that this process may use. Fewer are
-            faster where other programs are busy, since threads wait for each other.
+        threads: threads that compute; by default one per core that this process may use, which is
+            its share where several were launched on the machine. Fewer are faster where other
+            programs are busy, since threads wait for each other.
     """
 
     parallel: int = 4
@@ -115,13 +116,6 @@ class LocalServer:
         if running is None or (code := running.process.poll()) is None:
             return None
         return f"the engine of '{self.model.name}' ended ({_why(code, running.log)})"
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _start(model: Path, settings: EngineSettings) -> _Running:

@@ -88,9 +88,33 @@ class SteeredServer:
         made = {"name": name, "text": text, "model": self.model}
         self._json("POST", "/v1/edits", made)
         try:
-            return self._send("GET", f"/v1/edits/{name}/file").content
+            return self.stored_file(name)
         finally:
-            self._send("DELETE", f"/v1/edits/{name}")
+            self.delete(name)
+
+    def store(self, name: str, file: bytes) -> None:
+        """Let the server keep an edit under a name.
+
+        Raises:
+            EndpointError: if the server refuses.
+        """
+        self._send("PUT", f"/v1/edits/{name}/file", content=file)
+
+    def stored_file(self, name: str) -> bytes:
+        """Return the safetensors file of a stored edit.
+
+        Raises:
+            EndpointError: if the server refuses.
+        """
+        return self._send("GET", f"/v1/edits/{name}/file").content
+
+    def delete(self, name: str) -> None:
+        """Delete a stored edit.
+
+        Raises:
+            EndpointError: if the server refuses.
+        """
+        self._send("DELETE", f"/v1/edits/{name}")
 
     def _body(
         self, messages: Sequence[Mapping[str, Any]], steering: Any, decoding: Mapping[str, Any]
@@ -117,9 +141,11 @@ class SteeredServer:
         except ValueError as error:
             raise EndpointError(f"{self.url} is no hypersteer server: {one_line(error)}") from error
 
-    def _send(self, method: str, path: str, body: Any = None) -> httpx2.Response:
+    def _send(
+        self, method: str, path: str, body: Any = None, content: bytes | None = None
+    ) -> httpx2.Response:
         try:
-            response = self._client.request(method, path, json=body)
+            response = self._client.request(method, path, json=body, content=content)
         except httpx2.HTTPError as error:
             raise self._unreached(error) from error
         if not response.is_success:

@@ -1,6 +1,6 @@
 """Answers of a method to questions, at every strength, with their likelihood under the base LM."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -163,7 +163,7 @@ def even_parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
 
 
 def batches(
-    parts: Sequence[list[Question]], answers_each: int, batch_size: int
+    parts: Iterable[list[Question]], answers_each: int, batch_size: int
 ) -> Iterator[list[list[Question]]]:
     """Yield whole concepts whose answers fit a batch together; one that does not comes alone.
 

@@ -75,7 +75,7 @@ class Plan:
 
     def examples(self, held: Held) -> list[ConceptExamples]:
         """Return a held set's training examples by concept; held-out ones have no positives."""
-        return [self._examples(concept) for concept in self.concepts(held)]
+        return [concept_examples(self.data, self.split, one) for one in self.concepts(held)]
 
     def gap_examples(self, held: Held, concept: Concept, count: int) -> list[Example]:
         """Return validation rows of a concept, which no method has learnt from."""
@@ -87,17 +87,19 @@ class Plan:
         others = [other for other in self.concepts(held) if other.text != concept.text]
         return others[concept.id % len(others)] if others else None
 
-    def _examples(self, concept: Concept) -> ConceptExamples:
-        rows = np.intersect1d(self.data.rows(concept.id), self.split.train)
-        positives = self.data.examples(rows)
-        pool = self.data.examples(self.data.rows(NEGATIVE_POOL, "negative"))
-        negatives = [example for example in pool if example.genre == concept.genre]
-        if not negatives:  # data without a pool, or none of the genre: what shows other concepts
-            others = np.setdiff1d(self.split.train, rows)
-            random = np.random.default_rng([concept.id, NEGATIVES])
-            picked = random.permutation(others)[:NEGATIVES]
-            negatives = self.data.examples(np.sort(picked))
-        return ConceptExamples(concept, positives, negatives[:NEGATIVES])
+
+def concept_examples(data: ConceptData, split: Split, concept: Concept) -> ConceptExamples:
+    """Return what a concept may be learnt from: its training rows, and some that do not show it."""
+    rows = np.intersect1d(data.rows(concept.id), split.train)
+    positives = data.examples(rows)
+    pool = data.examples(data.rows(NEGATIVE_POOL, "negative"))
+    negatives = [example for example in pool if example.genre == concept.genre]
+    if not negatives:  # data without a pool, or none of the genre: what shows other concepts
+        others = np.setdiff1d(split.train, rows)
+        random = np.random.default_rng([concept.id, NEGATIVES])
+        picked = random.permutation(others)[:NEGATIVES]
+        negatives = data.examples(np.sort(picked))
+    return ConceptExamples(concept, positives, negatives[:NEGATIVES])
 
 
 def make_plan(config: EvaluateConfig) -> Plan:

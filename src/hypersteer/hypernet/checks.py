@@ -26,6 +26,13 @@ def check_config(config: HypernetConfig) -> None:
             "hypernet.learned_strength makes lengths of its own, so what hypernet.prior and "
             "hypernet.style add has none; leave out one of them"
         )
+    shaped = config.cross_key_heads is not None or config.cross_head_width is not None
+    if shaped and (config.variant != "cross-attention" or config.edit == PER_TOKEN):
+        raise ConfigError(
+            "hypernet.cross_key_heads and hypernet.cross_head_width are about the cross-attention "
+            f"of vectors and their like, but hypernet.variant is '{config.variant}' and "
+            f"hypernet.edit '{config.edit}'; leave them out"
+        )
     if config.self_attention and config.edit != PER_TOKEN:
         raise ConfigError(
             f"hypernet.self_attention is a part of '{PER_TOKEN}' edits, but hypernet.edit is "

@@ -5,14 +5,20 @@ Shapes: R rows, C steering-prompt tokens, T base tokens, D width, H heads.
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypersteer.config import HypernetConfig
+from hypersteer.errors import ConfigError
 from hypersteer.lm.blocks import sublayer
 from hypersteer.lm.hooks import at_input, at_output
+
+WIDTH_PER_HEAD = 64
+"""For base LMs without attention heads of their own."""
 
 
 class CrossAttention(nn.Module):
@@ -21,17 +27,26 @@ class CrossAttention(nn.Module):
     Both sides are RMS-normalised. Neither side has rotary embeddings, so the result does not
     depend on where padding puts a token. The output projection starts at zero: at first the trunk
     computes what the base LM's blocks compute.
+
+    Args:
+        width: D.
+        heads: H.
+        key_heads: heads of keys and values, each read by as many of H; by default H.
+        head_width: W of each head; by default D / H.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(
+        self, width: int, heads: int, key_heads: int | None = None, head_width: int | None = None
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.key_heads = heads, key_heads or heads
+        each = head_width or width // heads
         self.query_norm = nn.RMSNorm(width, eps=1e-6)
         self.state_norm = nn.RMSNorm(width, eps=1e-6)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, heads * each, bias=False)
+        self.key = nn.Linear(width, self.key_heads * each, bias=False)
+        self.value = nn.Linear(width, self.key_heads * each, bias=False)
+        self.out = nn.Linear(heads * each, width, bias=False)
         nn.init.zeros_(self.out.weight)
 
     def forward(
@@ -60,11 +75,11 @@ class CrossAttention(nn.Module):
     def _projected(self, x: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [R, H, C, W], keys and values [R, H, T, W]."""
         states = self.state_norm(states)
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.query(self.query_norm(x)), self.key(states), self.value(states))
-        )
-        return q, k, v
+        q = self.query(self.query_norm(x)).unflatten(-1, (self.heads, -1))
+        k, v = (part(states).unflatten(-1, (self.key_heads, -1)) for part in (self.key, self.value))
+        if self.key_heads < self.heads:
+            k, v = (part.repeat_interleave(self.heads // self.key_heads, dim=2) for part in (k, v))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 @contextmanager
@@ -87,6 +102,40 @@ def attending(
 
     with at_input(block, remember), at_output(sublayer(block, "attention"), add):
         yield
+
+
+class HeadShape(NamedTuple):
+    """Numbers of heads H and of their keys' heads, and the width W of each."""
+
+    heads: int
+    key_heads: int
+    width: int
+
+
+def head_shape(config: HypernetConfig, width: int, known: int | None) -> HeadShape:
+    """Return the heads of attention modules of our own.
+
+    Args:
+        config: of the hypernetwork.
+        width: D, of the base LM.
+        known: the base LM's own number of heads; None for one without.
+
+    Raises:
+        ConfigError: if numbers do not divide each other as they have to.
+    """
+    wanted = known or max(1, width // WIDTH_PER_HEAD)
+    heads = config.cross_heads or default_heads(width, wanted)
+    if width % heads and config.cross_head_width is None:
+        raise ConfigError(
+            f"hypernet.cross_heads {heads} does not divide width {width}; give another number, or "
+            "hypernet.cross_head_width"
+        )
+    key_heads = config.cross_key_heads or heads
+    if heads % key_heads:
+        raise ConfigError(
+            f"hypernet.cross_key_heads {key_heads} does not divide the {heads} heads that read them"
+        )
+    return HeadShape(heads, key_heads, config.cross_head_width or width // heads)
 
 
 def default_heads(width: int, wanted: int) -> int:

@@ -11,7 +11,8 @@ Shapes: R rows, C tokens read, T base tokens, D width.
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import cast
 
 import torch
@@ -26,12 +27,18 @@ from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError
 from hypersteer.hypernet.activation_prior import ActivationPrior, read_concept_states
 from hypersteer.hypernet.checks import check_config, check_pairs
-from hypersteer.hypernet.cross_attention import CrossAttention, attending, default_heads
+from hypersteer.hypernet.cross_attention import (
+    CrossAttention,
+    HeadShape,
+    attending,
+    head_shape,
+)
 from hypersteer.hypernet.fields import Fields
 from hypersteer.hypernet.heads import Layout, new_head
-from hypersteer.hypernet.trunk import build_trunk, trunk_blocks
+from hypersteer.hypernet.trunk import build_trunk, recomputing_trunk, trunk_blocks
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import collate
+from hypersteer.lm.skeleton import Shaped
 from hypersteer.lm.units import dimension_scales, excess, robust_scale
 
 STYLE_RATE = 10.0
@@ -43,9 +50,6 @@ MEAN_RATE = 0.02
 MASSIVE = 4.0
 """Dimensions that are more times as large as the typical one are scaled down to that before they
 are read, since two massive ones would be all that a normalised state shows."""
-
-WIDTH_PER_HEAD = 64
-"""For base LMs without attention heads of their own."""
 
 HEAVY_TAIL = 2.25
 """Root mean square of hidden states without massive dimensions, in units of their typical size, as
@@ -75,9 +79,11 @@ class Hypernet(nn.Module):
     Attributes:
         sites: where edits are written; states are read at the first.
         kinds: how the edits at each site apply.
+        recomputes: whether its blocks run again in the backward pass, which saves memory.
 
     Args:
-        lm: the base LM; its first blocks are copied, itself it stays outside.
+        lm: the base LM; its first blocks are copied, itself it stays outside. Of one without
+            weights the hypernetwork has none either (in a context of torch's meta device).
         config: variant, kind of edit, and sizes.
         site: where states are read and edits written; `config.more_layers` adds sites above it.
         scale: unit of what is written, kept with the weights.
@@ -87,11 +93,12 @@ class Hypernet(nn.Module):
     """
 
     def __init__(
-        self, lm: BaseLM, config: HypernetConfig, site: Site, *, scale: float = 1.0
+        self, lm: Shaped, config: HypernetConfig, site: Site, *, scale: float = 1.0
     ) -> None:
         super().__init__()
         self.config = config
         self.sites = sites_of(lm, config, site)
+        self.recomputes = False
         check_config(config)
         self.trunk = build_trunk(lm, config.blocks, pretrained=config.init == "pretrained")
         self.cross = _cross_attention(lm, config)
@@ -99,7 +106,7 @@ class Hypernet(nn.Module):
         self.kinds: list[Acts]
         # Parameters are made in the order in which optimizers of kept runs know them.
         if config.edit == PER_TOKEN:
-            heads, own = _heads(lm, config), config.self_attention
+            heads, own = _heads(lm, config).heads, config.self_attention
             check_pairs(lm.width, heads, config)
             self.fields = Fields(lm.width, heads, len(self.sites), self_attention=own)
             self.kinds = list(self.fields.kinds(self._sizes))
@@ -148,16 +155,15 @@ class Hypernet(nn.Module):
         inputs: dict = {"inputs_embeds": embeds.float(), "attention_mask": mask.long()}
         if self._takes_positions:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        within = self._within(states, readable)
         with ExitStack() as stack:
-            if len(self.cross):
-                assert states is not None
-                assert readable is not None
-                states = states.float() / self.excess
-                for block, cross in zip(trunk_blocks(self.trunk), self.cross, strict=True):
-                    stack.enter_context(
-                        attending(block, cast(CrossAttention, cross), states, readable)
-                    )
-            hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
+            if self.recomputes and torch.is_grad_enabled():
+                trunk = recomputing_trunk(self.trunk, within)
+            else:
+                trunk = self.trunk
+                for context in within:
+                    stack.enter_context(context())
+            hidden = trunk(**inputs, use_cache=False).last_hidden_state
         if self.fields is not None:
             return self.fields(hidden, mask)
         last = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
@@ -169,8 +175,26 @@ class Hypernet(nn.Module):
             numbers = guess.repeat(1, self.layout.sites) + self.head(last + beside)
         if self.style is not None:
             numbers = self._without_style(numbers, self.style)
-        scale, excess = cast(Tensor, self.scale), cast(Tensor, self.excess)
-        return self.layout.split(numbers, scale, excess)
+        return self.layout.split(numbers, cast(Tensor, self.scale), cast(Tensor, self.excess))
+
+    def train(self, mode: bool = True) -> "Hypernet":
+        """Set the mode; the trunk's never, whose dropout and routers would draw at random."""
+        super().train(mode).get_submodule("trunk").eval()
+        return self
+
+    def _within(
+        self, states: Tensor | None, readable: Tensor | None
+    ) -> list[Callable[[], AbstractContextManager[None]]]:
+        """Return what makes the context of each block: cross-attention, where there is any."""
+        if not len(self.cross):
+            return [nullcontext] * self.config.blocks
+        assert states is not None
+        assert readable is not None
+        read = states.float() / self.excess
+        return [
+            partial(attending, block, cast(CrossAttention, cross), read, readable)
+            for block, cross in zip(trunk_blocks(self.trunk), self.cross, strict=True)
+        ]
 
     def _without_style(self, numbers: Tensor, style: Tensor) -> Tensor:
         """Return numbers less their running mean; in training, with the style in its place."""
@@ -229,7 +253,7 @@ def new_hypernet(
     return hypernet
 
 
-def sites_of(lm: BaseLM, config: HypernetConfig, site: Site) -> list[Site]:
+def sites_of(lm: Shaped, config: HypernetConfig, site: Site) -> list[Site]:
     """Return where a hypernetwork writes: the site whose states it reads, and others above it.
 
     Raises:
@@ -247,30 +271,26 @@ def sites_of(lm: BaseLM, config: HypernetConfig, site: Site) -> list[Site]:
     return sites
 
 
-def _cross_attention(lm: BaseLM, config: HypernetConfig) -> nn.ModuleList:
+def _cross_attention(lm: Shaped, config: HypernetConfig) -> nn.ModuleList:
     """Cross-attention for every block of the trunk, in the variant that has it.
 
     Raises:
-        ConfigError: if the number of heads does not divide the width.
+        ConfigError: if numbers of heads and widths do not divide each other.
     """
     if config.variant != "cross-attention":
         return nn.ModuleList()
-    heads = _heads(lm, config)
-    return nn.ModuleList(CrossAttention(lm.width, heads) for _ in range(config.blocks))
+    shape = _heads(lm, config)
+    return nn.ModuleList(CrossAttention(lm.width, *shape) for _ in range(config.blocks))
 
 
-def _heads(lm: BaseLM, config: HypernetConfig) -> int:
-    """Return the number of heads of modules of our own, by default the base LM's.
+def _heads(lm: Shaped, config: HypernetConfig) -> HeadShape:
+    """Return the heads of modules of our own, by default as many as the base LM has.
 
     Raises:
-        ConfigError: if it does not divide the width.
+        ConfigError: if numbers of heads and widths do not divide each other.
     """
-    wanted = getattr(lm.model.config.get_text_config(), "num_attention_heads", None)
-    wanted = wanted or max(1, lm.width // WIDTH_PER_HEAD)
-    heads = config.cross_heads or default_heads(lm.width, wanted)
-    if lm.width % heads:
-        raise ConfigError(f"hypernet.cross_heads {heads} does not divide width {lm.width}")
-    return heads
+    known = getattr(lm.model.config.get_text_config(), "num_attention_heads", None)
+    return head_shape(config, lm.width, known)
 
 
 @torch.no_grad()

@@ -6,17 +6,24 @@ its own; the frozen ones of the base LM are read outside.
 """
 
 import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from hypersteer.errors import ConfigError
-from hypersteer.lm.base import BaseLM
+from hypersteer.lm.recomputing import recomputed
+from hypersteer.lm.skeleton import Shaped
+from hypersteer.lm.views import StandIn, with_blocks
 
 
-def build_trunk(lm: BaseLM, count: int, *, pretrained: bool) -> nn.Module:
+def build_trunk(lm: Shaped, count: int, *, pretrained: bool) -> nn.Module:
     """Return a trainable float32 decoder of `count` blocks with the base LM's architecture.
+
+    It comes in the mode of use, as the base LM runs: nothing in it draws at random.
 
     Args:
         lm: the base LM.
@@ -37,7 +44,7 @@ def build_trunk(lm: BaseLM, count: int, *, pretrained: bool) -> nn.Module:
     trunk.blocks_path = next(names)
     if pretrained:
         _copy(decoder, trunk, lm.name)
-    return trunk.to(lm.device, torch.float32).requires_grad_(True)
+    return trunk.eval().to(lm.device, torch.float32).requires_grad_(True)
 
 
 def trunk_blocks(trunk: Any) -> nn.ModuleList:
@@ -45,8 +52,35 @@ def trunk_blocks(trunk: Any) -> nn.ModuleList:
     return trunk.get_submodule(trunk.blocks_path)
 
 
+def recomputing_trunk(
+    trunk: Any, within: Sequence[Callable[[], AbstractContextManager[None]]]
+) -> nn.Module:
+    """Return a view of the trunk whose blocks run again in the backward pass.
+
+    Args:
+        trunk: the trunk.
+        within: for each block, makes the context that it runs in, both times.
+    """
+    blocks = nn.ModuleList(
+        StandIn(block, recomputed(partial(_within, context, block)))
+        for block, context in zip(trunk_blocks(trunk), within, strict=True)
+    )
+    return with_blocks(trunk, trunk.blocks_path.split("."), blocks)
+
+
+def _within(
+    context: Callable[[], AbstractContextManager[None]],
+    block: nn.Module,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Run a block in a context that is made for it."""
+    with context():
+        return block(*args, **kwargs)
+
+
 def truncated(config: Any, depth: int, count: int) -> Any:
-    """Return the configuration with `count` blocks, no vocabulary to speak of, and no dropout.
+    """Return the configuration with `count` blocks and no vocabulary to speak of.
 
     Lists with one entry per block (attention kinds and the like) are cut to length.
     """
@@ -54,8 +88,6 @@ def truncated(config: Any, depth: int, count: int) -> Any:
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == depth:
             setattr(config, name, value[:count])
-        elif ("dropout" in name or "pdrop" in name) and isinstance(value, float):
-            setattr(config, name, 0.0)
     config.num_hidden_layers = count
     config.vocab_size = 8
     config.pad_token_id = None

@@ -14,9 +14,10 @@ from hypersteer.judges.local import LocalJudge
 from hypersteer.judges.local_calibration import LocalCalibration
 from hypersteer.judges.yes_no import Asker, EndpointAsker, ModelAsker, reading
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.bfloat16 import bf16_is_faster
 from hypersteer.lm.catalogue import find_known, names_gguf
 from hypersteer.lm.fetch import gguf_file
-from hypersteer.lm.load import has_native_bf16, load_lm
+from hypersteer.lm.load import load_lm
 from hypersteer.lm.stored import stored_gguf
 
 ASKED = "qwen2.5-coder-1.5b-instruct"
@@ -103,7 +104,7 @@ def _measuring(config: JudgeConfig, lm: BaseLM) -> BaseLM:
     if name == lm.name:
         return lm
     on_cpu = lm.device.type == "cpu"
-    dtype = "bfloat16" if on_cpu and has_native_bf16() else None
+    dtype = "bfloat16" if on_cpu and bf16_is_faster() else None
     return load_lm(name, device=str(lm.device), dtype=dtype)
 
 

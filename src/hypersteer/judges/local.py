@@ -20,7 +20,7 @@ from hypersteer.judges.fluency import FluencyReader, FluencySignals
 from hypersteer.judges.judge import EMPTY, Answer, Failure, Judgement, Rating, in_few_words
 from hypersteer.judges.lm_signals import SignalReader, Signals
 from hypersteer.judges.local_calibration import LocalCalibration, probability
-from hypersteer.judges.yes_no import Asker
+from hypersteer.judges.yes_no import Asker, EndpointAsker
 from hypersteer.lm.base import BaseLM
 
 VERSION = 2
@@ -59,6 +59,7 @@ class LocalJudge:
 
     Attributes:
         name: both models, the version of the questions and of the calibration.
+        runs_engine: whether an engine of ours answers, which takes all cores of the machine.
 
     Args:
         asker: who answers the questions.
@@ -74,6 +75,7 @@ class LocalJudge:
         self, asker: Asker, lm: BaseLM, calibration: LocalCalibration, shares: str = ""
     ) -> None:
         self._asker = asker
+        self.runs_engine = isinstance(asker, EndpointAsker) and asker.endpoint.own_engine
         self._measured = calibration.of(lm)
         self._scales = self._measured.of_asker(asker.name)
         self._lm = lm

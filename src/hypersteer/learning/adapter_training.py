@@ -5,6 +5,7 @@ each concept's own parameters, with its own clipping and learning rate: what is 
 training one concept after another would have learnt. Shapes: N concepts, B rows, M texts.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
@@ -16,11 +17,11 @@ from torch import Tensor
 from hypersteer.concepts import Concept
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, TrainingError
-from hypersteer.learning import vectors
 from hypersteer.learning.corpus import Corpus, States
 from hypersteer.learning.values import ConceptExamples, Done
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import TokenBatch, length_batches
+from hypersteer.lm.flops import LMFlops, place
 from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.likelihood import response_losses
 from hypersteer.lm.upper_blocks import shared_below, upper_blocks
@@ -213,7 +214,8 @@ class Responses:
         cache_bytes: int,
     ) -> None:
         self._lm, self._site, self._texts = lm, site, corpus.texts
-        self._tokens = self._responses = 0
+        self._passes: Counter[tuple[int, int]] = Counter()
+        self._tokens = 0
         trained = [number for rows in corpus.positives for number in rows]
         uses = epochs * np.bincount(trained, minlength=len(corpus.texts)) + 1
         self.states = States(
@@ -239,8 +241,8 @@ class Responses:
             change: states [B, T, D] at the site -> what the blocks above get instead.
             others: what else is done, at sites above.
         """
-        self._tokens += sum(self._texts[text].size for text in texts)
-        self._responses += sum(len(self._texts[text].response) for text in texts)
+        self._passes[len(texts), max(self._texts[text].size for text in texts)] += 1
+        self._tokens += sum(len(self._texts[text].response) for text in texts)
         batch = self.states.batch(texts)
         with at_sites(self._lm.blocks, others):
             if self._above is None:
@@ -248,18 +250,18 @@ class Responses:
             read = self.states.read(texts) if self._above.skips else None
             return self._above.losses(batch, read, change)
 
-    def flops(self, per_weight: float) -> float:
-        """Count the operations so far on real tokens, without attention products, as is usual.
+    def flops(self, *, weights: bool) -> int:
+        """Count the operations so far, there and back, without those of what `change` does.
 
         Args:
-            per_weight: for each weight above the site, and of the head, and each token: 4 if
-                gradients go to states only (2 forward, 2 back), 6 if to weights as well.
+            weights: whether gradients go to all weights as well, and not to states only.
         """
-        lm, first = self._lm, 0 if self._site is None else self._site.layer + 1
-        upper = vectors.block_parameters(lm, first, lm.depth) * self._tokens
-        head = lm.vocab * lm.width * self._responses
-        if self._site is None:
-            return per_weight * (upper + head)
-        again = 0 if self._above is None or self._above.skips else self._tokens
-        below = vectors.reading_flops(lm, self._site, self.states.tokens_run + again)
-        return per_weight * (upper + head) + below
+        lm = LMFlops.of_lm(self._lm)
+        first = 0 if self._site is None else place(self._site)
+        again = self._above is not None and not self._above.skips
+        found = self.states.flops + (2 + weights) * self._tokens * lm.head
+        for (rows, length), times in self._passes.items():
+            there = lm.forward(rows, length, lm.top, start=0 if again else first)
+            back = lm.backward(rows, length, lm.top, start=first, weights=weights)
+            found += times * (there + back)
+        return found

@@ -14,6 +14,7 @@ from hypersteer.learning import vectors
 from hypersteer.learning.corpus import Limits, States, make_corpus, need_rows
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.flops import MULTIPLY_ADD
 
 
 class Moments(NamedTuple):
@@ -83,7 +84,7 @@ class ConceptStates:
         negatives: bool,
     ) -> None:
         self._started = time.perf_counter()
-        self._lm, self._site, self._concepts = lm, site, concepts
+        self._lm, self._concepts = lm, concepts
         self.corpus = make_corpus(lm, concepts)
         need_rows(self.corpus, concepts, method=method, negatives=negatives)
         uses = np.bincount(
@@ -98,6 +99,7 @@ class ConceptStates:
             batch_tokens=limits.batch_tokens,
             cache_bytes=limits.cache_bytes,
         )
+        self._products = 0
         self._moments: dict[tuple[int, ...], Moments] = {}
 
     def each(self, find: Callable[[int], Tensor], done: Done | None) -> Float[Tensor, "N D"]:
@@ -129,7 +131,10 @@ class ConceptStates:
             shared: whether other concepts may ask for the same texts, so that they are kept.
         """
         key = tuple(sorted(set(numbers)))
-        found = self._moments.get(key) or moments(self.parts(key))
+        found = self._moments.get(key)
+        if found is None:
+            found = moments(self.parts(key))
+            self._products += MULTIPLY_ADD * found.count * self._lm.width**2
         if shared:
             self._moments[key] = found
         return found
@@ -153,12 +158,13 @@ class ConceptStates:
         """
         directions = torch.nn.functional.normalize(directions.float(), dim=-1)
         if lengths is None:
-            lengths = vectors.measure(self.states, self.corpus.rows, directions).activations
+            measured = vectors.measure(self.states, self.corpus.rows, directions)
+            lengths, self._products = measured.activations, self._products + measured.flops
         return vectors.keep(
             self._concepts,
             directions,
             lengths,
-            flops=vectors.reading_flops(self._lm, self._site, self.states.tokens_run),
+            flops=self.states.flops + self._products,
             started=self._started,
             scopes=scopes,
         )

@@ -19,6 +19,7 @@ from hypersteer.errors import ConfigError, DataError
 from hypersteer.learning.values import ConceptExamples
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate, length_batches
+from hypersteer.lm.flops import LMFlops, place
 
 MAX_TOKENS = 1024
 """Longest text in tokens, unless the context window is shorter (AxBench's limit). Longer
@@ -172,7 +173,7 @@ class States:
     are the last to be computed anew.
 
     Attributes:
-        tokens_run: tokens that the blocks up to the site were run on so far, padding left out.
+        flops: operations of the blocks up to the site so far, see `hypersteer.lm.flops`.
 
     Args:
         lm: the base LM.
@@ -193,7 +194,8 @@ class States:
         batch_tokens: int,
         cache_bytes: int,
     ) -> None:
-        self.tokens_run = 0
+        self.flops = 0
+        self._passes = LMFlops.of_lm(lm)
         self._lm, self._site, self._texts = lm, site, texts
         self._batch_tokens = batch_tokens
         self._kept: dict[int, Tensor] = {}
@@ -233,6 +235,6 @@ class States:
     def _run(self, numbers: Sequence[int]) -> list[Tensor]:
         """Return the states [T, D] of each text, padding cut off."""
         sizes = [self._texts[number].size for number in numbers]
-        self.tokens_run += sum(sizes)
+        self.flops += self._passes.forward(len(numbers), max(sizes), place(self._site))
         hidden = self._lm.states(self.batch(numbers), self._site)
         return [row[:size] for row, size in zip(hidden, sizes, strict=True)]

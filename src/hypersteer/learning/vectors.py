@@ -23,6 +23,8 @@ from hypersteer.errors import DataError, SteeringError
 from hypersteer.learning.corpus import States, checked_texts
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Learned, Steering, ids_of
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import length_batches
+from hypersteer.lm.flops import MULTIPLY_ADD, LMFlops, place
 from hypersteer.lm.units import token_norms
 from hypersteer.lm.writers import vector_writer
 
@@ -36,10 +38,12 @@ class Measured(NamedTuple):
     Attributes:
         highest: largest product [N] of a state and the concept's direction.
         norms: mean length [N] of the states, see `hypersteer.lm.units.token_norms`.
+        flops: operations of the products, without those of making the states.
     """
 
     highest: Tensor
     norms: Tensor
+    flops: int = 0
 
     @property
     def activations(self) -> Tensor:
@@ -61,14 +65,16 @@ def measure(
     members = [set(numbers) for numbers in rows]
     highest = torch.full((len(rows),), -torch.inf)
     norms, counts = torch.zeros(2, len(rows), dtype=torch.float64)
+    products = 0
     for numbers, hidden, marks in states.walk(sorted(set().union(*members))):
         hidden, belongs = hidden.float(), membership(numbers, members)
         tops = _highest(hidden, directions, marks)
+        products += MULTIPLY_ADD * hidden.numel() * len(directions)
         highest = torch.maximum(highest, tops.where(belongs, -torch.inf).amax(0))
         sums = (token_norms(hidden) * marks).sum(1).cpu().double()
         norms += sums @ belongs.double()
         counts += marks.sum(1).cpu().double() @ belongs.double()
-    return Measured(highest, (norms / counts).float())
+    return Measured(highest, (norms / counts).float(), products)
 
 
 def membership(numbers: Sequence[int], members: Sequence[set[int]]) -> Tensor:
@@ -176,11 +182,16 @@ def row_of(learned: Learned, concept: Concept) -> int:
     return ids.index(concept.id)
 
 
-def block_parameters(lm: BaseLM, first: int, last: int) -> int:
-    """Count the weights of the blocks from `first` up to but not `last`, all experts included."""
-    return sum(p.numel() for block in lm.blocks[first:last] for p in block.parameters())
+def reading_flops(lm: BaseLM, site: Site, sizes: Sequence[int], batch_tokens: int) -> int:
+    """Count the operations of reading texts of these sizes at a site, see `hypersteer.lm.flops`.
 
-
-def reading_flops(lm: BaseLM, site: Site, tokens: int) -> float:
-    """Count two operations per weight and token in all blocks up to the site, without attention."""
-    return 2.0 * block_parameters(lm, 0, site.layer + 1) * tokens
+    Args:
+        lm: the base LM.
+        site: where; the blocks above it do not run.
+        sizes: tokens of each text.
+        batch_tokens: most tokens of a forward pass, padding included.
+    """
+    passes, found = LMFlops.of_lm(lm), 0
+    for part in length_batches(sizes, tokens=batch_tokens):
+        found += passes.forward(len(part), max(sizes[number] for number in part), place(site))
+    return found

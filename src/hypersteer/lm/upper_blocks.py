@@ -2,17 +2,16 @@
 
 The base LM's own forward runs, so masks, positions, rotary or linear biases, soft-caps and whatever
 else a family has are its business, for however many rows it is given. It runs on a view of the
-model in which the lower blocks are replaced by stand-ins that return the given states: a handful of
-shallow copies of modules around the same weights and the same upper blocks. The base LM itself is
-never touched, so other threads may use it meanwhile, and hooks on its upper blocks act in the view.
+model (`hypersteer.lm.views`) in which the lower blocks are replaced by stand-ins that return the
+given states; hooks on its upper blocks act in the view.
 """
 
-import copy
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +23,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, TokenBatch, collate
 from hypersteer.lm.checks import trial_rows
 from hypersteer.lm.hooks import capture
+from hypersteer.lm.views import StandIn, path_to, with_blocks
 
 CLOSE = {torch.float32: 1e-3}
 CLOSE_IN_HALF = 3e-2
@@ -51,11 +51,11 @@ class UpperBlocks:
         self.border = Site(len(rests) - 1)
         self._given = threading.local()
         stand_ins = [
-            _StandIn(block, rest, self._states)
+            StandIn(block, partial(self._output, rest))
             for block, rest in zip(lm.blocks[: len(rests)], rests, strict=True)
         ]
         blocks = nn.ModuleList([*stand_ins, *lm.blocks[len(rests) :]])
-        self.view = replace(lm, model=_with_blocks(lm.model, path, blocks), blocks=blocks)
+        self.view = replace(lm, model=with_blocks(lm.model, path, blocks), blocks=blocks)
 
     @contextmanager
     def given(self, states: Tensor) -> Generator[None]:
@@ -66,8 +66,10 @@ class UpperBlocks:
         finally:
             del self._given.states
 
-    def _states(self) -> Tensor:
-        return self._given.states
+    def _output(self, rest: tuple | None, *_args: Any, **_kwargs: Any) -> Any:
+        """Return the given states, in the form that a block returns its own."""
+        states = self._given.states
+        return states if rest is None else (states, *rest)
 
 
 def upper_blocks(lm: BaseLM, below: int) -> UpperBlocks | None:
@@ -108,7 +110,7 @@ def repeated(batch: TokenBatch, copies: int) -> TokenBatch:
 
 @torch.no_grad()
 def _checked(lm: BaseLM, below: int) -> UpperBlocks | None:
-    path = _path(lm.model, lm.blocks)
+    path = path_to(lm.model, lm.blocks)
     if path is None:
         return None
     probe = _probe(lm)
@@ -134,27 +136,6 @@ def _probe(lm: BaseLM) -> TokenBatch:
     return collate([PromptIds(ids, 0) for ids in rows], pad_id=lm.chat.pad_id).to(lm.device)
 
 
-class _StandIn(nn.Module):
-    """Takes the place of a block: passes for it, and returns the given states."""
-
-    def __init__(self, block: nn.Module, rest: tuple | None, given: Callable[[], Any]) -> None:
-        super().__init__()
-        self._block = (block,)  # in a tuple, it is no child
-        self._rest = rest
-        self._states = given
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self._block[0], name)  # such as the block's attention kind
-
-    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
-        """Return the given states, in the form that the block returns its own."""
-        states = self._states()
-        return states if self._rest is None else (states, *self._rest)
-
-
 def _logits_and_rests(lm: BaseLM, probe: TokenBatch) -> tuple[Tensor, list[tuple | None]]:
     """Return the logits, and what each block returns beside states; None for a bare tensor."""
     rests: list[tuple | None] = []
@@ -171,24 +152,3 @@ def _logits_and_rests(lm: BaseLM, probe: TokenBatch) -> tuple[Tensor, list[tuple
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _path(model: nn.Module, blocks: nn.ModuleList) -> list[str] | None:
-    """Return names that lead from the model to its blocks; None if a forward there is patched."""
-    dotted = next((name for name, module in model.named_modules() if module is blocks), None)
-    if not dotted:
-        return None
-    path = dotted.split(".")
-    on_the_way = [model.get_submodule(".".join(path[:end])) for end in range(len(path))]
-    return None if any("forward" in vars(module) for module in on_the_way) else path
-
-
-def _with_blocks(module: nn.Module, path: list[str], blocks: nn.ModuleList) -> Any:
-    """Return a shallow copy of a module that has other blocks at the end of the path."""
-    name, *rest = path
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    child = module._modules[name]
-    assert child is not None
-    twin._modules[name] = _with_blocks(child, rest, blocks) if rest else blocks
-    return twin

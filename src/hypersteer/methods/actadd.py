@@ -69,7 +69,7 @@ class ActAdd:
         pairs = [self._pair(lm, entry.concept.text) for entry in concepts]
         found = self._differences(lm, site, pairs)
         count = max(1, len(concepts))
-        tokens = sum(len(one.ids) for pair in pairs for one in pair)
+        sizes = [len(one.ids) for pair in pairs for one in pair]
         lengths = [len(one) for one in found]
         return Learned(
             tensors={
@@ -81,7 +81,7 @@ class ActAdd:
                 len(concepts),
                 started=started,
                 parameters=lm.width if self.everywhere else lm.width * sum(lengths) // count,
-                flops=vectors.reading_flops(lm, site, tokens),
+                flops=vectors.reading_flops(lm, site, sizes, self.batch_tokens),
             ),
         )
 

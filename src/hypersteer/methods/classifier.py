@@ -24,6 +24,7 @@ from hypersteer.learning.corpus import (
 from hypersteer.learning.values import ConceptExamples, Cost, Done, Learned, ids_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import TokenBatch, length_batches
+from hypersteer.lm.flops import LMFlops
 from hypersteer.lm.hooks import at_input, at_sites, head_at
 
 
@@ -130,7 +131,8 @@ def learn(
         name: torch.stack([getattr(one, name) for one in found] or [getattr(empty, name)])
         for name in Classifier._fields
     }
-    tokens = sum(text.size for text in corpus.texts)
+    sizes = [text.size for text in corpus.texts]
+    reading = vectors.reading_flops(lm, Site(lm.depth - 1), sizes, batch_tokens)
     return Learned(
         tensors={
             **{name: part[: len(found)].contiguous() for name, part in parts.items()},
@@ -141,7 +143,7 @@ def learn(
             len(concepts),
             started=started,
             parameters=sum(part.numel() for part in empty),
-            flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens),
+            flops=reading + len(sizes) * LMFlops.of_lm(lm).head,
         ),
     )
 

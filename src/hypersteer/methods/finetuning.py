@@ -115,7 +115,7 @@ class FineTuning:
                 len(concepts),
                 started=started,
                 parameters=_numel(weights),
-                flops=responses.flops(6),
+                flops=responses.flops(weights=True),
             ),
         )
 

@@ -1,20 +1,24 @@
 """Hypernetworks as a method among the others: one checkpoint steers towards every concept."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hypersteer.checkpoint import find_checkpoint, generator_hash
+from hypersteer.config import SiteConfig, TrainConfig, from_dict
 from hypersteer.edits.sites import Site
 from hypersteer.engine.requests import as_request
+from hypersteer.errors import ConfigError
 from hypersteer.hypernet.card import Card, read_card
+from hypersteer.hypernet.step_flops import RowLengths, StepShape, as_contrasted, run_flops
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
-from hypersteer.learning.vectors import block_parameters
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.messages import prompted
 from hypersteer.steering import Steerer, load
 
-FORWARD, BACKWARD = 2, 2
-"""Floating-point operations per weight and token: a pass forward, and one back to activations."""
+SAMPLE = 8
+"""Rows of each concept that the mean cost of a training step is taken over."""
 
 
 class Hypersteer:
@@ -50,7 +54,7 @@ class Hypersteer:
         steerer = self._loaded(lm)
         weights = sum(p.numel() for p in steerer.hypernet.parameters())
         share = max(1, len(self.card.concepts))
-        flops = _training_flops(self.card, lm, weights, concepts) / share
+        flops = training_flops(self.card, lm, concepts) / share
         return Learned(notes={"weights": weights}, cost=Cost(flops=flops))
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
@@ -71,34 +75,57 @@ def checkpoint_label(name: str) -> str:
     return Path(name).name or name
 
 
-def _training_flops(
-    card: Card, lm: BaseLM, weights: int, concepts: Sequence[ConceptExamples]
-) -> float:
-    """Count operations of the whole training run, for rows as long as these concepts' on average.
+def training_flops(card: Card, lm: BaseLM, concepts: Sequence[ConceptExamples]) -> float:
+    """Count the operations of the whole training run, for rows like these concepts'.
 
-    Per row of T tokens: forward below the site; above it, for each of the K steering prompts,
-    forward and back to activations; the hypernetwork forward, and back to activations and weights,
-    on its C tokens; and in distillation the prompted teacher, with guidance the plain one too.
+    A step is taken to be the mean over these rows, sorted by length as in training, each beside the
+    concept that follows its own as a wrong one. What ran before the first step (the base LM's own
+    answers) and validation are left out. 0 where the checkpoint does not say how it was trained in
+    words that this version knows.
     """
-    rows = [e for one in concepts for e in one.positives[:8]]
-    if not rows or "optim" not in card.training:
+    if "optim" not in card.training:
         return 0.0
-    lengths = [
-        len(lm.chat.prompt(e.prompt).ids) + len(lm.chat.response(e.response)[:128]) for e in rows
+    try:
+        config = replace(from_dict(TrainConfig, card.training), hypernet=card.hypernet)
+    except ConfigError:  # of a later version
+        return 0.0
+    site = SiteConfig(layer=card.site.layer, kind=card.site.kind)
+    shape = StepShape.of(replace(config, site=site), lm)
+    rows = _rows(lm, config, concepts)
+    if not rows:
+        return 0.0
+    size = min(len(rows), config.optim.batch_size)
+    steps = [
+        as_contrasted(rows[start : start + size], config.loss)
+        for start in range(0, len(rows) - size + 1, size)
     ]
-    tokens = sum(lengths) / len(lengths)
-    read = sum(len(lm.chat.text(c.concept.text)) for c in concepts) / len(concepts) + 1
-    first = card.site.layer + 1
-    below = block_parameters(lm, 0, first)
-    above = block_parameters(lm, first, lm.depth) + lm.embeddings.weight.numel()
-    optim, loss = card.training["optim"], card.training["loss"]
-    copies = 2 if loss["contrast"] else 1
-    taught = loss.get("objective") == "distillation"
-    teachers = (2 if loss.get("guidance") else 1) if taught else 0
-    row = (
-        FORWARD * below * tokens
-        + copies * (FORWARD + BACKWARD) * above * tokens
-        + copies * 3 * FORWARD * weights * read
-        + teachers * FORWARD * (below + above) * tokens
-    )
-    return row * optim["batch_size"] * card.step
+    mean = run_flops(replace(shape, parts=1), steps).total / len(steps)
+    return mean * config.optim.batch_size / size * card.step
+
+
+def _rows(lm: BaseLM, config: TrainConfig, concepts: Sequence[ConceptExamples]) -> list[RowLengths]:
+    """Return the lengths of some of these concepts' rows, the shortest first."""
+    chat, most, found = lm.chat, config.data.max_response_tokens, []
+    texts = [entry.concept.text for entry in concepts]
+    for number, entry in enumerate(concepts):
+        pair = texts[number], texts[(number + 1) % len(texts)]
+        right, wrong = (len(chat.text(text)) for text in pair)
+        for example in entry.positives[:SAMPLE]:
+            plain = chat.prompt(example.prompt)
+            told = len(chat.prompt(prompted(example.prompt, pair[0])).ids)
+            response = chat.response(example.response, ends=example.complete)
+            tokens = min(len(response), most)
+            found.append(
+                RowLengths(
+                    prompt=told if config.loss.prompted else len(plain.ids),
+                    response=tokens,
+                    steering=right,
+                    wrong=wrong,
+                    prefix=plain.prefix,
+                    plain=len(plain.ids),
+                    prompted=told,
+                    own=most,
+                    texts=pair,
+                )
+            )
+    return sorted(found, key=lambda row: row.prompt + row.response)

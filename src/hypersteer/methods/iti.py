@@ -83,12 +83,13 @@ class Iti:
         heads = find_heads(lm)
         shared = {number for side in corpus.negatives for number in side}
         kept: dict[int, Tensor] = {}
-        found, tokens = [], 0
+        found, flops = [], 0
         for number, entry in enumerate(concepts):
             sides = [sorted(set(s[number])) for s in (corpus.positives, corpus.negatives)]
             fresh = [text for side in sides for text in side if text not in kept]
-            tokens += sum(corpus.texts[text].size for text in fresh)
             texts = [corpus.texts[text] for text in fresh]
+            sizes = [text.size for text in texts]
+            flops += vectors.reading_flops(lm, Site(lm.depth - 1), sizes, self.batch_tokens)
             outputs = read_heads(
                 lm, heads, texts, lambda h, t: summary(h, t, self.tokens), self.batch_tokens
             )
@@ -98,7 +99,7 @@ class Iti:
             kept = {text: rows for text, rows in read.items() if text in shared}
             if done is not None:
                 done(1 / len(concepts))
-        return self._learned(lm, heads, concepts, found, tokens, started)
+        return self._learned(lm, heads, concepts, found, flops, started)
 
     def choose(
         self,
@@ -176,7 +177,7 @@ class Iti:
         heads: Heads,
         concepts: Sequence[ConceptExamples],
         found: Sequence["Chosen"],
-        tokens: int,
+        flops: int,
         started: float,
     ) -> Learned:
         size = max(1, round(self.share * lm.depth * heads.count))
@@ -195,7 +196,7 @@ class Iti:
                 len(concepts),
                 started=started,
                 parameters=size * heads.width,
-                flops=vectors.reading_flops(lm, Site(lm.depth - 1), tokens),
+                flops=flops,
             ),
         )
 

@@ -144,7 +144,7 @@ class Lora:
                 len(concepts),
                 started=started,
                 parameters=sum(m[0].numel() for m in found.values() if m),
-                flops=responses.flops(4),
+                flops=responses.flops(weights=False),
             ),
         )
 

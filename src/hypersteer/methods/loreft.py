@@ -165,7 +165,7 @@ class Loreft:
             losses,
             done,
         )
-        return self._kept(concepts, layers, learners, responses.flops(4), started)
+        return self._kept(concepts, layers, learners, responses.flops(weights=False), started)
 
     def steer(self, lm: BaseLM, site: Site, learned: Learned, asked: Sequence[Asked]) -> Steering:
         """Add each row's change at every layer, at the ends of its prompt.

@@ -17,6 +17,7 @@ from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.learning.values import Asked, ConceptExamples, Cost, Done, Learned, Steering
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.flops import LMFlops
 from hypersteer.lm.messages import Messages, Prompt, as_messages, prompted
 
 Write = Callable[[list[str]], list[str]]
@@ -272,6 +273,9 @@ def instruction_of(answer: str) -> dict[str, str]:
 
 
 def _written_flops(lm: BaseLM, texts: Sequence[str], answers: Sequence[str]) -> float:
-    tokens = sum(len(lm.chat.prompt(REQUEST.format(concept=text)).ids) for text in texts)
-    tokens += sum(len(lm.chat.text(answer)) for answer in answers)
-    return 2.0 * sum(p.numel() for p in lm.model.parameters()) * tokens
+    """Count the operations of writing the answers to the requests, padding left out."""
+    passes, found = LMFlops.of_lm(lm), 0
+    for text, answer in zip(texts, answers, strict=True):
+        prompt = len(lm.chat.prompt(REQUEST.format(concept=text)).ids)
+        found += passes.generating(prompt, len(lm.chat.text(answer)))
+    return found

@@ -69,7 +69,7 @@ class Random:
             concepts,
             directions,
             measured.norms if bare else measured.activations,
-            flops=vectors.reading_flops(lm, site, states.tokens_run),
+            flops=states.flops + measured.flops,
             started=started,
         )
 

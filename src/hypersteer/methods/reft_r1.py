@@ -27,6 +27,7 @@ from hypersteer.learning.corpus import (
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import length_batches
+from hypersteer.lm.flops import MULTIPLY_ADD
 from hypersteer.lm.writers import add_vectors
 
 
@@ -124,12 +125,12 @@ class ReftR1:
                     f"the direction of concept {entry.concept.id} ('{entry.concept.text}') is no "
                     "longer finite; lower learning_rate"
                 )
-        activations = vectors.measure(training.states, corpus.rows, directions).activations
+        measured = vectors.measure(training.states, corpus.rows, directions)
         return vectors.keep(
             concepts,
             directions,
-            activations,
-            flops=training.flops(),
+            measured.activations,
+            flops=training.flops() + measured.flops,
             started=started,
         )
 
@@ -173,6 +174,7 @@ class Training:
             cache_bytes=recipe.cache_bytes,
         )
         self.states = self._responses.states
+        self._products = 0
         self._weights = self._started()
         self._optimizer = torch.optim.AdamW(
             [{"params": [w]} for w in self._weights], lr=recipe.learning_rate, weight_decay=0.0
@@ -206,14 +208,16 @@ class Training:
         """Return the directions so far, at unit length, on the CPU."""
         return F.normalize(torch.stack(self._weights).detach(), dim=-1).cpu()
 
-    def flops(self) -> float:
-        """Count the operations so far: back to activations only, as no weight has a gradient."""
-        return self._responses.flops(per_weight=4)
+    def flops(self) -> int:
+        """Count the operations so far, see `hypersteer.lm.flops`; back to states and directions."""
+        return self._responses.flops(weights=False) + self._products
 
     def _started(self) -> list[Tensor]:
         """Return untrained directions; reading all texts here fills the cache in full batches."""
         start = torch.full((len(self._rows), self._lm.width), self._recipe.start)
-        alive = vectors.measure(self.states, self._rows, start).highest > 0
+        measured = vectors.measure(self.states, self._rows, start)
+        self._products += measured.flops
+        alive = measured.highest > 0
         turned = torch.where(alive[:, None], start, -start).to(self._lm.device)
         return [row.clone().requires_grad_() for row in turned]
 
@@ -229,6 +233,7 @@ class Training:
         penalties: list[Tensor] = []
 
         def act(hidden: Tensor) -> Tensor:
+            self._products += 2 * MULTIPLY_ADD * hidden.numel()  # latents, and back to directions
             changed = change(hidden, directions, marks, self._recipe.top_k)
             penalties.append(changed.penalty)
             return changed.hidden

@@ -20,7 +20,7 @@ from hypersteer.concepts import Concept
 from hypersteer.edits.sites import Site
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.files import is_file, path_of
-from hypersteer.learning import dispatch, vectors
+from hypersteer.learning import dispatch
 from hypersteer.learning import sae_features as features
 from hypersteer.learning.corpus import Corpus, States, check_fields, make_corpus, need_rows
 from hypersteer.learning.dictionaries import Dictionary, find_dictionary, read_dictionary
@@ -28,6 +28,7 @@ from hypersteer.learning.sae_features import Mode, Picked
 from hypersteer.learning.sae_labels import Labels, nearest_labels, read_labels
 from hypersteer.learning.values import ConceptExamples, Done, Learned
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.flops import MULTIPLY_ADD
 
 BESIDE = "labels.jsonl"
 """Labels that lie beside a dictionary's weights are found by this name."""
@@ -175,7 +176,7 @@ class Sae:
         rows = [corpus.rows[number] or every for number in wanted]
         highest = torch.stack([tops[own, k].max() for k, own in enumerate(rows)])
         highest = features.or_norms(highest, states, rows, dictionary.decoder[chosen])
-        return highest, vectors.reading_flops(lm, site, states.tokens_run)
+        return highest, states.flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +224,13 @@ class SaeA:
         corpus = make_corpus(lm, concepts)
         need_rows(corpus, concepts, method="SAE-A", negatives=True)
         states = self._states(lm, site, corpus)
-        encode, norms = dictionary.to(lm.device).latents, dictionary.decoder.norm(dim=-1)
+        whole, norms, products = dictionary.to(lm.device), dictionary.decoder.norm(dim=-1), 0
+
+        def encode(hidden: Tensor) -> Tensor:
+            nonlocal products
+            products += MULTIPLY_ADD * len(hidden) * dictionary.decoder.numel()
+            return whole.latents(hidden)
+
         # Negatives are shared, so what they show is kept from one concept to the next.
         lacking = lru_cache(maxsize=4)(lambda numbers: features.pooled(states, numbers, encode))
         picked, highest = [], torch.zeros(len(concepts))
@@ -237,8 +244,6 @@ class SaeA:
                 done(1 / len(concepts))
         decoder = dictionary.decoder[[one.feature for one in picked]]
         highest = features.or_norms(highest, states, corpus.rows, decoder)
-        encoding = 2.0 * dictionary.decoder.numel() * sum(text.size for text in corpus.texts)
-        flops = vectors.reading_flops(lm, site, states.tokens_run) + encoding
         return features.keep(
             concepts,
             dictionary,
@@ -246,7 +251,7 @@ class SaeA:
             highest,
             path=self.dictionary,
             mode=self.mode,
-            flops=flops,
+            flops=states.flops + products,
             started=started,
         )
 

@@ -105,14 +105,15 @@ class Ssv:
             done,
         )
         trained = torch.stack(weights).detach() if weights else torch.zeros(0, lm.width)
-        strengths = trained.norm(dim=-1)
+        strengths, flops = trained.norm(dim=-1), 0
         if self.scaling == "activation":
             directions = torch.nn.functional.normalize(trained, dim=-1)
-            strengths = vectors.measure(responses.states, corpus.rows, directions).activations
+            measured = vectors.measure(responses.states, corpus.rows, directions)
+            strengths, flops = measured.activations, measured.flops
         return vectors.keep(
             concepts,
             trained,
             strengths,
-            flops=responses.flops(per_weight=4),
+            flops=flops + responses.flops(weights=False),
             started=started,
         )

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from hypersteer.config import EvaluateConfig
-from hypersteer.evaluation.run import EvaluateResult, Findings, run
+from hypersteer.evaluation.findings import Findings
+from hypersteer.evaluation.run import EvaluateResult, run
 from hypersteer.files import write_text
 from hypersteer.lm.base import BaseLM
 from hypersteer.report.document import compose

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hypersteer.errors import ConfigError, nearest
+from hypersteer.evaluation.findings import Findings
 from hypersteer.evaluation.metrics import (
     ConceptMeans,
     Point,
@@ -17,7 +18,6 @@ from hypersteer.evaluation.metrics import (
     win_rate,
 )
 from hypersteer.evaluation.records import HELD, Held, Judged, Place
-from hypersteer.evaluation.run import Findings
 from hypersteer.evaluation.selection import Choice, Missing, Selection, is_judged, select
 from hypersteer.methods.registry import UNSTEERED
 from hypersteer.stats import Interval, bootstrap

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hypersteer.answering import Answerer
 from hypersteer.conditions.rules import Check
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import TextStream
@@ -69,7 +70,7 @@ class Job:
     A worker's thread calls `token`, `end` and `fail`; the client's side reads `events`.
 
     Args:
-        steerer: who steers.
+        steerer: who steers; an `Answerer` where there is no checkpoint.
         rows: its answers.
         seconds: how long it may take.
 
@@ -81,7 +82,7 @@ class Job:
         deadline: when its time is over, by the monotonic clock.
     """
 
-    def __init__(self, steerer: Steerer, rows: Sequence[Row], seconds: float) -> None:
+    def __init__(self, steerer: Steerer | Answerer, rows: Sequence[Row], seconds: float) -> None:
         self.steerer, self.rows = steerer, list(rows)
         self.begun = time.monotonic()
         self.deadline = self.begun + seconds

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hypersteer.answering import Answerer
 from hypersteer.conditions.rules import Decisions
 from hypersteer.config.serving import ServeConfig
 from hypersteer.engine.batch import Batch
@@ -155,7 +156,7 @@ class Worker:
         with self._wake:
             while self._fits(sum(len(job.rows) for job in taken)):
                 taken.append(self._waiting.popleft())
-        groups: dict[Steerer, list[Job]] = {}
+        groups: dict[Steerer | Answerer, list[Job]] = {}
         for job in taken:
             groups.setdefault(job.steerer, []).append(job)
         for group in groups.values():

@@ -1,6 +1,7 @@
 """A build from beginning to end: `build(config)`."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from hypersteer.judges.choose import make_judge
 from hypersteer.judges.judge import Judge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
-from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
+from hypersteer.sharing import Share
+from hypersteer.synthesis.dataset import REPORT, Authors, read_report, write_dataset, write_report
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.hard import write_hard_negatives
 from hypersteer.synthesis.pools import Pool, check_pool, load_pool
@@ -29,6 +31,7 @@ from hypersteer.synthesis.sources import (
     SHOWN,
     ListedConcept,
     invent,
+    invented,
     read_concepts,
 )
 from hypersteer.synthesis.stages import (
@@ -92,8 +95,8 @@ def build(
     wanted, pool, folder = _inputs(config)
     if confirm is not None and not confirm(estimate(config, folder, wanted, pool)):
         return None
-    with folder.hold():
-        return _build(config, wanted, pool, folder, lm=lm, judge=judge, console=console)
+    with folder.share() as share:
+        return _build(config, wanted, pool, folder, share, lm=lm, judge=judge, console=console)
 
 
 def _build(
@@ -101,6 +104,7 @@ def _build(
     wanted: list[ListedConcept] | None,
     pool: Pool,
     folder: BuildFolder,
+    share: Share,
     *,
     lm: BaseLM | None,
     judge: Judge | None,
@@ -120,18 +124,23 @@ def _build(
     sieve = None if judge is None else Sieve(judge, config.judged, folder)
     bars = Bars(console or Console(stderr=True), teacher)
     cut = cutter(lm, config.response_tokens)
-    means = Means(config, folder, pool, teacher, cut, bars, requests, sieve)
+    means = Means(config, folder, pool, teacher, cut, bars, requests, sieve, share)
     try:
         written = _write(means, wanted, lm)
     finally:
         folder.keep_usage(teacher.usage)
-    report = make_report(
-        folder, written, teacher=teacher.name, seed=config.seed, pool=config.instructions
-    ) | {"judge": None if judge is None else judge.name}
-    write_report(folder, report)
-    base_lm = f"{lm.name} ({lm.fingerprint})" if lm is not None else ""
-    write_dataset(folder, written, Authors(teacher.name, base_lm, config.seed))
-    return BuildResult(folder.path, report, teacher.usage)
+
+    def sum_up() -> dict[str, str]:
+        report = make_report(
+            folder, written, teacher=teacher.name, seed=config.seed, pool=config.instructions
+        ) | {"judge": None if judge is None else judge.name}
+        write_report(folder, report)
+        base_lm = f"{lm.name} ({lm.fingerprint})" if lm is not None else ""
+        write_dataset(folder, written, Authors(teacher.name, base_lm, config.seed))
+        return {"report": REPORT}
+
+    share.finish(sum_up)
+    return BuildResult(folder.path, read_report(folder), teacher.usage)
 
 
 def _inputs(config: SynthesisConfig) -> tuple[list[ListedConcept] | None, Pool, BuildFolder]:
@@ -143,8 +152,8 @@ def _inputs(config: SynthesisConfig) -> tuple[list[ListedConcept] | None, Pool, 
         wanted = read_concepts(config.concepts, seed=config.seed, limit=config.limit)
     pool = load_pool(config.instructions, config.seed)
     folder = BuildFolder(config, _content(wanted, pool))
-    if wanted is None and (invented := folder.part(INVENTED, "invented")):
-        wanted = [ListedConcept(text) for text in invented]
+    if wanted is None:
+        wanted = invented(folder)
     check_pool(pool, config.counts, _possible_genres(wanted))
     return wanted, pool, folder
 
@@ -165,6 +174,15 @@ def _possible_genres(wanted: Sequence[ListedConcept] | None) -> set[str]:
     return set(GENRES) if None in known else {genre for genre in known if genre is not None}
 
 
+def _invented(means: Means, theme: str) -> list[ListedConcept]:
+    """Have the teacher invent the concepts, or wait for the process that does."""
+    stage = means.share.stage([INVENTED], str, lambda _: invented(means.folder) is not None)
+    for _ in chain.from_iterable(stage.rounds()):
+        invent(means.teacher, means.folder, means.bars, theme, means.config.invent)
+        stage.release([INVENTED])
+    return invented(means.folder) or []
+
+
 def _write(
     means: Means, wanted: Sequence[ListedConcept] | None, lm: BaseLM | None
 ) -> list[Concept]:
@@ -172,7 +190,7 @@ def _write(
     config, counts = means.config, means.config.counts
     if wanted is None:
         theme = config.theme or ""
-        wanted = invent(means.teacher, means.folder, means.bars, theme, config.invent)
+        wanted = _invented(means, theme)
     concepts = find_genres(means, wanted)
     if lm is not None and counts.pool_negatives:
         answer_pool(means, lm, config.teacher.batch_size)

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 from hypersteer.concepts import Concept
 from hypersteer.data import schema
 from hypersteer.errors import DataError, one_line
-from hypersteer.files import to_json, write_text
+from hypersteer.files import read_json, to_json, write_text
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Split
 from hypersteer.synthesis.prompts import TEMPLATE_VERSION
 from hypersteer.synthesis.stages import ROW_STAGES
 
+REPORT = "report.json"
+"""What was kept and dropped, beside the data."""
 ROTATE = 500
 """Concepts of one file, as in AxBench."""
 NO_FEATURE = -1
@@ -80,16 +82,29 @@ def write_dataset(
 
 
 def write_report(folder: BuildFolder, report: dict[str, Any]) -> None:
-    """Write `report.json` beside the data.
+    """Write the report beside the data.
 
     Raises:
         DataError: if it cannot be written.
     """
-    path = folder.path / "report.json"
+    path = folder.path / REPORT
     try:
         write_text(path, to_json(report, ensure_ascii=False, indent=2) + "\n")
     except OSError as error:
         raise DataError(f"cannot write '{path}': {one_line(error)}") from error
+
+
+def read_report(folder: BuildFolder) -> dict[str, Any]:
+    """Return the report that lies beside the data.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    path = folder.path / REPORT
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read '{path}': {one_line(error)}") from error
 
 
 def _write_splits(

@@ -9,6 +9,7 @@ best of what they bring is what the next ones learn from (expert iteration).
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +24,15 @@ from hypersteer.judges.judge import Answer, Judge
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.load import open_lm
 from hypersteer.lm.messages import prompted
-from hypersteer.synthesis.dataset import Authors, write_dataset, write_report
+from hypersteer.sharing import Share
+from hypersteer.synthesis.dataset import REPORT, Authors, read_report, write_dataset, write_report
 from hypersteer.synthesis.filters import SURPLUS, Shingles, shingles, why_dropped
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Pool, PooledInstruction, load_pool
 from hypersteer.synthesis.self_teaching import Asked, SelfTeacher, self_teacher
 from hypersteer.synthesis.sieve import Sieve
 from hypersteer.synthesis.sources import read_concepts
-from hypersteer.synthesis.stages import TRAIN_PROMPTS
+from hypersteer.synthesis.stages import TRAIN_PROMPTS, in_parts
 from hypersteer.synthesis.teacher import Bars
 from hypersteer.synthesis.writing import SHOWN_CHARS, Dropped, Written
 
@@ -78,18 +80,19 @@ def distil(
     if config.checkpoint is not None:
         inputs["checkpoint"] = generator_hash(find_checkpoint(config.checkpoint))
     folder = BuildFolder(config, inputs)
-    with folder.hold():
+    with folder.share() as share:
         lm = lm or open_lm(config.base_lm)
         judge = judge or make_judge(config.judge, lm)
         # Settings are kept only now: what cannot be had may still be changed.
         folder.start()
         bars = Bars(console or Console(stderr=True))
-        return _distil(config, folder, concepts, pool, lm, judge, bars)
+        return _distil(config, folder, share, concepts, pool, lm, judge, bars)
 
 
 def _distil(
     config: DistillationConfig,
     folder: BuildFolder,
+    share: Share,
     concepts: Sequence[Concept],
     pool: Pool,
     lm: BaseLM,
@@ -106,17 +109,21 @@ def _distil(
     sieve = Sieve(judge, config.judged, folder)
     at_once = max(1, config.batch_size // config.tried)
     with bars.stage("answers", len(left) * config.tried) as bar:
-        for start in range(0, len(left), at_once):
-            part = left[start : start + at_once]
+        others = partial(bar.advance, config.tried)
+        for part in in_parts(share, folder, STAGE, left, at_once, others):
             tried = _answers(lm, teacher, config, pool, part)
             for concept, answers in zip(part, tried, strict=True):
                 folder.keep(STAGE, concept.id, _sifted(config, sieve, concept, answers))
                 bar.advance(config.tried)
-    report = _report(folder, concepts) | {"judge": judge.name}
-    write_report(folder, report)
-    authors = Authors(teacher.name, "", config.seed)
-    write_dataset(folder, concepts, authors, splits=("train",))
-    return folder.path, report
+
+    def sum_up() -> dict[str, str]:
+        write_report(folder, _report(folder, concepts) | {"judge": judge.name})
+        authors = Authors(teacher.name, "", config.seed)
+        write_dataset(folder, concepts, authors, splits=("train",))
+        return {"report": REPORT}
+
+    share.finish(sum_up)
+    return folder.path, read_report(folder)
 
 
 def _concepts(config: DistillationConfig) -> list[Concept]:

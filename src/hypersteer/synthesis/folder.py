@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from hypersteer.config import completed, differing, to_dict
+from hypersteer.config import completed, differing, to_dict, without
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
 from hypersteer.endpoint.replies import Usage
 from hypersteer.errors import ConfigError, DataError, one_line
 from hypersteer.files import is_file, path_of, read_json, reason, to_json, write_text
-from hypersteer.locks import Hold, hold, is_empty
+from hypersteer.launched import shares
+from hypersteer.locks import is_empty
+from hypersteer.sharing import Share, digest
 
 PARTS = "build"
 """Sub-folder with what is needed to resume; the dataset does not need it."""
 CONTENT = "content"
 """Where the settings of a folder hold the hashes of what was read."""
 FREE = {
-    "": ("out", "concepts", "instructions", "batch_size"),
+    "": ("out", "concepts", "instructions", "batch_size", "share"),
     "base_lm": ("device",),
     "teacher": (
         "base_url",
@@ -66,18 +68,19 @@ class BuildFolder:
         self._run = uuid.uuid4().hex
         hashes = {name: _hash(value) for name, value in content.items()}
         self._described = to_dict(config) | {CONTENT: hashes}
-        self._kind = type(config)
+        self._kind, self._wanted = type(config), config.share
         self._check()
 
-    def hold(self) -> Hold:
-        """Lock the folder for this process; to be released afterwards.
+    def share(self) -> Share:
+        """Lock the folder, alone or together with others; to be released afterwards.
 
         Raises:
-            ConfigError: if it is in use.
+            ConfigError: if it is in use by a process that does not share this build.
             DataError: if it cannot be written.
         """
+        work = digest(without(self._described, FREE)) if shares(self._wanted) else None
         try:
-            return hold(self.path)
+            return Share(self.path, work)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -133,8 +136,10 @@ class BuildFolder:
 
     def _check(self) -> None:
         kept_file = self._parts / "settings.json"
+        # First, since another process may just be beginning.
+        empty = not is_file(self.path) and is_empty(self.path)
         if not is_file(kept_file):
-            if is_file(self.path) or not is_empty(self.path):
+            if not empty:
                 raise ConfigError(
                     f"'{self.path}' holds no build of concept data but other files; choose another "
                     "out"

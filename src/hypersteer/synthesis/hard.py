@@ -37,10 +37,10 @@ def write_hard_negatives(means: Means, concepts: Sequence[Concept]) -> None:
     How many there are depends on the concept: from none to `counts.hard_negatives`.
     """
     most = means.config.counts.hard_negatives
-    left = sum(not means.folder.has(STAGE, concept.id) for concept in concepts)
+    left = means.left(STAGE, concepts)
     writer = Writer(means.teacher, means.cut, means.config.filters)
-    with means.bars.stage(STAGE, left) as bar:
-        for chunk in means.chunks(STAGE, concepts, most):
+    with means.bars.stage(STAGE, len(left)) as bar:
+        for chunk in means.chunks(STAGE, left, most, lambda _: bar.advance(1)):
             listed = _words(means, chunk, bar)
             meant = _meanings(means, listed, bar)
             distinct = _distinct(means, meant, bar)

@@ -134,13 +134,14 @@ SHOWN = 100
 """Known concepts that a request names, the newest; the rest are compared with afterwards."""
 PATIENCE = 3
 """Requests in a row that bring nothing new before the teacher counts as out of ideas."""
-INVENTED = "concepts"
+INVENTED, LIST = "concepts", "invented"
+"""Where the folder keeps them: the stage, and its one part."""
 
 
-def invent(
-    teacher: Teacher, folder: BuildFolder, bars: Bars, theme: str, count: int
-) -> list[ListedConcept]:
-    """Ask for concepts until there are enough, or no new ones come.
+def invent(teacher: Teacher, folder: BuildFolder, bars: Bars, theme: str, count: int) -> None:
+    """Ask for concepts until there are enough, or no new ones come; keep them in the folder.
+
+    At most `count` are kept, no two of which say the same in almost the same words.
 
     Args:
         teacher: who invents them.
@@ -149,16 +150,11 @@ def invent(
         theme: what they are about.
         count: how many are wanted.
 
-    Returns:
-        At most `count` concepts, no two of which say the same in almost the same words.
-
     Raises:
         DataError: if the teacher gives none at all.
         EndpointError: if the teacher can answer nothing.
     """
-    known: list[str] = folder.part(INVENTED, "invented") or []
-    if known:
-        return [ListedConcept(text) for text in known]
+    known: list[str] = []
     idle = sample = 0
     with bars.stage("inventing concepts", count) as bar:
         while len(known) < count and idle < PATIENCE:
@@ -178,9 +174,14 @@ def invent(
         )
     if len(known) < count:
         bars.say(f"the teacher ran out of ideas after {len(known)} of {count} concepts")
-    folder.keep(INVENTED, "invented", known)
     folder.keep_usage(teacher.usage)
-    return [ListedConcept(text) for text in known]
+    folder.keep(INVENTED, LIST, known)
+
+
+def invented(folder: BuildFolder) -> list[ListedConcept] | None:
+    """Return the concepts that were invented for a build; None where none are yet."""
+    known = folder.part(INVENTED, LIST)
+    return [ListedConcept(text) for text in known] if known else None
 
 
 def _fresh(text: str, known: list[str], limit: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 from hypersteer.concepts import Concept
@@ -10,6 +11,7 @@ from hypersteer.data.schema import GENRES
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.lm.base import BaseLM
+from hypersteer.sharing import Share
 from hypersteer.synthesis.folder import BuildFolder
 from hypersteer.synthesis.pools import Pool, PooledInstruction, Split, negative_shares
 from hypersteer.synthesis.prompts import ask_genre, read_genre
@@ -25,6 +27,8 @@ POOL_LENGTH = 1.5
 """Shared negatives may be so much longer than responses, as AxBench has it."""
 TRAIN_PROMPTS, TEST_PROMPTS, NEGATIVE_PROMPTS, POOL_PROMPTS = range(1, 5)
 """What instructions are drawn for: part of the seed of each draw."""
+MOST_CLAIMED = 256
+"""Concepts that one process claims at a time: each is a file that is open."""
 ROW_STAGES = ("positives", "negatives", "hard negatives")
 
 
@@ -40,22 +44,58 @@ class Means:
     bars: Bars
     requests: Requests
     sieve: Sieve | None
+    share: Share
+
+    def left(self, stage: str, concepts: Sequence[Concept]) -> list[Concept]:
+        """Return the concepts that a stage has not done."""
+        return [concept for concept in concepts if not self.folder.has(stage, concept.id)]
 
     def chunks(
-        self, stage: str, concepts: Sequence[Concept], each: int
+        self, stage: str, concepts: Sequence[Concept], each: int, others: Callable[[int], object]
     ) -> Generator[list[Concept]]:
         """Yield the concepts that a stage has not done, as many at once as are worth it.
+
+        It ends when all are done, by this process or by others.
 
         Args:
             stage: its name in the folder.
             concepts: all of them.
             each: requests per concept, about.
+            others: told how many requests, about, another process has done.
         """
-        left = [concept for concept in concepts if not self.folder.has(stage, concept.id)]
         size = max(1, self.teacher.at_once // max(1, each))
-        for start in range(0, len(left), size):
-            yield left[start : start + size]
+        for chunk in in_parts(self.share, self.folder, stage, concepts, size, lambda: others(each)):
+            yield chunk
             self.folder.keep_usage(self.teacher.usage)
+
+
+def in_parts(
+    share: Share,
+    folder: BuildFolder,
+    stage: str,
+    concepts: Sequence[Concept],
+    size: int,
+    others: Callable[[], object],
+) -> Generator[list[Concept]]:
+    """Yield the concepts that a stage has not done, some at a time, each to one process.
+
+    Args:
+        share: which of them are this process's.
+        folder: of the build.
+        stage: its name in the folder.
+        concepts: all of them.
+        size: how many at a time; never more than `MOST_CLAIMED`.
+        others: called for each concept that another process has done.
+    """
+    units = share.stage(
+        [concept for concept in concepts if not folder.has(stage, concept.id)],
+        lambda concept: f"{stage}.{concept.id}",
+        lambda concept: folder.has(stage, concept.id),
+    )
+    for free in units.rounds(lambda _: others()):
+        while part := list(islice(free, min(size, MOST_CLAIMED))):
+            yield part
+            units.release(part)
 
 
 class Found(NamedTuple):
@@ -71,9 +111,9 @@ def find_genres(means: Means, wanted: Sequence[ListedConcept]) -> list[Concept]:
     A reply that names no genre, or several, means text, as in AxBench.
     """
     unknown = [Concept(id=i, text=one.text) for i, one in enumerate(wanted) if one.genre is None]
-    left = sum(not means.folder.has("genre", concept.id) for concept in unknown)
-    with means.bars.stage("genres", left) as bar:
-        for chunk in means.chunks("genre", unknown, 1):
+    left = means.left("genre", unknown)
+    with means.bars.stage("genres", len(left)) as bar:
+        for chunk in means.chunks("genre", left, 1, bar.advance):
             asks = [Ask(ask_genre(concept.text), decide=True) for concept in chunk]
             replies = means.teacher.complete(asks, bar.advance)
             for concept, reply in zip(chunk, replies, strict=True):
@@ -91,6 +131,9 @@ def answer_pool(means: Means, lm: BaseLM, batch_size: int) -> None:
     """Answer the shared negatives with the base LM itself, greedily, per genre, in batches."""
     count = means.config.counts.pool_negatives
     left = [genre for genre in GENRES if not means.folder.has("pool", genre)]
+    stage = means.share.stage(
+        left, lambda genre: f"pool.{genre}", lambda genre: means.folder.has("pool", genre)
+    )
     limit = int(POOL_LENGTH * means.config.response_tokens)
     asked = {
         genre: means.pool.draw("train", genre, count, means.config.seed, POOL_PROMPTS)
@@ -100,7 +143,8 @@ def answer_pool(means: Means, lm: BaseLM, batch_size: int) -> None:
         tokens = len(lm.chat.prompt(one.text).ids) + limit
         lm.check_length(tokens, f"the instruction {one.text[:40]!r} with its answer")
     with means.bars.stage(f"shared negatives of {lm.name}", len(left) * count) as bar:
-        for genre, drawn in asked.items():
+        for genre in chain.from_iterable(stage.rounds(lambda _: bar.advance(count))):
+            drawn = asked[genre]
             rows: list[Written] = []
             for start in range(0, len(drawn), batch_size):
                 batch = drawn[start : start + batch_size]
@@ -109,6 +153,7 @@ def answer_pool(means: Means, lm: BaseLM, batch_size: int) -> None:
             dropped = [one._asdict() for one in drawn if one.text not in _asked(rows)]
             content = {"wanted": count, "rows": list(map(asdict, rows)), "dropped": dropped}
             means.folder.keep("pool", genre, content)
+            stage.release([genre])
 
 
 def _asked(rows: Sequence[Written]) -> set[str]:
@@ -190,9 +235,9 @@ def write_stage(
         each: how many that are.
     """
     writer = Writer(means.teacher, means.cut, means.config.filters, means.sieve)
-    left = sum(not means.folder.has(stage, concept.id) for concept in concepts)
-    with means.bars.stage(stage, left * each) as bar:
-        for chunk in means.chunks(stage, concepts, each):
+    left = means.left(stage, concepts)
+    with means.bars.stage(stage, len(left) * each) as bar:
+        for chunk in means.chunks(stage, left, each, bar.advance):
             groups = [Group.of(tasks(means, concept)) for concept in chunk]
             writer.write(groups, bar.advance, bar.grow)
             for concept, group in zip(chunk, groups, strict=True):

@@ -17,6 +17,7 @@ from hypersteer.endpoint.settings import EndpointConfig
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.errors import SteeringError
+from hypersteer.launched import rank
 from hypersteer.lm.base import BaseLM
 from hypersteer.progress import ProgressBar
 from hypersteer.synthesis.prompts import Message
@@ -219,6 +220,8 @@ def open_teacher(config: SynthesisConfig, lm: BaseLM | None, longest: Message) -
 class Bars:
     """Shows one stage after the other, with what the teacher has cost so far.
 
+    Of several processes that were launched together, only the first shows anything.
+
     Args:
         console: where; without a terminal, one line per stage is printed when it ends.
         teacher: whose cost is shown; None shows none.
@@ -231,14 +234,16 @@ class Bars:
     @contextmanager
     def stage(self, name: str, total: int) -> Generator[ProgressBar]:
         """Show the bar of a stage of `total` requests."""
-        with ProgressBar(name, total, console=self._console, note=self._spent) as bar:
+        shown = ProgressBar(name, total, console=self._console, note=self._spent, active=not rank())
+        with shown as bar:
             yield bar
         if bar.completed and not self._console.is_terminal:
             self.say(f"{name}: {int(bar.completed):,} done {self._spent()}".rstrip())
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if not rank():
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _spent(self) -> str:
         """Return the dollars of this run so far; empty where no prices are set."""

@@ -23,6 +23,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, TokenBatch, collate
 from hypersteer.lm.hooks import ReadWrite, at_sites
 from hypersteer.lm.likelihood import response_logits, response_losses
+from hypersteer.lm.recomputing import recomputing
 from hypersteer.lm.scopes import scope_mask
 from hypersteer.lm.upper_blocks import repeated, shared_below, upper_blocks
 
@@ -37,6 +38,7 @@ class Steered:
         config: the hypernetwork's configuration.
         sites: where it reads (the first) and writes, ascending.
         scope: which tokens its edits touch.
+        recomputes: whether blocks above the lowest site run again in the backward pass.
     """
 
     lm: BaseLM
@@ -44,12 +46,33 @@ class Steered:
     config: HypernetConfig
     sites: Sequence[Site]
     scope: Scope
+    recomputes: bool = False
+
+    def above(self, lm: BaseLM) -> BaseLM:
+        """Return the base LM, or its upper blocks, as it runs above the lowest site.
+
+        A block that an edit is written inside of keeps its activations.
+        """
+        if not self.recomputes:
+            return lm
+        inside = {site.layer for site in self.sites if site.kind != "residual"}
+        above = range(self.sites[0].layer + 1, lm.depth)
+        return recomputing(lm, set(above) - inside)
 
     @property
     def kinds(self) -> Sequence[Acts]:
         """How the edits at each site apply."""
-        network = getattr(self.network, "module", self.network)  # under a distributed wrapper
-        return cast(Hypernet, network).kinds
+        return self._own.kinds
+
+    @property
+    def excess(self) -> Float[Tensor, " D"]:
+        """What states are divided by, so that no dimension outweighs the others."""
+        return cast(Tensor, self._own.excess)
+
+    @property
+    def _own(self) -> Hypernet:
+        """The hypernetwork, out of its distributed wrapper."""
+        return cast(Hypernet, getattr(self.network, "module", self.network))
 
 
 def steered_losses(
@@ -147,12 +170,14 @@ def _under_edits(
     whole = repeated(batch, copies)
     upper = upper_blocks(lm, shared_below(lowest)) if copies > 1 else None
     if upper is None:
-        with at_sites(lm.blocks, acts):
-            return run(lm, whole)
+        above = setup.above(lm)
+        with at_sites(above.blocks, acts):
+            return run(above, whole)
     with torch.no_grad():
         states = lm.states(batch, upper.border)
-    with upper.given(states.repeat(copies, 1, 1)), at_sites(upper.view.blocks, acts):
-        return run(upper.view, whole)
+    above = setup.above(upper.view)
+    with upper.given(states.repeat(copies, 1, 1)), at_sites(above.blocks, acts):
+        return run(above, whole)
 
 
 def plain_losses(

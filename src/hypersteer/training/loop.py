@@ -1,19 +1,20 @@
 """The training loop: start, then batch -> base LM under edits -> loss -> step, validate, save."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from torch import Tensor
 
-from hypersteer.config import LMConfig, TrainConfig, to_dict
+from hypersteer.config import TrainConfig, to_dict
 from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.load import has_native_bf16, open_lm, pick_device
+from hypersteer.lm.recomputing import recomputing
+from hypersteer.training.devices import new_accelerator, start_lm
 from hypersteer.training.forward import Steered
 from hypersteer.training.objectives import read_targets, step_losses
 from hypersteer.training.own_answers import OwnAnswers, make_own_answers, read_own_answers
@@ -26,8 +27,9 @@ from hypersteer.training.processes import (
 )
 from hypersteer.training.report import Reporter
 from hypersteer.training.rows import prepare_rows
+from hypersteer.training.sharding import sharding_asked
 from hypersteer.training.start import started
-from hypersteer.training.state import Progress, RunFolder, hold_run
+from hypersteer.training.state import OptimizerState, Progress, RunFolder, hold_run
 from hypersteer.training.step import HypernetOptimizer
 from hypersteer.training.validate import Validation
 
@@ -89,17 +91,20 @@ class _Run:
         self.config, self.accelerator = config, accelerator
         agree(accelerator, lambda: self._open(lm, extend=extend))
         config = self.config
-        self.optimizer = HypernetOptimizer(
-            accelerator, self.hypernet, config.optim, config.hypernet.blocks
-        )
-        sites, scope = self.hypernet.sites, config.site.scope
-        steered = partial(Steered, self.lm, config=config.hypernet, sites=sites, scope=scope)
-        self.trained = steered(network=self.optimizer.network)
-        self.validated = steered(network=self.hypernet)
-        self.validation = Validation(accelerator, self.rows.validation, config.optim.batch_size)
         self.own = self._own_answers()
         newest = same_newest(accelerator, self.folder.path, self.folder.newest())
-        self.progress = agree(accelerator, lambda: self._progress(newest))
+        self.progress, state = agree(accelerator, lambda: self._progress(newest))
+        sharded = accelerator.num_processes > 1 and sharding_asked()
+        self.optimizer = HypernetOptimizer(
+            accelerator, self.hypernet, config.optim, config.hypernet.blocks, sharded=sharded
+        )
+        self.optimizer.fill(state)
+        sites, scope = self.hypernet.sites, config.site.scope
+        steered = partial(Steered, self.lm, config=config.hypernet, sites=sites, scope=scope)
+        recomputes = config.optim.gradient_checkpointing
+        self.trained = steered(network=self.optimizer.network, recomputes=recomputes)
+        self.validated = steered(network=self.hypernet)
+        self.validation = Validation(accelerator, self.rows.validation, config.optim.batch_size)
 
     def _open(self, lm: BaseLM | None, *, extend: bool) -> None:
         """Open what the run needs; the processes do not meet in it."""
@@ -108,6 +113,8 @@ class _Run:
         self.folder = RunFolder(config, extend=extend)
         self.lm = lm or start_lm(config.base_lm, self.accelerator)
         self.site = self.lm.site(config.site.layer, config.site.kind)
+        if config.optim.gradient_checkpointing:
+            recomputing(self.lm, ())  # so that a base LM with which it cannot be is told here
         self.rows = prepare_rows(
             config.data,
             config.loss,
@@ -146,13 +153,12 @@ class _Run:
         agree(self.accelerator, make if self.accelerator.is_main_process else lambda: None)
         return agree(self.accelerator, lambda: read_own_answers(folder))
 
-    def _progress(self, newest: str | None) -> Progress:
-        """Return how far the run is, and fill weights and optimizer."""
+    def _progress(self, newest: str | None) -> tuple[Progress, OptimizerState]:
+        """Return how far the run is, and the optimizer's state; fill the weights."""
         processes = self.accelerator.num_processes
         if newest is None:
-            return Progress(processes=processes)
-        folder = self.folder.checkpoints / newest
-        return self.folder.load(folder, self.hypernet, self.optimizer.adamw, processes)
+            return Progress(processes=processes), {}
+        return self.folder.load(self.folder.checkpoints / newest, self.hypernet, processes)
 
     def go(self) -> TrainResult:
         """Train to the end.
@@ -225,11 +231,12 @@ class _Run:
         self.progress.validated(metrics, self.config.best)
 
     def save(self) -> None:
-        """Write a checkpoint (first process only; the others wait)."""
+        """Write a checkpoint (first process only; the others give it their slices, and wait)."""
+        weights, state = self.optimizer.gathered()
         main = self.accelerator.is_main_process
-        agree(self.accelerator, self._write if main else lambda: None)
+        agree(self.accelerator, partial(self._write, weights, state) if main else lambda: None)
 
-    def _write(self) -> None:
+    def _write(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         # What the start has seen is seen.
         before = () if self.start is None else self.start.card.concepts
         seen = dict.fromkeys((*before, *self.rows.concepts))
@@ -246,41 +253,4 @@ class _Run:
             concepts=tuple(seen),
             held_out=tuple(text for text in self.rows.held_out if text not in seen),
         )
-        self.folder.save(self.hypernet, self.optimizer.adamw, card, self.progress)
-
-
-def new_accelerator(device_name: str | None, mixed_precision: str) -> Accelerator:
-    """Return Accelerate's view of devices and processes, with the run's precision."""
-    device = pick_device(device_name)
-    # A second run in one process may want another precision, which Accelerate refuses otherwise.
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision(mixed_precision, device), cpu=device.type == "cpu")
-
-
-def precision(wanted: str, device: torch.device) -> str:
-    """Return the wanted arithmetic, or with `auto` bf16 where the device has it natively.
-
-    Processors without native bfloat16 products are up to 100 times slower at them.
-    """
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        return "bf16" if has_native_bf16() else "no"
-    return "no"
-
-
-def start_lm(config: LMConfig, accelerator: Accelerator) -> BaseLM:
-    """Load the base LM onto this process's device.
-
-    Every process loads for itself, with no barrier between, so that bad input ends all of them
-    with the same one line.
-
-    Its weights are frozen, so with bf16 arithmetic they are held in bf16, unless the settings say
-    otherwise: that saves casting them anew in every step.
-    """
-    dtype = config.dtype
-    if dtype is None and accelerator.mixed_precision == "bf16":
-        dtype = "bfloat16"
-    return open_lm(replace(config, device=str(accelerator.device), dtype=dtype))
+        self.folder.save(weights, state, card, self.progress)

@@ -3,6 +3,8 @@
 Shapes: B rows, N response tokens, D width, P numbers of an edit.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,19 +12,20 @@ from torch.nn import functional as F
 
 
 def contrastive(
-    right: Float[Tensor, " B"], wrong: Float[Tensor, " B"], beta: float
+    right: Float[Tensor, " B"],
+    wrong: Float[Tensor, " B"],
+    weights: Float[Tensor, " B"],
+    beta: float,
 ) -> Float[Tensor, ""]:
-    """Return `mean softplus(-beta (CE_wrong - CE_right)) / beta`: the right prompt must win.
+    """Return `sum w softplus(-beta (CE_wrong - CE_right)) / beta`: the right prompt must win.
 
     Args:
         right: each row's mean cross-entropy under its own steering prompt, in nats.
         wrong: the same row's under another row's steering prompt.
+        weights: of the rows, 1 over their number for the mean.
         beta: sharpness, per nat.
-
-    Returns:
-        the mean; 0 where there are no rows.
     """
-    return F.softplus(-beta * (wrong - right)).sum() / max(1, len(right)) / beta
+    return (weights * F.softplus(-beta * (wrong - right))).sum() / beta
 
 
 def preference(
@@ -55,20 +58,31 @@ def similarity(changes: Float[Tensor, "B D"], concepts: Int[Tensor, " B"]) -> Fl
 
 
 def matching(
-    states: Float[Tensor, "N D"], wanted: Float[Tensor, "N D"], plain: Float[Tensor, "N D"]
+    states: Float[Tensor, "N D"],
+    wanted: Float[Tensor, "N D"],
+    plain: Float[Tensor, "N D"],
+    lengths: Sequence[int],
+    excess: Float[Tensor, " D"],
 ) -> Float[Tensor, ""]:
-    """Return `mean ((h - t) / u)^2`: the share of what prompting changes that edits do not make.
+    """Return the mean of `sum |h - t|^2 / sum |t - h0|^2`, each sum over the tokens of a row.
 
-    The unit u of each dimension is the root mean square over tokens of t - h0, so that a few
-    massive dimensions do not decide; states that edits did not touch give 1.
+    That is the share of what prompting changes that edits do not make; states that edits did not
+    touch give 1. A row's share depends on no other row.
 
     Args:
         states: edited states h.
         wanted: states t of the prompted base LM.
         plain: states h0 of the base LM on the plain prompts.
+        lengths: tokens of each row, N together.
+        excess: what states are divided by, so that a few massive dimensions do not decide.
     """
-    unit = (wanted - plain).pow(2).mean(0).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-    return ((states.float() - wanted) / unit).pow(2).mean()
+    left = ((states.float() - wanted) / excess).pow(2).sum(-1).split(list(lengths))
+    whole = ((wanted - plain) / excess).pow(2).sum(-1).split(list(lengths))
+    tiny = torch.finfo(torch.float32).tiny
+    shares = [
+        far.sum() / change.sum().clamp(min=tiny) for far, change in zip(left, whole, strict=True)
+    ]
+    return torch.stack(shares).mean()
 
 
 def reconstruction(

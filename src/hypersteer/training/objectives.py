@@ -3,7 +3,6 @@
 Shapes: B rows, N concepts.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,8 +67,7 @@ def step_losses(
         return _preferred(setup, loss, rows, own)
     if loss.objective == "activations":
         return _matched(setup, loss, rows)
-    count = math.ceil(loss.contrast_share * len(rows))
-    rows = _first(rows, count)
+    rows = _contrasted_first(rows, loss)
     responses = [_wanted(row, own) for row in rows]
     teacher = None
     if loss.objective == "distillation":
@@ -85,12 +83,12 @@ def step_losses(
         term = torch.stack([similarity(one, concepts) for one in changes]).mean()
         total = loss.weight * mean + loss.diversity * term
         return StepLosses(total, {"loss": mean, "similarity": term})
-    right, wrong = _contrasted(setup, rows, responses, teacher, count)
-    mean = right.mean()
+    right, wrong = _contrasted(setup, loss, rows, responses, teacher)
+    mean = right[: len(rows)].mean() + 0.0 * right[len(rows) :].sum()
     beside = right[: len(wrong)]
-    kept = torch.tensor([not row.negated for row in rows[: len(wrong)]], device=wrong.device)
-    term = contrastive(beside[kept], wrong[kept], loss.contrast_beta)
-    gap = (wrong[kept] - beside[kept]).sum() / kept.sum().clamp(min=1)
+    weights = torch.tensor([row.contrast / len(rows) for row in rows[: len(wrong)]]).to(wrong)
+    term = contrastive(beside, wrong, weights, loss.contrast_beta)
+    gap = (weights * (wrong - beside)).sum()
     shown = {"loss": mean, "contrastive": term, "training_gap": gap}
     return StepLosses(loss.weight * mean + loss.contrast * term, shown)
 
@@ -123,39 +121,41 @@ def _steered(
     )
 
 
-def _first(rows: Sequence[TrainingRow], count: int) -> Sequence[TrainingRow]:
-    """Bring so many rows of all lengths, by which they are sorted, to the front."""
-    if count == len(rows):
-        return rows
-    picked = {number * len(rows) // count for number in range(count)}
-    return [
-        *(row for number, row in enumerate(rows) if number in picked),
-        *(row for number, row in enumerate(rows) if number not in picked),
-    ]
+def _contrasted_first(rows: Sequence[TrainingRow], loss: LossConfig) -> Sequence[TrainingRow]:
+    """Bring the rows that the contrastive term is measured on to the front."""
+    return sorted(rows, key=lambda row: not row.contrast) if loss.contrast else rows
 
 
 def _contrasted(
     setup: Steered,
+    loss: LossConfig,
     rows: Sequence[TrainingRow],
     responses: Sequence[list[int]],
     teacher: Tensor | None,
-    count: int,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " W"]]:
     """Return losses under the right steering prompts, and the first W of them under wrong ones.
 
-    Rows of which both are wanted run side by side, above states that are made once.
+    Rows of which both are wanted run side by side, above states that are made once. Where not all
+    are, both kinds run in every process and part, since processes meet in the hypernetwork: the
+    first row stands in for one that is contrasted, with weight 0, and the last one, whose loss
+    comes once more at the end, for one that is not.
     """
-    if teacher is None:
-        parts = [None, None]
+    count = sum(row.contrast > 0 for row in rows)
+    if loss.contrast_share < 1 or loss.negated:
+        count = max(1, count)
+        rest = min(count, len(rows) - 1)
     else:
-        border = sum(map(len, responses[:count]))
-        parts = [teacher[:border], teacher[border:]]
+        rest = len(rows)
+    border = sum(map(len, responses[:count]))
     wrong = [row.wrong for row in rows[:count]]
-    both = _steered(setup, rows[:count], responses[:count], wrong, teacher=parts[0])
-    if count == len(rows):
+    taught = None if teacher is None else teacher[:border]
+    both = _steered(setup, rows[:count], responses[:count], wrong, teacher=taught)
+    if rest == len(rows):
         return both[0], both[1]
-    rest = _steered(setup, rows[count:], responses[count:], teacher=parts[1])
-    return torch.cat([both[0], rest[0]]), both[1]
+    border = sum(map(len, responses[:rest]))
+    taught = None if teacher is None else teacher[border:]
+    alone = _steered(setup, rows[rest:], responses[rest:], teacher=taught)
+    return torch.cat([both[0], alone[0]]), both[1]
 
 
 def _matched(setup: Steered, loss: LossConfig, rows: Sequence[TrainingRow]) -> StepLosses:
@@ -172,7 +172,7 @@ def _matched(setup: Steered, loss: LossConfig, rows: Sequence[TrainingRow]) -> S
         [row.steering for row in rows],
         [row.strength for row in rows],
     )
-    distance = matching(states, wanted, plain)
+    distance = matching(states, wanted, plain, [len(one) for one in responses], setup.excess)
     return StepLosses(loss.weight * distance, {"loss": distance})
 
 

@@ -128,8 +128,8 @@ def describe_failure(error: BaseException, step: int, path: Path) -> SteeringErr
         )
     if out_of_memory:
         return TrainingError(
-            f"out of memory at step {step}; {_kept(path)}; raise optim.accumulation, or lower "
-            "optim.batch_size or data.max_response_tokens"
+            f"out of memory at step {step}; {_kept(path)}; raise optim.accumulation, set "
+            "optim.gradient_checkpointing, or lower optim.batch_size or data.max_response_tokens"
         )
     if isinstance(error, RuntimeError) and "without overflow" in text:
         return TrainingError(

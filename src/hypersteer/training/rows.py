@@ -83,7 +83,7 @@ def prepare_rows(
         split.train_concepts,
         batch_size * share[1],
         seed,
-        Showing(strengths=loss.strengths, alone=loss.alone, negated=loss.negated),
+        Showing.of(loss),
     )
     batches.batch(0, share)  # so that rows of which none fits are told here
     validation, left_out = _validation(tokens, split, config.max_validation_rows, seed)

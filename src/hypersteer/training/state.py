@@ -3,13 +3,14 @@
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from hypersteer.checkpoint import load_weights, publish, save_tensors, write_folder
 from hypersteer.config import TrainConfig, completed, differing, to_dict
@@ -22,11 +23,14 @@ from hypersteer.training.processes import cannot_write, reason
 
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 FREE = {
-    "": ("out", "keep", "tensorboard", "checkpoint_every", "patience"),
+    "": ("out", "keep", "tensorboard", "checkpoint_every", "patience", "plan"),
     "base_lm": ("device",),
+    "optim": ("gradient_checkpointing",),
 }
 """Settings, by table, that may change between the parts of a run."""
 STEPS = "optim.steps"
+OptimizerState = dict[int, dict[str, Tensor]]
+"""What the optimizer keeps of each parameter, by the parameter's number."""
 STORED = {"metrics": "figures"}
 """Attributes of `Progress` that `progress.json` spells as earlier versions did."""
 
@@ -135,9 +139,19 @@ class RunFolder:
         return found[-1] if found else None
 
     def save(
-        self, hypernet: Hypernet, optimizer: torch.optim.Optimizer, card: Card, progress: Progress
+        self,
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        card: Card,
+        progress: Progress,
     ) -> None:
         """Write a checkpoint and drop all but the newest few and the best.
+
+        Args:
+            weights: of the hypernetwork, by name.
+            optimizer: its state, by `index.name`; see `HypernetOptimizer.gathered`.
+            card: what the checkpoint says about itself.
+            progress: how far the run is.
 
         Raises:
             TrainingError: if the disk is full or not writable; older checkpoints stay as they are.
@@ -147,8 +161,8 @@ class RunFolder:
         try:
             shutil.rmtree(scratch, ignore_errors=True)
             (scratch / "trainer").mkdir(parents=True)
-            write_folder(scratch, hypernet, card)
-            save_tensors(_optimizer_tensors(optimizer), scratch / "trainer/optimizer.safetensors")
+            write_folder(scratch, weights, card)
+            save_tensors(optimizer, scratch / "trainer/optimizer.safetensors")
             text = to_json({STORED.get(k, k): getattr(progress, k) for k in Progress.__slots__})
             (scratch / "trainer/progress.json").write_text(text, encoding="utf-8")
             scratch.rename(final)
@@ -173,9 +187,9 @@ class RunFolder:
         self._prune(progress)
 
     def load(
-        self, folder: Path, hypernet: Hypernet, optimizer: torch.optim.Optimizer, processes: int
-    ) -> Progress:
-        """Continue from a checkpoint: fill weights and optimizer, return the progress.
+        self, folder: Path, hypernet: Hypernet, processes: int
+    ) -> tuple[Progress, OptimizerState]:
+        """Continue from a checkpoint: fill the weights, return the progress and the optimizer's.
 
         Raises:
             CheckpointError: if a file is missing or corrupt.
@@ -184,7 +198,7 @@ class RunFolder:
         try:
             load_weights(hypernet, folder / "model.safetensors")
             tensors = load_file(folder / "trainer/optimizer.safetensors")
-            _fill_optimizer(optimizer, tensors)
+            state = _optimizer_state(tensors, hypernet)
             progress = _progress(read_json(folder / "trainer/progress.json"))
         except (SteeringError, OSError, SafetensorError, *MALFORMED) as error:
             raise self._damaged(folder, error) from error
@@ -195,7 +209,7 @@ class RunFolder:
             )
         if self._extended:
             progress.stale = 0
-        return progress
+        return progress, state
 
     def _found(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-*"))
@@ -266,20 +280,18 @@ def _progress(raw: dict[str, Any]) -> Progress:
     return progress
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as flat tensors."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+def _optimizer_state(tensors: Mapping[str, Tensor], hypernet: Hypernet) -> OptimizerState:
+    """Return the optimizer's state of each parameter from flat tensors.
 
-
-def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    Raises:
+        KeyError: for a parameter that is not there.
+        ValueError: for tensors that are not of a parameter's shape.
+    """
+    parameters = dict(enumerate(hypernet.parameters()))
+    state: OptimizerState = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        if value.ndim and value.shape != parameters[int(index)].shape:
+            raise ValueError(f"{key} {list(value.shape)} is of no parameter's shape")
         state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return state

@@ -14,6 +14,8 @@ from hypersteer.data.batches import TrainingRow, tokens_of
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.training.objectives import StepLosses
 from hypersteer.training.processes import Diverged, added
+from hypersteer.training.sharding import gathered, shard, split_as, whole
+from hypersteer.training.state import OptimizerState
 
 BASE_RATE, BASE_BLOCKS = 8e-5, 20
 """The paper's rate for a hypernetwork of 20 blocks (ablation study)."""
@@ -37,25 +39,59 @@ class HypernetOptimizer:
 
     Args:
         accelerator: devices, processes and precision.
-        hypernet: what is trained.
+        hypernet: what is trained, with the same weights in all processes.
         config: batch, rate and decay.
         blocks: depth of the hypernetwork, which the default rate follows.
+        sharded: whether the processes split it (FSDP2), or each has it whole (DDP).
 
     Attributes:
-        network: the hypernetwork, as Accelerate wraps it.
+        network: the hypernetwork, as Accelerate wraps it, or itself where it is split.
         adamw: the optimizer itself, whose state is kept in checkpoints.
     """
 
     def __init__(
-        self, accelerator: Accelerator, hypernet: Hypernet, config: OptimConfig, blocks: int
+        self,
+        accelerator: Accelerator,
+        hypernet: Hypernet,
+        config: OptimConfig,
+        blocks: int,
+        *,
+        sharded: bool = False,
     ) -> None:
         self._accelerator, self._hypernet = accelerator, hypernet
         self._config, self._blocks = config, blocks
-        self.network: nn.Module = accelerator.prepare_model(hypernet)
+        hypernet.recomputes = config.gradient_checkpointing
+        if sharded:
+            shard(hypernet, accelerator.device.type, accelerator.num_processes)
+        self.network: nn.Module = hypernet if sharded else accelerator.prepare_model(hypernet)
         self.adamw = torch.optim.AdamW(
             self.network.parameters(), lr=1.0, weight_decay=config.weight_decay
         )
         self._scaled = accelerator.prepare_optimizer(self.adamw)
+
+    def fill(self, state: OptimizerState) -> None:
+        """Continue with what a checkpoint holds of whole parameters; the processes do not meet."""
+        parameters = list(self.network.parameters())
+        own = {
+            index: {name: split_as(value, parameters[index]) for name, value in values.items()}
+            for index, values in state.items()
+        }
+        groups = self.adamw.state_dict()["param_groups"]
+        self.adamw.load_state_dict({"state": own, "param_groups": groups})
+
+    def gathered(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the whole weights by name, and the optimizer's state by `index.name`.
+
+        On the CPU of the first process; the others get nothing. All processes meet.
+        """
+        keep = self._accelerator.is_main_process
+        state = {
+            f"{index}.{name}": torch.as_tensor(value)
+            for index, values in self.adamw.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        weights = dict(self._hypernet.state_dict())
+        return gathered(weights, keep=keep), gathered(state, keep=keep)
 
     def step(
         self,
@@ -82,7 +118,8 @@ class HypernetOptimizer:
         sums = self._gradients(rows, losses)
         sums["tokens"] = torch.tensor(float(tokens_of(rows)), device=self._accelerator.device)
         values = self._finite(sums, rate)
-        norm: Any = self._accelerator.clip_grad_norm_(self.network.parameters(), self._config.clip)
+        parameters = self.network.parameters()
+        norm: Any = whole(self._accelerator.clip_grad_norm_(parameters, self._config.clip))
         # With fp16 arithmetic an overflow is routine: the gradient scaler skips the step.
         if self._accelerator.scaler is None and not math.isfinite(norm):
             raise Diverged(f"norm of the gradient is {float(norm)}", rate)

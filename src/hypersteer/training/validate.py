@@ -19,14 +19,21 @@ Losses = Callable[[Sequence[ValidationRow]], Tensor]
 """Rows -> losses [K, B]: under the right steering prompt first, under the wrong one second."""
 
 
-def steered(setup: Steered) -> Losses:
-    """Return what measures losses under the hypernetwork's edits."""
+def steered(setup: Steered, rows: Sequence[ValidationRow]) -> Losses:
+    """Return what measures losses under the hypernetwork's edits.
+
+    Args:
+        setup: the base LM and the hypernetwork.
+        rows: all that it will be asked about. They decide how often the hypernetwork runs for some
+            of them, so that this is the same in all processes.
+    """
+    together = all(v.row.prompt == v.wrong_prompt for v in rows)
 
     def losses(rows: Sequence[ValidationRow]) -> Tensor:
         responses = [v.row.response for v in rows]
         right, wrong = [v.row.steering for v in rows], [v.row.wrong for v in rows]
         prompts, wrong_prompts = [v.row.prompt for v in rows], [v.wrong_prompt for v in rows]
-        if prompts == wrong_prompts:
+        if together:
             return steered_losses(setup, prompts, responses, [right, wrong])
         each = [(prompts, right), (wrong_prompts, wrong)]
         return torch.cat([steered_losses(setup, p, responses, [texts]) for p, texts in each])
@@ -84,7 +91,7 @@ class Validation:
         """Return metrics of the steered base LM."""
         found = {}
         for name, rows in self._rows.items():
-            found |= metrics(name, self._means(steered(setup), rows))
+            found |= metrics(name, self._means(steered(setup, rows), rows))
         return found
 
     def _means(self, losses: Losses, rows: Sequence[ValidationRow]) -> list[float]:
@@ -114,17 +121,18 @@ def mean_losses(
         rows: validation rows, sorted by length.
         batch_size: rows per forward pass.
         reduce: adds a tensor over all processes.
-        share: this process's number and the number of processes.
+        share: this process's number and the number of processes. All of them measure equally often,
+            since they meet in a hypernetwork that is split over them; what is left over for one
+            that has no rows of its own does not count.
     """
     number, processes = share
-    total: Tensor | None = None
-    for index, part in enumerate(chunks(rows, batch_size)):
-        if index % processes == number:
-            summed = _summed(losses(part))
-            total = summed if total is None else total + summed
-    if total is None:
-        total = torch.zeros_like(_summed(losses(rows[:1])))
-    return (reduce(total) / len(rows)).tolist()
+    parts = list(chunks(rows, batch_size))
+    sums = []
+    for first in range(0, len(parts), processes):
+        own = first + number < len(parts)
+        summed = _summed(losses(parts[first + number] if own else parts[first]))
+        sums.append(summed if own else torch.zeros_like(summed))
+    return (reduce(torch.stack(sums).sum(0)) / len(rows)).tolist()
 
 
 def _summed(losses: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+"""`hypersteer conditions teach` and `conditions write`: conditions from words alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from hypersteer.cli.condition_reader import Reader, print_condition
+from hypersteer.cli.options import OptionalText, parse
+from hypersteer.config.conditions import HeadConfig
+from hypersteer.errors import ConfigError
+from hypersteer.files import output_file
+
+if TYPE_CHECKING:
+    from hypersteer.conditions.head_measures import HeadMeasured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionsTeach:
+    """Train a head that writes conditions from words, and measure it on conditions held out.
+
+    Examples:
+      hypersteer conditions teach --out head.safetensors
+      hypersteer conditions teach bundled mine.jsonl --out head.safetensors --steps 600
+    """
+
+    data: Annotated[
+        tuple[str, ...], Positional, arg(metavar="[CONDITIONS ...]", help_behavior_hint="")
+    ] = ("bundled",)
+    """Files of lines {"condition": TEXT, "in": [...], "off": [...]}, and `bundled`."""
+    out: OptionalText = None
+    """File to write, such as head.safetensors."""
+    config: Annotated[HeadConfig, arg(name="")] = field(default_factory=HeadConfig)
+    reader: Annotated[Reader, arg(name="")] = field(default_factory=Reader)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionsWrite:
+    """Write a condition from words alone to a file.
+
+    Examples:
+      hypersteer conditions write "asks about health" --out health.safetensors
+      hypersteer conditions write "the answer has begun to list things" --out list.safetensors
+    """
+
+    words: Annotated[str, Positional, arg(metavar="WORDS")]
+    """When it holds, such as "asks about health"."""
+    out: OptionalText = None
+    """File to write, such as health.safetensors."""
+    head: OptionalText = None
+    """File of the head that writes it; by default the bundled one."""
+    reader: Annotated[Reader, arg(name="")] = field(default_factory=Reader)
+
+
+def teach(argv: Sequence[str]) -> None:
+    """Run `conditions teach`: from conditions with texts to a head."""
+    args = parse(ConditionsTeach, argv, "conditions teach")
+    if args.out is None:
+        raise ConfigError("say where to write the head: --out NAME.safetensors")
+    out = output_file(args.out, "--out")
+
+    from hypersteer.conditions.described import read_described
+
+    described = [one for name in args.data for one in read_described(name)]
+
+    from hypersteer.conditions.head_measures import measure_head
+    from hypersteer.conditions.lessons import read_lessons
+    from hypersteer.conditions.teach import teach_head
+    from hypersteer.progress import ProgressBar
+
+    lm = args.reader.load()
+    with ProgressBar("reading texts", None, transient=True) as bar:
+        lessons = read_lessons(lm, described, args.config, bar.update)
+    with ProgressBar("training", None, transient=True) as bar:
+        head = teach_head(lessons, args.config, base_lm=str(lm.identity), watch=bar.update)
+    path = head.save(out)
+    held_out = [one for one in lessons if one.described.held_out]
+    if held_out:
+        _print_measured(measure_head(head, held_out))
+    print(f"wrote {path}, taught by {len(lessons) - len(held_out):,} conditions")
+
+
+def write(argv: Sequence[str]) -> None:
+    """Run `conditions write`: from words to a condition's file."""
+    args = parse(ConditionsWrite, argv, "conditions write")
+    if args.out is None:
+        raise ConfigError("say where to write the condition: --out NAME.safetensors")
+    out = output_file(args.out, "--out")
+
+    from hypersteer.conditions.score import check_words
+    from hypersteer.conditions.written import condition, head_file
+
+    check_words(args.words)
+    head_file(args.head)  # told before a model is loaded
+    found = condition(args.words, lm=args.reader.load(), head=args.head)
+    path = found.save(out)
+    print_condition(found)
+    print(f"wrote {path}; test it on prompts with: hypersteer conditions test {path} ...")
+
+
+def _print_measured(measured: Sequence["HeadMeasured"]) -> None:
+    """Print how a head does on held-out conditions, kind by kind."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hypersteer.conditions.head_measures import mean_of
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    figures = {"AUROC": "auroc", "F1": "f1", "near misses": "near", "other texts": "off"}
+    for name in ("held-out conditions", "", *figures):
+        table.add_column(name, justify="left" if name == "held-out conditions" else "right")
+    kinds = sorted({one.kind for one in measured})
+    for kind in (*kinds, "all") if len(kinds) > 1 else ("all",):
+        some = [one for one in measured if kind in ("all", one.kind)]
+        cells = []
+        for name in figures.values():
+            there = any(getattr(one, name) is not None for one in some)
+            cells.append(f"{mean_of(some, name).mean:.3f}" if there else "")
+        table.add_row(kind, str(len(some)), *cells)
+    Console(soft_wrap=True).print(table)

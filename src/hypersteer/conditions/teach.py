@@ -1,0 +1,103 @@
+"""Train a head to write conditions from words."""
+
+import math
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hypersteer.conditions.contrasts import Watch
+from hypersteer.conditions.head import ABOUT, ConditionHead
+from hypersteer.conditions.lessons import Lesson
+from hypersteer.config.conditions import HeadConfig
+from hypersteer.errors import DataError
+
+SMALLEST_SCALE = 1e-3
+CLIP = 1.0
+"""Largest norm of a step's gradient."""
+
+
+def teach_head(
+    lessons: Sequence[Lesson],
+    config: HeadConfig | None = None,
+    *,
+    base_lm: str = "",
+    watch: Watch | None = None,
+) -> ConditionHead:
+    """Train a head on conditions that are not held out.
+
+    A step takes some conditions, each in one of its wordings, and asks of every text of theirs
+    whether the condition holds (logistic loss; the wordings of a condition take turns).
+
+    Args:
+        lessons: conditions, read by `read_lessons` with the same settings; held-out ones are
+            passed over.
+        config: sizes, and how to train.
+        base_lm: identity of the base LM that read them.
+        watch: told the step, and how many there are.
+
+    Raises:
+        DataError: if none are left to train on.
+    """
+    config = config or HeadConfig()
+    taught = [one for one in lessons if not one.described.held_out]
+    if not taught:
+        raise DataError("there are no conditions to train on; those that are held out do not count")
+    torch.manual_seed(config.seed)
+    chosen = random.Random(config.seed)
+    head = ConditionHead(taught[0].words.shape[-1], config, base_lm)
+    _settle_scales(head, taught)
+    decayed = [weight for weight in head.parameters() if weight.ndim > 1]
+    free = [weight for weight in head.parameters() if weight.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free}],
+        lr=config.learning_rate,
+        weight_decay=0.0,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda at: _rate(at, config.steps))
+    head.train()
+    for step in range(config.steps):
+        some = chosen.sample(taught, min(config.conditions, len(taught)))
+        loss = _loss(head, some, chosen)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        if watch is not None:
+            watch(step + 1, config.steps)
+    return head.eval().requires_grad_(False)
+
+
+def _loss(head: ConditionHead, lessons: Sequence[Lesson], chosen: random.Random) -> Tensor:
+    """Return the mean logistic loss over the texts of some conditions."""
+    words = torch.stack([one.words[chosen.randrange(len(one.words))] for one in lessons])
+    written = head(words)
+    losses = []
+    for number, one in enumerate(lessons):
+        directions = written.directions[number].expand_as(one.texts)
+        scores = head.scores(directions, one.texts, one.described.about)
+        logits = scores * head.slope + written.offsets[number]
+        losses.append(F.binary_cross_entropy_with_logits(logits, one.inside.float()))
+    return torch.stack(losses).mean()
+
+
+def _settle_scales(head: ConditionHead, lessons: Sequence[Lesson]) -> None:
+    """Set what states are centred at and divided by: mean and spread of what is trained on."""
+    words = torch.cat([one.words for one in lessons])
+    head.words_mean.copy_(words.mean(0))
+    head.words_scale.copy_(words.std(0).clamp_min(SMALLEST_SCALE))
+    for kind, about in enumerate(ABOUT):
+        texts = [one.texts for one in lessons if one.described.about == about]
+        if texts:
+            states = torch.cat(texts)
+            head.means[kind].copy_(states.mean(0))
+            head.scales[kind].copy_(states.std(0).clamp_min(SMALLEST_SCALE))
+
+
+def _rate(step: int, steps: int) -> float:
+    """Return the share of the peak rate at a step."""
+    rising = max(1, steps // 10)
+    return min(1.0, (step + 1) / rising) * 0.5 * (1 + math.cos(math.pi * step / steps))

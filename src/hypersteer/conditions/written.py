@@ -1,0 +1,122 @@
+"""Conditions from words alone: read by the base LM's lower blocks, written by a head."""
+
+from collections import OrderedDict
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from hypersteer.conditions.condition import Condition
+from hypersteer.conditions.described import About
+from hypersteer.conditions.head import ABOUT, ConditionHead, load_head
+from hypersteer.conditions.lessons import POOLING, read_words
+from hypersteer.conditions.score import check_words
+from hypersteer.config.reading import check_choice
+from hypersteer.errors import SteeringError
+from hypersteer.files import is_file, package_data
+from hypersteer.lm.base import BaseLM
+
+NAME = "condition_head.safetensors"
+"""The file of the head beside a checkpoint."""
+BUNDLED = package_data("data", "pretrained", NAME)
+ANSWER = "the answer "
+"""What words about the answer begin with in a rule."""
+MOST_KEPT = 256
+"""Conditions that are kept for a base LM, so that a rule's are made once."""
+
+_kept: WeakKeyDictionary[nn.Module, OrderedDict[tuple[str, str, Path], Condition]]
+_kept = WeakKeyDictionary()
+_heads: dict[Path, tuple[float, ConditionHead]] = {}
+
+
+def condition(
+    words: str,
+    *,
+    lm: BaseLM,
+    about: About | None = None,
+    head: str | Path | None = None,
+) -> Condition:
+    """Make a condition from words, with no examples.
+
+    It costs one pass of the base LM's lower blocks over the words. What it says of a text is a
+    probability, `Condition.probabilities`; it fires above a half.
+
+    Args:
+        words: when it holds, such as "asks about health" or "the answer has begun to list things".
+        lm: the base LM whose states it will read.
+        about: whether the words are about the `prompt`, or about the `answer` as far as it is
+            written; by default the answer where they begin with "the answer".
+        head: file of the head that writes it; by default the bundled one.
+
+    Raises:
+        SteeringError: for words that say nothing, or a base LM that the head is not for.
+        CheckpointError: if the head cannot be read.
+    """
+    check_words(words)
+    told = words.strip()
+    if about is None:
+        about = "answer" if told.lower().startswith(ANSWER) else "prompt"
+    check_choice("about", about, About)
+    if about == "answer" and told.lower().startswith(ANSWER):
+        told = told[len(ANSWER) :]
+    path = head_file(head)
+    kept = _kept.setdefault(lm.model, OrderedDict())
+    key = told, about, path
+    if key not in kept:
+        kept[key] = write_condition(_head(lm, path), told, lm, about, name=words.strip())
+        if len(kept) > MOST_KEPT:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
+
+
+@torch.no_grad()
+def write_condition(
+    head: ConditionHead, words: str, lm: BaseLM, about: About, name: str = ""
+) -> Condition:
+    """Return the condition that a head writes; see `condition`."""
+    written = head(read_words(lm, [words], head.config).to(head.means.device))
+    kind, slope, offset = ABOUT.index(about), float(head.slope), float(written.offsets[0])
+    layers = head.config.layers
+    return Condition(
+        name=name or words,
+        directions=written.directions[0],
+        means=head.means[kind],
+        scales=head.scales[kind],
+        fitted=layers,
+        layers=layers,
+        joined="mean",
+        threshold=-offset / slope,
+        calibration=(slope, offset),
+        pooling=POOLING[about],  # type: ignore[arg-type]
+        base_lm=str(lm.identity),
+        note=f"written from the words {words!r}",
+    )
+
+
+def head_file(head: str | Path | None = None) -> Path:
+    """Return the file of a head, the bundled one by default.
+
+    Raises:
+        SteeringError: if none is given and none is bundled.
+    """
+    if head is not None:
+        return Path(head)
+    if not is_file(BUNDLED):
+        raise SteeringError(
+            "no head that writes conditions from words is bundled; train one with 'hypersteer "
+            "conditions teach', give it to hypersteer.condition as head=, and name what that makes"
+        )
+    return BUNDLED
+
+
+def _head(lm: BaseLM, path: Path) -> ConditionHead:
+    """Return a head that is for this base LM, read once as long as its file stays the same."""
+    changed = path.stat().st_mtime if is_file(path) else 0.0
+    if path not in _heads or _heads[path][0] != changed:
+        _heads[path] = changed, load_head(path)
+    head = _heads[path][1]
+    way_out = "train one for this base LM with 'hypersteer conditions teach'"
+    lm.check_made_for(head.base_lm, f"the head '{path.name}'", way_out, "trained")
+    return head

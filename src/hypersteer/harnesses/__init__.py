@@ -1,0 +1,1 @@
+"""How evaluation harnesses ask steered models: lm-evaluation-harness and Inspect."""

@@ -1,0 +1,1 @@
+"""Sweeps: many runs, planned, trained, measured, and gone on with after a stop."""

@@ -1,0 +1,133 @@
+"""A head that writes conditions from words: what it learns, and what its conditions decide."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import hypersteer as hs
+import tiny
+from conditions.worlds import off_topic, on_topic
+from gating import states_by_hand
+from hypersteer.answering import Answerer
+from hypersteer.conditions.described import Described
+from hypersteer.conditions.head import load_head
+from hypersteer.conditions.lessons import read_lessons
+from hypersteer.conditions.teach import teach_head
+from hypersteer.config.conditions import HeadConfig
+from hypersteer.engine.requests import as_request
+from hypersteer.errors import CheckpointError, ConfigError, DataError, SteeringError
+from hypersteer.stats import auroc
+
+CONFIG = HeadConfig(words_layers=(1,), layers=(0, 2), hidden=32, steps=120, conditions=4)
+SEA, SUMS, ANSWER = "is about the sea", "wants a sum", "the answer lists numbers"
+
+
+def described(count=16):
+    sea, sums = on_topic(count, seed=3), off_topic(count, seed=4)
+    half = count // 2
+    return [
+        Described(condition=SEA, also=("speaks of ships",), inside=sea[:half], off=sums[:half]),
+        Described(condition=SUMS, inside=sums[half:], off=sea[half:]),
+        Described(
+            condition="lists numbers", about="answer", inside=sums[:half], off=sea[:half]
+        ),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def taught(lm, tmp_path_factory):
+    head = teach_head(read_lessons(lm, described(), CONFIG), CONFIG, base_lm=str(lm.identity))
+    return head.save(tmp_path_factory.mktemp("head") / "head.safetensors")
+
+
+def score_by_hand(lm, condition, prompt, response=()):
+    """Mean over the layers of the cosine with the centred, scaled mean state."""
+    found = []
+    for row, layer in enumerate(condition.layers):
+        states = states_by_hand(lm, (*prompt.ids, *response), layer)
+        first = len(prompt.ids) if response else prompt.prefix
+        state = (states[first:].mean(0) - condition.means[row]) / condition.scales[row]
+        found.append(float(F.cosine_similarity(state, condition.directions[row], dim=0)))
+    return sum(found) / len(found)
+
+
+def test_it_tells_new_texts_apart_by_words_that_it_was_taught(lm, taught):
+    sea, sums = on_topic(12, seed=7), off_topic(12, seed=8)
+    for words, sign in ((SEA, 1), ("speaks of ships", 1), (SUMS, -1)):
+        condition = hs.condition(words, lm=lm, head=taught)
+        rows = [lm.chat.prompt(text) for text in (*sea, *sums)]
+        scores = torch.tensor([score_by_hand(lm, condition, row) for row in rows])
+        assert auroc(scores[:12], scores[12:]) == (1 if sign > 0 else 0)
+        likely = condition.probabilities(scores)
+        assert torch.equal(likely > 0.5, scores > condition.threshold)
+
+
+def test_rules_in_words_gate_as_their_conditions_do(lm, taught):
+    lm = tiny.ending_with(lm)
+    text = f'if "{SEA}" and not "{SUMS}" then x at 0.5; if "{ANSWER}" then x at 0.5'
+    rules = hs.rules(text, edits={"x": tiny.edit_of(lm, lm.site(3))}, check="token")
+    assert rules.words == (SEA, SUMS, ANSWER)
+    with pytest.raises(SteeringError, match=r"no head that writes|trained"):
+        lm.generate("Hi", edit=rules, max_new_tokens=1)
+    made = rules.ready(lambda words: hs.condition(words, lm=lm, head=taught))
+    prompts, log = [*on_topic(2, seed=7), *off_topic(2, seed=8)], hs.Decisions()
+    request = as_request(lm, prompts, made, 1.0)
+    writers = Answerer(lm).writers(request, decisions=log)
+    answers = tiny.decoded(lm, request.prompts, writers, 4).ids
+    for prompt, answer, checks in zip(prompts, answers, log.rows, strict=True):
+        row = lm.chat.prompt(prompt)
+        expected = score_by_hand(lm, made.conditions[SEA], row)
+        assert checks[0].scores[SEA] == pytest.approx(expected, abs=1e-4)
+        assert checks[0].scores[ANSWER] == -1  # there is none yet
+        assert set(checks[0].probabilities) == set(rules.words)
+        fired = checks[0].conditions == (SEA,)
+        assert (checks[0].edits == ("x",)) == fired
+        assert "probabilities" in checks[0].as_dict()
+        if not fired:  # nothing was written, so the states of the answer are the plain ones
+            by_hand = score_by_hand(lm, made.conditions[ANSWER], row, answer[:2])
+            assert checks[2].scores[ANSWER] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_file_gives_the_same_conditions(lm, taught, tmp_path):
+    head = load_head(taught)
+    again = load_head(head.save(tmp_path / "again.safetensors"))
+    for name, value in head.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    one = hs.condition(SEA, lm=lm, head=taught)
+    assert one is hs.condition(SEA, lm=lm, head=taught)  # made once
+    other = hs.load_condition(one.save(tmp_path / "sea.safetensors"))
+    assert (other.joined, other.calibration) == (one.joined, one.calibration)
+    assert torch.equal(other.directions, one.directions)
+
+
+def test_held_out_conditions_are_not_learnt_from(lm):
+    data = described()
+    lessons = read_lessons(lm, data, CONFIG)
+    few = replace(CONFIG, steps=3)
+    without = teach_head(lessons[1:], few)
+    held = replace(lessons[0], described=replace(data[0], held_out=True))
+    found = teach_head([held, *lessons[1:]], few)
+    for name, value in without.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name]), name
+    with pytest.raises(DataError, match="no conditions to train on"):
+        teach_head([held], few)
+
+
+def test_what_it_cannot_do(lm, taught, tmp_path):
+    with pytest.raises(SteeringError, match="the condition ' ' is empty"):
+        hs.condition(" ", lm=lm, head=taught)
+    with pytest.raises(ConfigError, match="about = 'both' is unknown"):
+        hs.condition(SEA, lm=lm, about="both", head=taught)  # type: ignore[arg-type]
+    other = tiny.lm_of("llama" if lm.name == "gpt2" else "gpt2")
+    with pytest.raises(CheckpointError, match="trained for the base LM"):
+        hs.condition(SEA, lm=other, head=taught)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(taught.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="is not a readable head"):
+        hs.condition(SEA, lm=lm, head=damaged)
+    rules = hs.rules(f'if "the answer {SEA}" then x', edits={"x": tiny.edit_of(lm, lm.site(3))})
+    ready = rules.ready(lambda words: hs.condition(words, lm=lm, head=taught))
+    with pytest.raises(SteeringError, match="is about the answer, which is not there"):
+        lm.generate("Hi", edit=ready, max_new_tokens=1)
