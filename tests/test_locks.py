@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from children import talking
 from hypersteer import locks
 from hypersteer.errors import ConfigError
 from hypersteer.locks import HOLDER, LOCK, hold, is_empty, turn
@@ -31,7 +32,7 @@ def other_process(tmp_path):
     """Another process that holds the folder until it is killed."""
     folder = tmp_path / "run"
     command = [sys.executable, "-c", WAITING, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with talking(command) as child:
         assert child.stdout.readline() == "held\n"
         yield folder, child
         child.kill()
@@ -133,8 +134,8 @@ with turn(Path(sys.argv[1]), lambda: print("busy", flush=True)):
 def test_turns_are_waited_for_even_after_a_kill(tmp_path):
     lock = tmp_path / "a" / "b.lock"
     command = [sys.executable, "-c", TURN, str(lock)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+    pipe = {"stdin": subprocess.PIPE}
+    with talking(command, **pipe) as first, talking(command, **pipe) as second:
         assert {first.stdout.readline(), second.stdout.readline()} == {"mine\n", "busy\n"}
         first.send_signal(signal.SIGKILL)
         second.send_signal(signal.SIGKILL)
@@ -151,10 +152,9 @@ def test_turns_are_waited_for_even_after_a_kill(tmp_path):
 
 def test_who_waits_has_the_next_turn(tmp_path):
     command = [sys.executable, "-c", TURN, str(tmp_path / "lock")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as first:
+    with talking(command, stdin=subprocess.PIPE) as first:
         assert first.stdout.readline() == "mine\n"
-        with subprocess.Popen(command, **pipes) as second:
+        with talking(command, stdin=subprocess.PIPE) as second:
             assert second.stdout.readline() == "busy\n"
             first.stdin.close()
             assert second.stdout.readline() == "mine\n"

@@ -3,8 +3,8 @@
 import json
 import os
 import re
+import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hypersteer import locks, sharing
+from children import talking
+from hypersteer import locks
 from hypersteer.errors import ConfigError, DataError
 from hypersteer.locks import SHARED, claim, claimed, hold
 from hypersteer.sharing import Share
@@ -23,21 +24,20 @@ from sharing_child import UNITS
 CHILD = Path(__file__).with_name("sharing_child.py")
 
 
-class Child(subprocess.Popen):
-    """A process that shares the work in a folder."""
+def started(folder, name, *hang):
+    """Start a process that shares the work in a folder."""
+    return talking([sys.executable, CHILD, folder, name, *hang])
 
-    def __init__(self, folder, name, *hang):
-        command = [sys.executable, str(CHILD), str(folder), name, *map(str, hang)]
-        super().__init__(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def says(self, line):
-        assert self.stdout.readline() == f"{line}\n", self.stderr.read()
+def says(child, line):
+    found = child.stdout.readline()
+    if found != f"{line}\n":
+        child.kill_all()
+        pytest.fail(f"{found!r} in place of {line!r}: {child.stderr.read()}")
 
-    def ends(self):
-        """Its last words, of an end without an error."""
-        said, wrong = self.communicate(timeout=60)
-        assert self.returncode == 0, wrong
-        return said.split()[-1]
+
+def last_words(child):
+    return child.ended_well().split()[-1]
 
 
 def logged(folder):
@@ -57,11 +57,12 @@ def test_each_unit_is_done_once_and_the_end_too(tmp_path):
     for wait in waits:
         wait.touch()
     with ExitStack() as stack:
-        children = [stack.enter_context(Child(tmp_path, name)) for name in "abcd"]
-        for child, wait in zip(children, waits, strict=True):
-            child.says("joined")
+        children = [stack.enter_context(started(tmp_path, name)) for name in "abcd"]
+        for child in children:
+            says(child, "joined")
+        for wait in waits:  # now only, or the first could be done before the last has begun
             wait.unlink()
-        found = [child.ends() for child in children]
+        found = [last_words(child) for child in children]
     assert times(tmp_path) == ONCE
     (finisher,) = {who for who, what in logged(tmp_path) if what == "finish"}
     assert set(found) == {finisher}
@@ -76,18 +77,18 @@ def test_what_a_killed_process_had_is_taken_over(tmp_path, holder):
     wait = tmp_path / "wait-first"
     if not holder:
         wait.touch()
-    with Child(tmp_path, "first", *([3] if holder else [])) as first:
-        first.says("joined")
+    with started(tmp_path, "first", *([3] if holder else [])) as first:
+        says(first, "joined")
         if holder:
-            first.says("hanging")
-        with Child(tmp_path, "second", *([] if holder else [3])) as second:
-            second.says("joined")
+            says(first, "hanging")
+        with started(tmp_path, "second", *([] if holder else [3])) as second:
+            says(second, "joined")
             killed, other = (first, second) if holder else (second, first)
             if not holder:
-                second.says("hanging")
+                says(second, "hanging")
             killed.send_signal(signal.SIGKILL)
             wait.unlink(missing_ok=True)
-            assert other.ends() in ("first", "second")
+            assert last_words(other) in ("first", "second")
             killed.wait()
     log = logged(tmp_path)
     name = "first" if holder else "second"
@@ -97,27 +98,26 @@ def test_what_a_killed_process_had_is_taken_over(tmp_path, holder):
 
 
 def test_the_end_is_taken_over_as_well(tmp_path):
-    with Child(tmp_path, "first", len(UNITS)) as first:
-        first.says("joined")
-        first.says("hanging")
-        with Child(tmp_path, "second") as second:
-            second.says("joined")
+    with started(tmp_path, "first", len(UNITS)) as first:
+        says(first, "joined")
+        says(first, "hanging")
+        with started(tmp_path, "second") as second:
+            says(second, "joined")
             first.send_signal(signal.SIGKILL)
-            assert second.ends() == "second"
+            assert last_words(second) == "second"
     assert times(tmp_path) == ONCE + Counter(["finish"])
 
 
 def test_one_that_begins_later_ends_it_anew(tmp_path):
     """As the same command does when all is finished; the end of an earlier run is not its own."""
-    with Child(tmp_path, "first") as first:
-        assert first.ends() == "first"
-    with Child(tmp_path, "second") as second:
-        assert second.ends() == "second"
+    with started(tmp_path, "first") as first:
+        assert last_words(first) == "first"
+    with started(tmp_path, "second") as second:
+        assert last_words(second) == "second"
     assert times(tmp_path) == ONCE + Counter(["finish"])
 
 
-def test_only_the_same_work_is_shared(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "NAMELESS_S", 0.2)
+def test_only_the_same_work_is_shared(tmp_path):
     told = rf"'{re.escape(str(tmp_path))}' is in use by process {os.getpid()} on "
     with Share(tmp_path, "one"):
         Share(tmp_path, "one").__exit__(None, None, None)
@@ -130,8 +130,7 @@ def test_only_the_same_work_is_shared(tmp_path, monkeypatch):
         Share(tmp_path, "one")
 
 
-def test_who_joined_is_told_when_the_folder_is_taken_by_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "NAMELESS_S", 0.2)
+def test_who_joined_is_told_when_the_folder_is_taken_by_others(tmp_path):
     with Share(tmp_path, "one") as first:
         second = Share(tmp_path, "one")
         assert first.holds
@@ -258,3 +257,56 @@ def test_what_stops_one_process_in_its_work_is_its_own(tmp_path):
     with pytest.raises(DataError), Share(tmp_path, "w") as share:
         raise next(wrong for _ in share.stage(["a"], str, lambda _: False).free())
     assert wrong.of_one_process
+
+
+def test_a_claim_that_came_too_late_is_cleared_away(tmp_path):
+    """One process does a unit and finishes all between another's look at it and its claim."""
+    first, late = Share(tmp_path, "w"), Share(tmp_path, "w")
+    done = set()
+
+    def is_done(unit):
+        if not done:
+            done.add(unit)
+            assert first.finish(lambda: {"end": "1"}) == {"end": "1"}
+            return False
+        return unit in done
+
+    assert list(late.stage(["a"], str, is_done).free()) == []
+    assert (tmp_path / SHARED / "units").exists()
+    assert late.finish(dict) == {"end": "1"}
+    for share in (first, late):
+        share.__exit__(None, None, None)
+    assert not (tmp_path / SHARED / "units").exists()
+
+
+def test_a_folder_that_is_cleared_away_while_one_claims_gives_nothing(tmp_path, monkeypatch):
+    def cleared(lock):
+        shutil.rmtree(tmp_path / "units")
+        Path(lock.lock_file).touch()  # as filelock opens it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "_acquired", cleared)
+        assert claim(tmp_path / "units", "a") is None
+    claim(tmp_path / "units", "a").release()
+
+
+def test_a_holder_that_is_slow_to_say_what_it_does_is_waited_for(tmp_path, monkeypatch):
+    """Longer than a disk that others keep busy makes it wait."""
+    written, file = locks.write_text, []
+
+    def later(path, text):
+        file.append((path, text))
+
+    monkeypatch.setattr(locks, "write_text", later)
+    first = Share(tmp_path, "w")
+    found = []
+    joining = threading.Thread(target=lambda: found.append(Share(tmp_path, "w")))
+    joining.start()
+    time.sleep(0.5)
+    assert not found
+    written(*file[0])
+    joining.join(30)
+    (second,) = found
+    assert not second.holds
+    for share in (second, first):
+        share.__exit__(None, None, None)

@@ -67,7 +67,7 @@ def hold(folder: Path, work: str = "") -> Hold:
     """
     made = _make(folder)
     try:
-        lock = _lock(folder / LOCK, folder / HOLDER, {"work": work} if work else {})
+        lock = _lock(folder / LOCK, folder / HOLDER, {"work": work})
     except BaseException:
         _remove_empty(made)
         raise
@@ -77,7 +77,7 @@ def hold(folder: Path, work: str = "") -> Hold:
 
 
 def work_in(folder: Path) -> str | None:
-    """Return what the holder of a folder says it does there; None if nobody has said so."""
+    """Return what a folder's holder does there, "" if alone; None if nobody has said so yet."""
     work = _read(folder / HOLDER).get("work")
     return work if isinstance(work, str) else None
 
@@ -115,7 +115,10 @@ def claim(folder: Path, unit: str) -> Claim | None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / f"{unit}.json"
-    lock = _lock(folder / f"{unit}.lock", holder, {})
+    try:
+        lock = _lock(folder / f"{unit}.lock", holder, {})
+    except FileNotFoundError:  # whoever finished the work has cleared the folder away just now
+        return None
     return None if lock is None else Claim(holder, lock)
 
 

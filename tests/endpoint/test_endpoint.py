@@ -4,13 +4,13 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 
+from children import Child
 from endpoint.server import Sent, refused, said
 from hypersteer.endpoint.endpoint import GIVE_UP
 from hypersteer.endpoint.replies import Failed, Reply
@@ -284,7 +284,7 @@ def test_a_killed_process_loses_nothing(server, endpoint, cache):
         "Endpoint(config).complete(ask)\n"
     )
     environment = {**os.environ, "HYPERSTEER_CACHE": str(cache)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment) as child:
+    with Child([sys.executable, "-c", code], env=environment) as child:
         assert stuck.wait(60)
         child.send_signal(signal.SIGKILL)
     free.set()

@@ -1,7 +1,7 @@
 """A real llama.cpp engine with a tiny model: its life, its death, and what it leaves behind."""
 
 import copy
-import subprocess
+import signal
 import sys
 import time
 
@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from children import talking
 from gguf_files import write_gguf
 from hypersteer.endpoint import local_server
 from hypersteer.endpoint.connection import Connection
@@ -177,13 +178,9 @@ def test_it_ends_with_a_process_that_is_killed(model):
         "server = LocalServer(Path(sys.argv[1]), EngineSettings(parallel=1, context=64, threads=1))"
         "\nserver.start()\nprint(server._running.process.pid, flush=True)\ntime.sleep(60)\n"
     )
-    owner = subprocess.Popen(
-        [sys.executable, "-c", code, str(model)], stdout=subprocess.PIPE, text=True
-    )
-    engine = int(owner.stdout.readline())
-    owner.kill()
-    owner.wait()
-    owner.stdout.close()
+    with talking([sys.executable, "-c", code, model]) as owner:
+        engine = int(owner.stdout.readline())
+        owner.send_signal(signal.SIGKILL)
     for _ in range(200):
         if not psutil.pid_exists(engine) or psutil.Process(engine).status() == "zombie":
             return

@@ -1,10 +1,11 @@
 """An evaluation in a process of its own, for tests that start several or kill one.
 
-    python shared_child.py settings.json [kill N | slow | broken]
+    python shared_child.py settings.json [kill N | slow | second | broken]
 
 Every unit of work is a line of the file `calls` beside the settings: who, what, which. `kill N`
 kills the process without warning in the N-th answering; `slow` makes each of them take a while, and
-`second` the first wait until another process has answered; `broken` lets the judge fail.
+begins when another process is there; `second` begins when another has answered; `broken` lets the
+judge fail.
 """
 
 import json
@@ -33,6 +34,7 @@ def main() -> None:
     judge = LetterJudge()
     judge.broken = "broken" in how
     run.make_judge = lambda _config, _lm: judge
+    meet(file.with_name("there"), how, done)
     watch_answers(log, how, done)
     watch_judge(judge, log)
     fit = diffmean.DiffMean.fit
@@ -69,6 +71,21 @@ def read(file: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
+def meet(there: Path, how: list[str], done: Path) -> None:
+    """Have the work begin, and the first unit be claimed, when another process is so far."""
+    do = work.Work.do
+
+    def together(self: work.Work) -> object:
+        logger(there)("there", "")
+        while "slow" in how and read(there).count("there") < 2:
+            time.sleep(0.01)
+        while "second" in how and "answered" not in read(done):
+            time.sleep(0.01)
+        return do(self)
+
+    work.Work.do = together
+
+
 def watch_answers(log: Callable[[str, str], None], how: list[str], done: Path) -> None:
     answer, count = work.answer, 0
     last = int(how[1]) if how[:1] == ["kill"] else None
@@ -78,8 +95,6 @@ def watch_answers(log: Callable[[str, str], None], how: list[str], done: Path) -
         count += 1
         if count == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        while "second" in how and count == 1 and "answered" not in read(done):
-            time.sleep(0.1)
         if "slow" in how:
             time.sleep(0.3)
         rows = answer(prepared, questions, protocol)

@@ -5,13 +5,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from children import ran, talking
 from evaluation.test_run import (  # noqa: F401  (fixtures)
     HELD_IN,
     HELD_OUT,
@@ -77,16 +77,13 @@ def launched(config, *how):  # noqa: F811
     port = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", *port]
     words, environment = command(config, *how, launcher=launcher)
-    return subprocess.run(
-        words, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    return ran(words, env=environment)
 
 
 def started(config, *how):  # noqa: F811
     """Start a process that nobody launched."""
     words, environment = command(config, *how)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, env=environment, **pipes)
+    return talking(words, env=environment)
 
 
 def calls(config):  # noqa: F811
@@ -141,8 +138,7 @@ def test_two_processes_give_the_rows_of_one_and_do_nothing_twice(shared, alone):
 @pytest.mark.slow
 def test_the_share_of_a_killed_process_is_taken_over(shared, alone):
     with started(shared, "kill", 3) as killed, started(shared, "slow", "second") as other:
-        said, wrong = other.communicate(timeout=300)
-        assert other.returncode == 0, wrong[-5000:]
+        said = other.ended_well()
         assert killed.wait(60) == -signal.SIGKILL
     assert str(result_in(shared).rows) in said
     assert_equal(shared, alone)
@@ -175,7 +171,6 @@ def test_what_cannot_be_judged_is_tried_once_by_all_together(shared):
 
 
 def test_other_settings_are_told_while_the_folder_is_shared(shared, judge, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("hypersteer.sharing.NAMELESS_S", 0.1)
     with ResultsFolder(shared).share(shared):
         same = dataclasses.replace(
             shared, protocol=dataclasses.replace(shared.protocol, batch_size=3)

@@ -1,12 +1,12 @@
 """The model `hypersteer` of lm-evaluation-harness, beside the harness's own `hf`."""
 
-import subprocess
 import sys
 from functools import partial
 from importlib.metadata import entry_points
 
 import pytest
 
+from children import ran
 from e2e.real import REAL
 from harnesses.marks import LM_EVAL, ROOT
 from hypersteer.answering import Answerer
@@ -247,13 +247,7 @@ def test_releases_that_read_entry_points_find_the_model():
 
 def command(*arguments, **options):
     code = "from hypersteer.harnesses.lm_eval_command import run; run()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
+    return ran([sys.executable, "-c", code, *arguments], **options)
 
 
 @pytest.mark.slow

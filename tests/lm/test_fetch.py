@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from children import talking
 from hypersteer.errors import ModelError
 from hypersteer.lm import download as download_module
 from hypersteer.lm import fetch as fetch_module
@@ -104,7 +105,7 @@ def test_after_a_kill_only_what_is_missing_is_fetched(index, tmp_path, fetched):
     parts = [bytes([n]) * 2000 for n in range(3)]
     code = KILLED.format(tests=str(Path(__file__).parents[1]))
     command = [sys.executable, "-c", code, str(index.folder), *(part.hex() for part in parts)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with talking(command) as child:
         assert child.stdout.readline() == "two are there\n"
         child.send_signal(signal.SIGKILL)
     model = index.model(parts)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from children import talking
 from endpoint.server import Sent, refused, said, serving
 from hypersteer.data.sources import load_concepts
 from hypersteer.synthesis.build import build
@@ -204,15 +205,13 @@ def test_a_killed_build_goes_on_and_pays_for_nothing_twice(server, listed, silen
     path = toml({**raw, "out": str(out), **changes}, tmp_path / "build.toml")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HYPERSTEER_CACHE": str(cache)}
     command = [sys.executable, "-m", "hypersteer", "concepts", "build", str(path)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as child:
+    with talking(command, env=environment, stderr=subprocess.STDOUT) as child:
         deadline = time.monotonic() + 60
         # Every connection waits for an answer that does not come, so all earlier ones are kept.
         while len(server.asked) < answered + at_once and child.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert child.poll() is None, child.stdout.read().decode()
+        assert child.poll() is None, child.stdout.read()
         child.send_signal(signal.SIGKILL)
     held.set()
     assert not (out / "train_data.parquet").exists()

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from children import talking
 from hypersteer.cli.concepts import ConceptsBuild, _confirm
 from hypersteer.config import to_dict
 from hypersteer.config.synthesis import DistillationConfig
@@ -37,15 +37,8 @@ def started(words, folder, name, **environment):
     """Start a process with a cache of its own: what both asked would not come from there."""
     path = os.pathsep.join([str(CHILD.parents[1]), os.environ.get("PYTHONPATH", "")])
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HYPERSTEER_CACHE": str(folder / name)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = {**os.environ, **own, **environment}
-    return subprocess.Popen([sys.executable, *words], env=environment, **pipes)
-
-
-def ended(child):
-    said, wrong = child.communicate(timeout=300)
-    assert child.returncode == 0, wrong[-5000:]
-    return said
+    return talking([sys.executable, *words], env=environment)
 
 
 COUNTS = {"train_positives": 4, "test_positives": 2, "test_negatives": 8, "hard_negatives": 0}
@@ -75,7 +68,7 @@ def words(server, tmp_path):
 @pytest.mark.slow
 def test_two_builds_ask_nothing_twice_and_write_what_one_does(server, words, tmp_path):
     with started(words("alone"), tmp_path, "a") as one:
-        ended(one)
+        one.ended_well()
     assert len(server.asked) == REQUESTS
     server.asked.clear()
     both = threading.Barrier(2)
@@ -88,7 +81,7 @@ def test_two_builds_ask_nothing_twice_and_write_what_one_does(server, words, tmp
     server.script = script
     together = words("data", "--share")
     with started(together, tmp_path, "b") as one, started(together, tmp_path, "c") as other:
-        said = [ended(one), ended(other)]
+        said = [one.ended_well(), other.ended_well()]
     assert len(server.asked) == len(set(server.texts)) == REQUESTS
     assert all(f"dataset: {tmp_path / 'data'}" in text for text in said)
     for name in (*FILES, "latent_eval_data.parquet"):
@@ -121,7 +114,7 @@ def test_what_a_killed_build_had_is_taken_over(server, words, tmp_path):
             wait_for(answered + 5)
             killed.send_signal(signal.SIGKILL)
             held.set()
-            ended(other)
+            other.ended_well()
     again = [text for text, count in Counter(server.texts).items() if count > 1]
     assert again == [server.texts[answered]], "only what was under way is asked again"
     assert len(server.asked) == REQUESTS + 1
@@ -147,7 +140,7 @@ def test_two_processes_distil_what_one_does_and_try_nothing_twice(tmp_path, lm, 
         started(words, tmp_path, "a", **places[0]) as one,
         started(words, tmp_path, "b", **places[1]) as other,
     ):
-        assert ended(one) == ended(other) == f"{config.out}\n"
+        assert one.ended_well() == other.ended_well() == f"{config.out}\n"
     judged = (tmp_path / "judged").read_text().splitlines()
     assert len(judged) == len(set(judged)) > 6
     for name in FILES[:2]:  # the provenance names the base LM's folder
@@ -170,7 +163,6 @@ def test_several_processes_do_not_ask_whether_to_begin(monkeypatch, tmp_path):
 
 
 def test_settings_that_processes_may_not_differ_in(tmp_path, lm, silent, monkeypatch):
-    monkeypatch.setattr("hypersteer.sharing.NAMELESS_S", 0.1)
     config = settings(tmp_path, share=True)
     with BuildFolder(config, {}).share():
         again = dataclasses.replace(config, batch_size=3)

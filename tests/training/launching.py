@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from children import ran
 from hypersteer.config import to_dict
 from training.worlds import metrics
 
@@ -38,12 +38,8 @@ def launch(configs, folder, processes=2, how=(), file=None):
     else:
         command = ["-m", "accelerate.commands.launch", "--config_file", file]
         command += ["--num_processes", processes, "--main_process_port", free_port()]
-    done = subprocess.run(
-        [sys.executable, *map(str, command), str(CHILD), str(given), *how],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,  # 5 s on a quiet machine; much more where others keep the cores busy
+    done = ran(
+        [sys.executable, *command, CHILD, given, *how],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-20000:]

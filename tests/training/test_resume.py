@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from children import Child
 from hypersteer import checkpoint, steering
 from hypersteer.config import to_dict
 from hypersteer.errors import CheckpointError, ConfigError, TrainingError
@@ -100,8 +101,8 @@ def start_child(config, folder, *how):
     file = folder / "settings.json"
     file.write_text(json.dumps(to_dict(config)))
     with (folder / "stderr").open("w") as stderr:
-        return subprocess.Popen(
-            [sys.executable, str(CHILD), str(file), *how],
+        return Child(
+            [sys.executable, CHILD, file, *how],
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -111,12 +112,13 @@ def start_child(config, folder, *how):
 def kill_when(child, due, folder):
     """SIGKILL the child as soon as `due()`; it must still have been running."""
     deadline = time.monotonic() + 90
-    while not due():
-        assert child.poll() is None, (folder / "stderr").read_text()
-        assert time.monotonic() < deadline, (folder / "stderr").read_text()
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    with child:
+        while not due():
+            assert child.poll() is None, (folder / "stderr").read_text()
+            assert time.monotonic() < deadline, (folder / "stderr").read_text()
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
 
 
 def whole_lines(file):
