@@ -302,7 +302,7 @@ def test_a_hub_id_is_fetched(tiny_llama, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "snapshot_download", snapshot)
     assert find_checkpoint("owner/name") == tmp_path / "made"
-    assert asked == [("owner/name", ["README.md", "config.json", "model.safetensors"])]
+    assert asked == [("owner/name", sorted(checkpoint.GIVEN_AWAY))]
 
 
 def test_a_hub_that_cannot_be_reached_is_told(monkeypatch):

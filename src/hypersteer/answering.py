@@ -7,11 +7,14 @@ turns those of rules on and off.
 
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hypersteer.concepts import validate_steering_prompt
+from hypersteer.conditions.ahead import decide_ahead, may_be_said
 from hypersteer.conditions.gate import Gate
-from hypersteer.conditions.rules import Decisions, Rules
+from hypersteer.conditions.rules import Check, Decisions, Rules
+from hypersteer.conditions.slots import Slot, acting, laid_out, rules_of
 from hypersteer.conditions.written import condition
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet, parts_of
@@ -19,10 +22,9 @@ from hypersteer.edits.sites import Scope, Site
 from hypersteer.engine.batch import Batch
 from hypersteer.engine.generate import NewEngine, decode, generate_texts, join_pieces
 from hypersteer.engine.requests import Request, as_request
-from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
-from hypersteer.lm.edited import Applied, applied, several, sites_of, slot_writers
+from hypersteer.lm.edited import Applied, sites_of, slot_writers
 from hypersteer.lm.messages import Prompt, Prompts
 from hypersteer.lm.scopes import check_scope_length
 from hypersteer.lm.writers import Writer
@@ -53,11 +55,19 @@ class Maker(Protocol):
 
 
 class Answerer(NamedTuple):
-    """Who answers: a base LM, with what makes edits of steering prompts, on an engine."""
+    """Who answers: a base LM, with what makes edits of steering prompts, on an engine.
+
+    Attributes:
+        lm: the base LM.
+        maker: makes edits of steering prompts; None where only fixed edits steer.
+        engine: runs the batches.
+        head: file of the head that makes conditions of words; by default the bundled one.
+    """
 
     lm: BaseLM
     maker: Maker | None = None
     engine: NewEngine = Batch
+    head: Path | None = None
 
     def writers(
         self, request: Request, scope: Scope = "all", decisions: Decisions | None = None
@@ -81,7 +91,7 @@ class Answerer(NamedTuple):
             for one in slots:
                 self._check(one.edit, prompt, scope)
         if decisions is not None:
-            decisions.restart(len(rows))
+            decisions.restart(len(rows), request.decided)
         gated = self._ready([next((o.rules for o in slots if o.rules), None) for slots in rows])
 
         def lowest(row: int) -> Site:
@@ -97,14 +107,35 @@ class Answerer(NamedTuple):
             writers += made
         return writers
 
+    def decide(
+        self, prompts: list[PromptIds], steer: list[Any]
+    ) -> tuple[list[Any], dict[int, Check]]:
+        """Put the edits that act in place of rules that can be decided now; see `as_request`.
+
+        Rules that are checked while an answer is written stay, and so do those that name no
+        steering prompt, which nobody can say.
+
+        Returns:
+            what steers each row, and what was decided, by row.
+        """
+        rows = self._ready([rules_of(one) for one in steer])
+        rows = [one if one is not None and may_be_said(one) else None for one in rows]
+        if not any(rows):
+            return steer, {}
+        decided = decide_ahead(self.lm, prompts, rows)
+        return [
+            acting(given, rules, decided[row]) if rules is not None else given
+            for row, (given, rules) in enumerate(zip(steer, rows, strict=True))
+        ], decided
+
     def _ready(self, rows: Sequence[Rules | None]) -> list[Rules | None]:
         """Return the rules of each row, with conditions in place of words."""
-        make = partial(condition, lm=self.lm)
+        make = partial(condition, lm=self.lm, head=self.head)
         made = {id(one): one.ready(make) for one in rows if one is not None}
         return [None if one is None else made[id(one)] for one in rows]
 
     def _slot(
-        self, column: Sequence["Slot | None"], prompts: Sequence[PromptIds], scope: Scope
+        self, column: Sequence[Slot | None], prompts: Sequence[PromptIds], scope: Scope
     ) -> list[Writer]:
         """Return writers of one slot of all rows: of fixed edits, then of those that are made."""
         if self.maker is None:
@@ -133,42 +164,6 @@ class Answerer(NamedTuple):
         if isinstance(edit, str) and self.maker is not None:
             return self.maker.lowest
         return min(sites_of(self.lm, edit))
-
-
-class Slot(NamedTuple):
-    """One edit of a row: an edit or a steering prompt, its strength, the rules it belongs to."""
-
-    edit: Any
-    strength: float
-    rules: Rules | None = None
-
-
-def laid_out(steer: Any, strength: float) -> list[Slot]:
-    """Return the edits of one row, those of rules first.
-
-    Args:
-        steer: a steering prompt, an edit, rules, a pair of one of these and a strength of its own,
-            a list of several of them, or None.
-        strength: of the row; it multiplies all.
-
-    Raises:
-        SteeringError: if there are several rules, or a strength is no finite number.
-    """
-    gated: list[Slot] = []
-    free: list[Slot] = []
-    for one, own in (applied(given, strength) for given in several(steer)):
-        if isinstance(one, Rules):
-            strengths = one.strengths
-            gated += [
-                Slot(edit, own * strengths.get(name, 1.0), one) for name, edit in one.edits.items()
-            ]
-        else:
-            free.append(Slot(one, own))
-    if len({id(slot.rules) for slot in gated}) > 1:
-        raise SteeringError(
-            "several sets of rules steer one prompt; join them into one, as rules('...; ...')"
-        )
-    return gated + free
 
 
 def generate(

@@ -2,7 +2,8 @@
 
 A checkpoint holds the hypernetwork only, never the base LM: `config.json` (what it is and for
 which base LM), `model.safetensors` (float32 weights), `README.md` (model card), and, for resuming
-only, `trainer/` (see `hypersteer.training.state`).
+only, `trainer/` (see `hypersteer.training.state`). Beside these may lie the head that writes
+conditions from words for the same base LM (see `hypersteer.conditions.head`).
 """
 
 import dataclasses
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from hypersteer.errors import CheckpointError, SteeringError, one_line
 from hypersteer.files import (
+    CONDITION_HEAD,
     exists,
     holds_checkpoint,
+    is_file,
     is_folder,
     output_folder,
     package_data,
@@ -36,6 +39,8 @@ from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
 
 FILES = ("config.json", "model.safetensors", "README.md")
+GIVEN_AWAY = (*FILES, CONDITION_HEAD)
+"""What a checkpoint's folder may hold for others."""
 BUNDLED = "bundled"
 """Names the checkpoint that ships with the package, for SmolLM2-135M-Instruct."""
 
@@ -73,12 +78,17 @@ def save_tensors(
 
 def publish(source: Path, target: Path) -> None:
     """Make `target` loadable as the checkpoint `source`, file by file, each whole or not at all."""
-    for name in FILES:
+    for name in _present(source):
         with replacing(target / name) as temporary:
             try:
                 os.link(source / name, temporary)
             except OSError:
                 shutil.copyfile(source / name, temporary)
+
+
+def _present(folder: Path) -> tuple[str, ...]:
+    """Return which files of a checkpoint there are to give away."""
+    return GIVEN_AWAY if is_file(folder / CONDITION_HEAD) else FILES
 
 
 def export(source: Path, target: Path, about: str = "", *, strength: float = 1.0) -> Path:
@@ -112,7 +122,9 @@ def export(source: Path, target: Path, about: str = "", *, strength: float = 1.0
         small["scale"] = weights["scale"] * strength
         save_tensors(small, folder / "model.safetensors")
         target.mkdir(exist_ok=True)
-        for name in FILES:
+        if is_file(source / CONDITION_HEAD):
+            shutil.copyfile(source / CONDITION_HEAD, folder / CONDITION_HEAD)
+        for name in _present(folder):
             (folder / name).replace(target / name)
     return target
 
@@ -165,7 +177,7 @@ def push(
         done = api.upload_folder(
             repo_id=repo,
             folder_path=source,
-            allow_patterns=list(FILES),
+            allow_patterns=list(GIVEN_AWAY),
             revision=revision,
             commit_message="Upload a HyperSteer checkpoint",
         )
@@ -200,7 +212,7 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     if exists(path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise CheckpointError(f"no checkpoint folder at '{name}'; train one with 'hypersteer demo'")
     try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=list(FILES)))
+        return Path(snapshot_download(text, revision=revision, allow_patterns=list(GIVEN_AWAY)))
     except Exception as error:  # the Hub client raises many kinds; each means it is not to be had
         raise CheckpointError(
             f"'{name}' is neither a folder nor to be had from the Hub: {one_line(error)}"

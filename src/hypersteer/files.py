@@ -25,6 +25,8 @@ EDGE = 1 << 20
 """Bytes at both ends of a large file that, with its size, tell it from others."""
 CACHE_VARIABLE = "HYPERSTEER_CACHE"
 """Names a folder for converted models and data, instead of the user's cache."""
+CONDITION_HEAD = "condition_head.safetensors"
+"""Beside a checkpoint: what writes conditions from words for the same base LM."""
 
 
 @contextmanager

@@ -14,18 +14,20 @@ from hypersteer.checkpoint import (
     save,
 )
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.conditions.rules import Decisions, Rules
+from hypersteer.conditions.rules import Check, Decisions, Rules
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
 from hypersteer.edits.sites import Scope, check_scope
 from hypersteer.engine.batch import Batch
 from hypersteer.engine.generate import NewEngine
-from hypersteer.engine.requests import Request, as_request
+from hypersteer.engine.requests import Decide, Request, as_given, as_request
 from hypersteer.errors import SteeringError
+from hypersteer.files import CONDITION_HEAD, is_file
 from hypersteer.hypernet.card import Card, read_card
 from hypersteer.hypernet.maker import EditMaker
 from hypersteer.hypernet.network import Hypernet
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds
 from hypersteer.lm.load import load_lm
 from hypersteer.lm.messages import Prompt, Prompts
 from hypersteer.lm.writers import Writer
@@ -94,7 +96,9 @@ class Steerer:
         self.folder = folder
         self.generator = generator
         self._maker = EditMaker(lm, hypernet, card, generator)
-        self._answerer = Answerer(lm, self._maker, engine)
+        head = None if folder is None else folder / CONDITION_HEAD
+        own = head if head is not None and is_file(head) else None
+        self._answerer = Answerer(lm, self._maker, engine, own)
 
     def generate(
         self,
@@ -119,7 +123,8 @@ class Steerer:
             strength: multiplies the edits; 0 is the unsteered model, negative steers away. One for
                 all, or one per prompt.
             prompted: put the steering prompts into the prompts as well where the strength is above
-                0, so that they are said and steer. By default as in training.
+                0, so that they are said and steer, those of rules where these fire on the prompt.
+                By default as in training.
             scope: tokens touched by steering prompts' edits; by default as in training.
             decisions: filled with what the rules decided, row by row.
             decoding: fields of `hypersteer.engine.decoding.Decoding`: `max_new_tokens` (128),
@@ -132,9 +137,14 @@ class Steerer:
         Raises:
             SteeringError: for anything in the request that cannot be done, before any model work.
         """
-        said = self._said(prompted)
         request = as_request(
-            self.lm, prompts, steer, strength, edits=edits, prompted=said, decoding=decoding
+            self.lm,
+            prompts,
+            steer,
+            strength,
+            edits=edits,
+            say=self._say(prompted),
+            decoding=decoding,
         )
         return answer(self._answerer, request, self._scope(scope), decisions)
 
@@ -154,9 +164,14 @@ class Steerer:
 
         Takes what `generate` takes, for one prompt. Bad input is told at the call.
         """
-        said = self._said(prompted)
         request = as_request(
-            self.lm, [prompt], steer, strength, edits=edits, prompted=said, decoding=decoding
+            self.lm,
+            [prompt],
+            steer,
+            strength,
+            edits=edits,
+            say=self._say(prompted),
+            decoding=decoding,
         )
         return answer_in_pieces(self._answerer, request, self._scope(scope), decisions)
 
@@ -241,6 +256,20 @@ class Steerer:
         """
         return push(self._source(), repo, private=private, revision=revision)
 
+    def decide(
+        self, prompts: list[PromptIds], steer: list[Any]
+    ) -> tuple[list[Any], Mapping[int, Check]]:
+        """Put the edits that act in place of rules, if the checkpoint wants these said as well.
+
+        Args:
+            prompts: B tokenised prompts.
+            steer: what steers each row.
+
+        Returns:
+            what steers each row, and what was decided, by row; see `Answerer.decide`.
+        """
+        return (self._say(None) or as_given)(prompts, steer)
+
     def writers(
         self, request: Request, scope: Scope | None = None, decisions: Decisions | None = None
     ) -> list[Writer]:
@@ -257,8 +286,9 @@ class Steerer:
             )
         return self.folder
 
-    def _said(self, prompted: bool | None) -> bool:
-        return self.card.prompted if prompted is None else prompted
+    def _say(self, prompted: bool | None) -> Decide | None:
+        said = self.card.prompted if prompted is None else prompted
+        return self._answerer.decide if said else None
 
     def _scope(self, scope: Scope | None) -> Scope:
         return self.card.scope if scope is None else check_scope(scope)

@@ -12,6 +12,7 @@ from hypersteer.conditions.head_measures import measure_head
 from hypersteer.conditions.lessons import read_lessons
 from hypersteer.conditions.teach import teach_head
 from hypersteer.config.conditions import HeadConfig
+from hypersteer.files import CONDITION_HEAD
 
 SETTINGS = ["--words-layers", "1", "--layers", "0", "2", "--hidden", "16", "--steps", "30"]
 CONFIG = HeadConfig(words_layers=(1,), layers=(0, 2), hidden=16, steps=30)
@@ -51,6 +52,13 @@ def test_teach_writes_what_the_library_teaches(run, data, head, tiny_lm, lm, tmp
     assert (code, err) == (0, "")
     assert out.read_bytes() == head.read_bytes()
     assert f"wrote {out}, taught by 2 conditions" in told
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).touch()
+    code, told, _ = run("conditions", "teach", data, "--out", folder, "--lm", tiny_lm, *SETTINGS)
+    assert f"wrote {folder / CONDITION_HEAD}, taught by 2 conditions" in told
+    assert (folder / CONDITION_HEAD).read_bytes() == head.read_bytes()
     lessons = read_lessons(lm, read_described(data), CONFIG)
     from hypersteer.conditions.head import load_head
 

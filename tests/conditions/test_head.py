@@ -1,5 +1,6 @@
 """A head that writes conditions from words: what it learns, and what its conditions decide."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import tiny
 from conditions.worlds import off_topic, on_topic
 from gating import states_by_hand
 from hypersteer.answering import Answerer
+from hypersteer.checkpoint import export, write_folder
 from hypersteer.conditions.described import Described
 from hypersteer.conditions.head import load_head
 from hypersteer.conditions.lessons import read_lessons
@@ -18,6 +20,7 @@ from hypersteer.conditions.teach import teach_head
 from hypersteer.config.conditions import HeadConfig
 from hypersteer.engine.requests import as_request
 from hypersteer.errors import CheckpointError, ConfigError, DataError, SteeringError
+from hypersteer.files import CONDITION_HEAD
 from hypersteer.stats import auroc
 
 CONFIG = HeadConfig(words_layers=(1,), layers=(0, 2), hidden=32, steps=120, conditions=4)
@@ -131,3 +134,23 @@ def test_what_it_cannot_do(lm, taught, tmp_path):
     ready = rules.ready(lambda words: hs.condition(words, lm=lm, head=taught))
     with pytest.raises(SteeringError, match="is about the answer, which is not there"):
         lm.generate("Hi", edit=ready, max_new_tokens=1)
+
+
+def test_rules_use_the_head_beside_their_checkpoint(lm, taught, tmp_path):
+    case = tiny.case_of(lm.name, "no-context")
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    weights = {name: value.float() for name, value in case.steerer.hypernet.state_dict().items()}
+    write_folder(folder, weights, case.steerer.card)
+    rules = hs.rules(f'if "{SEA}" then "{case.steer[0]}"')
+    prompts = [on_topic(1, seed=7)[0], off_topic(1, seed=8)[0]]
+    given = {"steer": rules, "max_new_tokens": 2}
+    with pytest.raises(SteeringError, match=r"no head that writes|trained"):
+        hs.load(folder, lm=lm).generate(prompts, **given)
+    shutil.copy(taught, folder / CONDITION_HEAD)
+    kept = hs.load(folder, lm=lm).save(tmp_path / "copy")
+    given_away = export(kept, tmp_path / "given")
+    for place in (folder, kept, given_away):
+        log = hs.Decisions()
+        hs.load(place, lm=lm).generate(prompts, decisions=log, **given)
+        assert [row[0].conditions for row in log.rows] == [(SEA,), ()]

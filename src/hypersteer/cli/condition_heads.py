@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
@@ -10,7 +11,7 @@ from hypersteer.cli.condition_reader import Reader, print_condition
 from hypersteer.cli.options import OptionalText, parse
 from hypersteer.config.conditions import HeadConfig
 from hypersteer.errors import ConfigError
-from hypersteer.files import output_file
+from hypersteer.files import CONDITION_HEAD, holds_checkpoint, is_folder, output_file, path_of
 
 if TYPE_CHECKING:
     from hypersteer.conditions.head_measures import HeadMeasured
@@ -22,7 +23,7 @@ class ConditionsTeach:
 
     Examples:
       hypersteer conditions teach --out head.safetensors
-      hypersteer conditions teach bundled mine.jsonl --out head.safetensors --steps 600
+      hypersteer conditions teach bundled mine.jsonl --out runs/mine --lm my-model --steps 600
     """
 
     data: Annotated[
@@ -30,7 +31,7 @@ class ConditionsTeach:
     ] = ("bundled",)
     """Files of lines {"condition": TEXT, "in": [...], "off": [...]}, and `bundled`."""
     out: OptionalText = None
-    """File to write, such as head.safetensors."""
+    """File to write, such as head.safetensors; or a checkpoint's folder, whose rules use it."""
     config: Annotated[HeadConfig, arg(name="")] = field(default_factory=HeadConfig)
     reader: Annotated[Reader, arg(name="")] = field(default_factory=Reader)
 
@@ -58,7 +59,7 @@ def teach(argv: Sequence[str]) -> None:
     args = parse(ConditionsTeach, argv, "conditions teach")
     if args.out is None:
         raise ConfigError("say where to write the head: --out NAME.safetensors")
-    out = output_file(args.out, "--out")
+    out = _head_file(args.out)
 
     from hypersteer.conditions.described import read_described
 
@@ -97,6 +98,14 @@ def write(argv: Sequence[str]) -> None:
     path = found.save(out)
     print_condition(found)
     print(f"wrote {path}; test it on prompts with: hypersteer conditions test {path} ...")
+
+
+def _head_file(name: str) -> Path:
+    """Return the path of a head that will be written; beside a checkpoint, where its folder is."""
+    folder = path_of(name, "--out")
+    if is_folder(folder) and holds_checkpoint(folder):
+        return output_file(folder / CONDITION_HEAD, "--out")
+    return output_file(name, "--out")
 
 
 def _print_measured(measured: Sequence["HeadMeasured"]) -> None:

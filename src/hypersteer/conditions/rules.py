@@ -231,7 +231,14 @@ class Decisions:
     """
 
     rows: list[list[Check]] = field(default_factory=list)
+    _ahead: Mapping[int, Check] = field(default_factory=dict)
 
-    def restart(self, count: int) -> None:
-        """Empty the log for a request of `count` rows."""
-        self.rows = [[] for _ in range(count)]
+    def restart(self, count: int, ahead: Mapping[int, Check] | None = None) -> None:
+        """Empty the log for a request of `count` rows.
+
+        Args:
+            count: how many.
+            ahead: what was decided before the request began, by row; by default as last told.
+        """
+        self._ahead = self._ahead if ahead is None else ahead
+        self.rows = [[self._ahead[row]] if row in self._ahead else [] for row in range(count)]

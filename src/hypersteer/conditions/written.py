@@ -14,12 +14,10 @@ from hypersteer.conditions.lessons import POOLING, read_words
 from hypersteer.conditions.score import check_words
 from hypersteer.config.reading import check_choice
 from hypersteer.errors import SteeringError
-from hypersteer.files import is_file, package_data
+from hypersteer.files import CONDITION_HEAD, is_file, package_data
 from hypersteer.lm.base import BaseLM
 
-NAME = "condition_head.safetensors"
-"""The file of the head beside a checkpoint."""
-BUNDLED = package_data("data", "pretrained", NAME)
+BUNDLED = package_data("data", "pretrained", CONDITION_HEAD)
 ANSWER = "the answer "
 """What words about the answer begin with in a rule."""
 MOST_KEPT = 256

@@ -1,6 +1,7 @@
 """What callers ask for, brought into rows: prompts, what steers each, and how strongly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hypersteer.edits.sites import check_strength
@@ -24,6 +25,7 @@ class Request(NamedTuple):
         strengths: strength of each row.
         single: whether the caller gave one prompt, not a list, and wants one answer.
         decodings: how each row is decoded; empty where nothing is to be.
+        decided: what rules decided on rows ahead; see `as_request`.
     """
 
     prompts: list[PromptIds]
@@ -31,6 +33,16 @@ class Request(NamedTuple):
     strengths: list[float]
     single: bool
     decodings: Sequence[Decoding] = ()
+    decided: Mapping[int, Any] = MappingProxyType({})
+
+
+Decide = Callable[[list[PromptIds], list[Any]], tuple[list[Any], Mapping[int, Any]]]
+"""Puts what acts in place of rules, given the prompts; returns that and the decisions by row."""
+
+
+def as_given(_prompts: list[PromptIds], steer: list[Any]) -> tuple[list[Any], Mapping[int, Any]]:
+    """Put nothing in place of rules: a `Decide` for those who have none."""
+    return steer, {}
 
 
 def as_request(
@@ -41,7 +53,7 @@ def as_request(
     *,
     edits: Any = (),
     name: str = "steer",
-    prompted: bool = False,
+    say: Decide | None = None,
     decoding: Mapping[str, Any] | None = None,
 ) -> Request:
     """Bring a request into rows.
@@ -53,8 +65,9 @@ def as_request(
         strength: likewise.
         edits: what acts on every row besides.
         name: how the caller's own argument for `steer` is called.
-        prompted: put each row's steering prompts into its prompt, too, where its strength is above
-            0: a row at 0 is the unsteered model, and one below must not ask for what it weakens.
+        say: put each row's steering prompts into its prompt, too, where its strength is above 0
+            (a row at 0 is the unsteered model, and one below must not ask for what it weakens),
+            after this has put the edits that act in place of rules.
         decoding: how it is to be decoded, by name, where it is to be.
 
     Raises:
@@ -73,23 +86,24 @@ def as_request(
     steers = per_row(steer, len(rows), name)
     if besides := all_edits(edits):
         steers = [[*several(own), *besides] for own in steers]
-    if prompted:
+    decided: Mapping[int, Any] = {}
+    if say is not None:
+        steers, decided = say([lm.chat.prompt(prompt) for prompt in rows], steers)
         rows = [
-            _with_words(row, own) if strength > 0 else row
+            _with_words(row, own, strength)
             for row, own, strength in zip(rows, steers, strengths, strict=True)
         ]
-    request = Request(
-        [lm.chat.prompt(prompt) for prompt in rows], steers, strengths, single, decodings
-    )
+    tokenised = [lm.chat.prompt(prompt) for prompt in rows]
+    request = Request(tokenised, steers, strengths, single, decodings, decided)
     if decodings:
         check_room(lm, request.prompts, decodings)
     return request
 
 
-def _with_words(prompt: Prompt, steer: Any) -> Prompt:
+def _with_words(prompt: Prompt, steer: Any, strength: float) -> Prompt:
     """Return a prompt that names the steering prompts of its row; edits and rules have none."""
     for one in several(steer):
-        text = one[0] if isinstance(one, tuple) and one else one
-        if isinstance(text, str) and text.strip():
+        text, own = one if isinstance(one, tuple) and len(one) == 2 else (one, 1.0)
+        if isinstance(text, str) and text.strip() and strength * check_strength(own) > 0:
             prompt = told(prompt, text)
     return prompt

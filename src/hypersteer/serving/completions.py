@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
@@ -15,12 +15,12 @@ from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import TextStream
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
-from hypersteer.lm.messages import as_messages
 from hypersteer.serving.apart import apart
 from hypersteer.serving.errors import Refused, body_of
 from hypersteer.serving.job import Job, Piece, Row
 from hypersteer.serving.metrics import Metrics
 from hypersteer.serving.plan import Known, Plan, plan_of, split_model
+from hypersteer.serving.prompts import askings
 from hypersteer.serving.replies import Replies
 from hypersteer.serving.schema import MAX_STOPS, Asked, ChatRequest, CompletionRequest
 from hypersteer.serving.served import Served
@@ -77,7 +77,7 @@ class Completions:
     ) -> list[Row]:
         """Return the rows of a request: each prompt `n` times, every answer with its own seed."""
         lm = served.steerer.lm
-        prompts = _prompts(asked, plan, lm)
+        prompts = askings(asked, plan, served.steerer)
         if len(prompts) * asked.n > self._config.max_answers:
             raise Refused(
                 f"{len(prompts) * asked.n} answers are asked for; at most "
@@ -85,10 +85,10 @@ class Completions:
                 param="n",
             )
         rows = []
-        for prompt in prompts:
+        for prompt, steer, decided in prompts:
             decoding = self._decoding(asked, prompt, lm)
             rows += [
-                Row(prompt, list(plan.steer), one, TextStream(lm, one.stops))
+                Row(prompt, list(steer), one, TextStream(lm, one.stops), decided)
                 for one in decoding.each(asked.n)
             ]
         return rows
@@ -177,42 +177,6 @@ class Completions:
             yield "data: [DONE]\n\n"
         finally:
             _give_up(job, served)
-
-
-def _prompts(asked: ChatRequest | CompletionRequest, plan: Plan, lm: BaseLM) -> list[PromptIds]:
-    """Return the prompts of a request as tokens, what is to be said of steering among them."""
-    if isinstance(asked, ChatRequest):
-        return [lm.chat.prompt(plan.words(as_messages(asked.messages)))]
-    given = asked.prompt
-    one = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
-    several: Sequence[Any] = [given] if one else given
-    if not several:
-        raise Refused("prompt is an empty list; give at least one", param="prompt")
-    return [_bare(one, plan, lm) for one in several]
-
-
-def _bare(given: str | list[int], plan: Plan, lm: BaseLM) -> PromptIds:
-    """Return the tokens of a text, or of ids, that is to go on."""
-    if isinstance(given, str):
-        if not given:
-            raise Refused("the prompt is empty; give some text", param="prompt")
-        text = plan.words(given)
-        assert isinstance(text, str)
-        ids = lm.chat.text(text)
-    else:
-        ids = given
-        if not ids or not all(0 <= one < lm.vocab for one in ids):
-            raise Refused(
-                f"the prompt holds ids that are none of this model's {lm.vocab}", param="prompt"
-            )
-        if plan.said:
-            raise Refused(
-                "this steering says its text in the prompt, which is given as ids: send the prompt "
-                "as text, or the steering with 'prompted': false",
-                param="prompt",
-            )
-    lead = [] if not isinstance(given, str) else lm.chat.lead
-    return PromptIds([*lead, *ids], len(lead))
 
 
 def _event(value: dict[str, Any]) -> str:

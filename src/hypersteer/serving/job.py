@@ -38,9 +38,10 @@ class Row:
 
     Attributes:
         prompt: tokenised.
-        steer: what steers it, as `hypersteer.answering.laid_out` takes it.
+        steer: what steers it, as `hypersteer.conditions.slots.laid_out` takes it.
         decoding: how it is decoded.
         text: its text, as it comes.
+        decided: what rules decided on its prompt ahead.
         tokens: how many it has so far.
         logprobs: of tokens whose text is still held back.
         checks: reads what its rules have decided.
@@ -52,6 +53,7 @@ class Row:
     steer: Any
     decoding: Decoding
     text: TextStream
+    decided: Check | None = None
     tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     checks: Callable[[], list[Check]] = list

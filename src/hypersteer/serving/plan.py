@@ -46,7 +46,7 @@ class Plan:
     """What steers each answer to a request.
 
     Attributes:
-        steer: what `hypersteer.answering.laid_out` takes for a row.
+        steer: what `hypersteer.conditions.slots.laid_out` takes for a row.
         said: steering prompts that are put into the prompt.
         told: what the answer says was applied.
     """

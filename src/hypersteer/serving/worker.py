@@ -189,7 +189,9 @@ class Worker:
         rows = [row for job in group for row in job.rows]
         steerer, decisions = group[0].steerer, Decisions()
         prompts = [row.prompt for row in rows]
-        request = Request(prompts, [row.steer for row in rows], [1.0] * len(rows), single=False)
+        decided = {at: row.decided for at, row in enumerate(rows) if row.decided is not None}
+        steer, strengths = [row.steer for row in rows], [1.0] * len(rows)
+        request = Request(prompts, steer, strengths, single=False, decided=decided)
         writers = steerer.writers(request, decisions=decisions)
         numbers = batch.add(prompts, writers, [row.decoding for row in rows])
         owners = [(job, place) for job in group for place in range(len(job.rows))]

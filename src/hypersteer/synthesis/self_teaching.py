@@ -8,7 +8,7 @@ from hypersteer.config.synthesis import DistillationConfig
 from hypersteer.engine.decoding import Decoding
 from hypersteer.engine.generate import generate_ids
 from hypersteer.engine.guidance import guided_ids
-from hypersteer.engine.requests import as_request
+from hypersteer.engine.requests import as_given, as_request
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.messages import prompted
 from hypersteer.steering import load
@@ -78,7 +78,7 @@ class BySteering:
             [one.instruction.text for one in asked],
             [one.concept.text for one in asked],
             [strengths[one.number % len(strengths)] for one in asked],
-            prompted=self._config.prompted,
+            say=as_given if self._config.prompted else None,
         )
         writers = self._steerer.writers(request)
         return generate_ids(self._lm, request.prompts, writers, _decoding(self._config, asked))

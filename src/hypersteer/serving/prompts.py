@@ -1,0 +1,82 @@
+"""The prompts of a request as rows: what steers each, and what of that is said in it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hypersteer.conditions.rules import Check, Rules
+from hypersteer.lm.base import BaseLM
+from hypersteer.lm.chat import PromptIds
+from hypersteer.lm.messages import as_messages
+from hypersteer.lm.messages import prompted as told
+from hypersteer.serving.errors import Refused
+from hypersteer.serving.plan import Plan
+from hypersteer.serving.schema import ChatRequest, CompletionRequest
+from hypersteer.steering import Steerer
+
+
+class Asking(NamedTuple):
+    """One prompt.
+
+    Attributes:
+        prompt: tokenised, with what is said of steering in it.
+        steer: what steers its answers, as `hypersteer.conditions.slots.laid_out` takes it.
+        decided: what rules decided on it already.
+    """
+
+    prompt: PromptIds
+    steer: list[Any]
+    decided: Check | None = None
+
+
+def askings(asked: ChatRequest | CompletionRequest, plan: Plan, steerer: Steerer) -> list[Asking]:
+    """Return the prompts of a request.
+
+    Where a checkpoint wants its steering prompt in the prompt, rules that are decided on the prompt
+    are decided here, in a pass over it: what they have act is said, too.
+
+    Raises:
+        Refused: for no prompt, an empty one, or ids that are none, or that nothing can be said in.
+    """
+    if isinstance(asked, ChatRequest):
+        given: Sequence[Any] = [as_messages(asked.messages)]
+    else:
+        one = isinstance(asked.prompt, str) or (asked.prompt and isinstance(asked.prompt[0], int))
+        given = [asked.prompt] if one else asked.prompt
+    if not given:
+        raise Refused("prompt is an empty list; give at least one", param="prompt")
+    return [_asking(one, plan, steerer, chat=isinstance(asked, ChatRequest)) for one in given]
+
+
+def _asking(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking:
+    if given == "":
+        raise Refused("the prompt is empty; give some text", param="prompt")
+    lm, steer, said = steerer.lm, list(plan.steer), list(plan.said)
+    rules = sum(isinstance(one, Rules) for one, _ in steer)
+    ids = not chat and not isinstance(given, str)
+    decided: Mapping[int, Check] = {}
+    if rules and not ids:
+        (steer,), decided = steerer.decide([_tokens(given, lm, chat=chat)], [steer])
+        acting = steer[: len(steer) - len(plan.steer) + rules] if decided else []
+        said += [text for text, own in acting if isinstance(text, str) and own > 0]
+    if ids and said:
+        raise Refused(
+            "this steering says its text in the prompt, which is given as ids: send the prompt "
+            "as text, or the steering with 'prompted': false",
+            param="prompt",
+        )
+    for text in said:
+        given = told(given, text)
+    return Asking(_tokens(given, lm, chat=chat), steer, decided.get(0))
+
+
+def _tokens(given: Any, lm: BaseLM, *, chat: bool) -> PromptIds:
+    """Return a chat as tokens, or a text, or ids, that is to go on."""
+    if chat:
+        return lm.chat.prompt(given)
+    if isinstance(given, str):
+        return PromptIds([*lm.chat.lead, *lm.chat.text(given)], len(lm.chat.lead))
+    if not given or not all(0 <= one < lm.vocab for one in given):
+        raise Refused(
+            f"the prompt holds ids that are none of this model's {lm.vocab}", param="prompt"
+        )
+    return PromptIds([*given], 0)

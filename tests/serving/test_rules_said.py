@@ -1,0 +1,73 @@
+"""Rules on a checkpoint that wants its steering prompt in the prompt as well."""
+
+import pytest
+
+from gating import condition_at
+from hypersteer.lm.messages import prompted
+from serving.live import STEER, endless, live, words
+from serving.test_looks import with_card
+
+PROMPTS = ["Hi", "Tell me about your day at the sea, about the ship and the bees.", "Why?"]
+
+
+@pytest.fixture(scope="module")
+def steerer():
+    return with_card(endless("cross-attention"), training={"loss": {"prompted": True}})
+
+
+@pytest.fixture(scope="module")
+def server(steerer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rules")
+    condition = condition_at(steerer.lm, 1, prompts=PROMPTS)
+    condition.save(folder / "half.safetensors")
+    given = (f"half={folder / 'half.safetensors'}",)
+    with live({"tiny": steerer}, folder / "edits", condition=given) as found:
+        yield found
+
+
+TEXT = "if half then turn; if not half then other at -1"
+EDITS = {"turn": STEER[0], "other": STEER[1]}
+
+
+def test_a_chat_is_answered_as_from_python(steerer, server):
+    acted = set()
+    for prompt in PROMPTS:
+        answer = server.chat(
+            messages=prompt, steering={"rules": TEXT, "edits": EDITS, "strength": 0.5}
+        )
+        (told,) = answer.json()["steering"]["answers"]
+        (check,) = told["decisions"]
+        acted.add(tuple(check["edits"]))
+        fires = check["conditions"] == ["half"]
+        steer = [(STEER[0], 0.5)] if fires else [(STEER[1], -0.5)]
+        said = prompted(prompt, STEER[0]) if fires else prompt
+        expected = steerer.generate([said], steer=[steer], prompted=False, max_new_tokens=12)
+        assert words(answer) == expected[0]
+    assert acted == {("turn",), ("other",)}
+
+
+def test_completions_say_it_too_and_ids_are_gated_only(steerer, server):
+    lm = steerer.lm
+    with server.client() as client:
+        body = {
+            "model": "tiny",
+            "prompt": PROMPTS,
+            "max_tokens": 6,
+            "temperature": 0,
+            "steering": {"rules": "if half then turn", "edits": {"turn": STEER[0]}},
+        }
+        together = client.post("/v1/completions", json=body).json()
+        decided = [row["decisions"][0]["edits"] for row in together["steering"]["answers"]]
+        for prompt, edits, choice in zip(PROMPTS, decided, together["choices"], strict=True):
+            said = prompted(prompt, STEER[0]) if edits else prompt
+            plain = body | {"prompt": said, "steering": None}
+            if edits:
+                plain["steering"] = {"text": STEER[0], "prompted": False}
+            alone = client.post("/v1/completions", json=plain).json()
+            assert choice["text"] == alone["choices"][0]["text"]
+        ids = [*lm.chat.lead, *lm.chat.text(PROMPTS[1])]
+        of_ids = client.post("/v1/completions", json=body | {"prompt": ids})
+        assert of_ids.status_code == 200
+        (row,) = of_ids.json()["steering"]["answers"]
+        assert row["decisions"]
+        assert of_ids.json()["usage"]["prompt_tokens"] == len(ids)
