@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from children import ran
 from hypersteer import launched
 from hypersteer.config import LMConfig
 from hypersteer.lm import load
@@ -65,17 +66,17 @@ def test_processes_of_a_machine_share_its_cores(one_of_four, monkeypatch, tmp_pa
     assert found[-1] == threads
 
 
-ABORTS_AT_ITS_END = "import atexit, os, runpy, sys; atexit.register(os.abort); "
-"""What a thread of the transport may do to a process that ends beside others."""
+ABORTS_AT_ITS_END = (
+    "import atexit, os, resource, runpy, sys; atexit.register(os.abort); "
+    "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); "
+)
+"""What a thread of the transport may do to a process that ends beside others; nothing is dumped."""
 
 
 def ended(code: str, processes: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return ran(
         [sys.executable, "-c", ABORTS_AT_ITS_END + code],
         env={**os.environ, "WORLD_SIZE": str(processes), "RANK": "0"},
-        check=False,
-        capture_output=True,
-        text=True,
     )
 
 
