@@ -154,6 +154,15 @@ def model_type(stored: str) -> str:
         return ""
 
 
+def in_short(stored: str) -> str:
+    """Return a stored base LM as a reader wants it: architecture and label, `unknown` if empty."""
+    try:
+        own = Identity.parse(stored)
+    except ValueError:
+        return stored.removeprefix(TYPE) or "unknown"
+    return f"{own.architecture} ({own.label})"
+
+
 def _plain(name: str) -> str:
     """Return a type without what tools spell in several ways: `gpt_neox`, `gemma3_text`."""
     return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix("_text"))

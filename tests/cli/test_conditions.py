@@ -102,7 +102,9 @@ def test_show(run, sea):
     code, told, _ = run("conditions", "show", sea, "--layers")
     assert code == 0
     assert f"sea: fires above {condition.threshold:.4f} at layer {condition.layers[0]}" in told
-    assert condition.base_lm in told
+    architecture, label = condition.base_lm.split("|")[1:3]
+    assert f"base LM {architecture} ({label})\n" in told
+    assert max(map(len, told.splitlines())) < 200
     assert [line for line in told.splitlines() if line.startswith("layer ")] == [
         f"layer {layer}: {share:.1%} of the variance"
         for layer, share in zip(condition.fitted, condition.explained, strict=True)

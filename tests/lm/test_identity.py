@@ -10,7 +10,7 @@ import torch
 import tiny
 from hypersteer.edits.edit_set import load_edit
 from hypersteer.errors import CheckpointError
-from hypersteer.identity import Identity, same_base_lm
+from hypersteer.identity import Identity, in_short, of_type, same_base_lm
 from hypersteer.lm.base import BaseLM
 
 FAMILIES = ("llama", "gpt2", "mixtral", "bloom")
@@ -64,6 +64,14 @@ COPIES = {
     "4 bits by row": rounded(4),
     "4 bits by 16": rounded(4, 16),
 }
+
+
+def test_a_reader_is_told_it_in_short():
+    own = tiny.lm_of("llama").identity
+    assert in_short(str(own)) == f"{own.architecture} ({own.label})"
+    assert in_short(of_type("llama")) == "llama"
+    assert in_short("0123abcd") == "0123abcd"
+    assert in_short("") == "unknown"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -35,6 +35,8 @@ class Reader:
 
 def print_condition(condition: "Condition") -> None:
     """Print a condition in a few lines."""
+    from hypersteer.identity import in_short
+
     layers = ", ".join(map(str, condition.layers))
     joined = "any" if condition.joined == "any" else "the mean"
     places = f"layer {layers}" if len(condition.layers) == 1 else f"{joined} of layers {layers}"
@@ -45,7 +47,7 @@ def print_condition(condition: "Condition") -> None:
     told = ", ".join(f"{shares[layer]:.1%}" for layer in condition.layers if layer in shares)
     explained = f"; variance explained: {told}" if told else ""
     print(f"score: {condition.scorer}, pooled over: {condition.pooling}{explained}")
-    print(f"{condition.note}; base LM {condition.base_lm or 'unknown'}")
+    print(f"{condition.note}; base LM {in_short(condition.base_lm)}")
     if condition.metrics:
         print_metrics(condition.metrics, "held-out scores, which chose the threshold")
 
