@@ -136,6 +136,47 @@ def test_what_it_cannot_do(lm, taught, tmp_path):
         lm.generate("Hi", edit=ready, max_new_tokens=1)
 
 
+def test_a_budget_of_false_positives_is_kept(lm, tmp_path):
+    """By counting: at most a share of the kept texts lies above, and as many as it allows."""
+    data = described(24)
+    sea, sums = on_topic(60, seed=5), off_topic(60, seed=6)
+    data += [
+        Described(condition=f"is number {n}", inside=sea[3 * n :][:3], off=sums[3 * n :][:3])
+        for n in range(20)
+    ]
+    lessons = read_lessons(lm, data, CONFIG)
+    config = replace(CONFIG, steps=20)
+    head = teach_head(lessons, config, base_lm=str(lm.identity))
+    aside = lessons[19]  # the twentieth that is not held out
+    torch.testing.assert_close(head.kept("prompt"), aside.texts, rtol=1e-3, atol=1e-3)
+    assert not len(head.kept("answer"))
+    none = teach_head(lessons, replace(config, kept=0))
+    assert not len(none.kept("prompt"))
+    without = teach_head([*lessons[:19], *lessons[20:]], replace(config, kept=0))
+    for name, value in without.state_dict().items():
+        assert torch.equal(value, head.state_dict()[name]) == (name != "kept_prompt"), name
+
+    path = head.save(tmp_path / "head.safetensors")
+    kept = load_head(path).kept("prompt")
+    assert torch.equal(kept, head.kept("prompt"))
+    plain = hs.condition(SEA, lm=lm, head=path)
+    states = dict(zip(plain.layers, kept.unbind(1), strict=True))
+    scores = plain.score(states)
+    for share, above in ((0.5, 2), (0.3, 1), (0.15, 0)):
+        made = hs.condition(SEA, lm=lm, head=path, false_positives=share)
+        assert made.threshold == max(plain.threshold, float(scores.sort().values[-above - 1]))
+        assert int(made.passed(scores).sum()) <= above
+        assert made.calibration == plain.calibration
+        assert f"at most {share:g} of texts of many kinds" in made.note
+    with pytest.raises(SteeringError, match=r"keeps 6 texts about the prompt.*least is 0.1429"):
+        hs.condition(SEA, lm=lm, head=path, false_positives=0.1)
+    with pytest.raises(SteeringError, match="keeps 0 texts about the answer"):
+        hs.condition(ANSWER, lm=lm, head=path, false_positives=0.1)
+    for bad in (0, 1, -0.1, 2, "x", float("nan"), True):
+        with pytest.raises(ConfigError, match=r"is not a share between 0 and 1; try 0\.02"):
+            hs.condition(SEA, lm=lm, head=path, false_positives=bad)
+
+
 def test_rules_use_the_head_beside_their_checkpoint(lm, taught, tmp_path):
     case = tiny.case_of(lm.name, "no-context")
     folder = tmp_path / "checkpoint"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import DisallowNone, Positional, arg
 
 from hypersteer.cli.condition_reader import Reader, print_condition
 from hypersteer.cli.options import OptionalText, parse
@@ -42,11 +42,14 @@ class ConditionsWrite:
 
     Examples:
       hypersteer conditions write "asks about health" --out health.safetensors
+      hypersteer conditions write "asks about tea" --false-positives 0.02 --out tea.safetensors
       hypersteer conditions write "the answer has begun to list things" --out list.safetensors
     """
 
     words: Annotated[str, Positional, arg(metavar="WORDS")]
     """When it holds, such as "asks about health"."""
+    false_positives: Annotated[float | None, DisallowNone] = None
+    """Share of texts of many kinds on which it may fire at most; for what is rarely true."""
     out: OptionalText = None
     """File to write, such as health.safetensors."""
     head: OptionalText = None
@@ -90,11 +93,17 @@ def write(argv: Sequence[str]) -> None:
     out = output_file(args.out, "--out")
 
     from hypersteer.conditions.score import check_words
-    from hypersteer.conditions.written import condition, head_file
+    from hypersteer.conditions.written import check_share, condition, head_file
 
     check_words(args.words)
+    check_share(args.false_positives)
     head_file(args.head)  # told before a model is loaded
-    found = condition(args.words, lm=args.reader.load(), head=args.head)
+    found = condition(
+        args.words,
+        lm=args.reader.load(),
+        false_positives=args.false_positives,
+        head=args.head,
+    )
     path = found.save(out)
     print_condition(found)
     print(f"wrote {path}; test it on prompts with: hypersteer conditions test {path} ...")

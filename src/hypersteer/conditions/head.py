@@ -7,6 +7,7 @@ writes is a condition like any other.
 Shapes: N conditions, W blocks that words are read at, K layers, D width.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class ConditionHead(nn.Module):
     words_scale: Float[Tensor, "W D"]
     means: Float[Tensor, "A K D"]
     scales: Float[Tensor, "A K D"]
+    kept_prompt: Float[Tensor, "P K D"]
+    kept_answer: Float[Tensor, "Q K D"]
 
     def __init__(self, width: int, config: HeadConfig, base_lm: str = "") -> None:
         super().__init__()
@@ -62,6 +65,8 @@ class ConditionHead(nn.Module):
             mean, scale = ("means", "scales") if name == "texts" else ("words_mean", "words_scale")
             self.register_buffer(mean, torch.zeros(*rows, width))
             self.register_buffer(scale, torch.ones(*rows, width))
+        for about in ABOUT:
+            self.register_buffer(f"kept_{about}", torch.zeros(0, layers, width))
         self.hidden = nn.Sequential(
             nn.Dropout(config.dropout),
             nn.Linear(words * width, config.hidden),
@@ -95,6 +100,30 @@ class ConditionHead(nn.Module):
         each = score(states, directions, self.means[kind], "cosine", self.scales[kind])
         return each.mean(-1)
 
+    def kept(self, about: About) -> Float[Tensor, "P K D"]:
+        """Return pooled states of texts of many kinds, which the head was not trained on."""
+        return getattr(self, f"kept_{about}")
+
+    @torch.no_grad()
+    def budget(self, directions: Float[Tensor, "K D"], about: About, share: float) -> float:
+        """Return the lowest score above which at most a share of texts of many kinds lies.
+
+        By conformal calibration: on a new text drawn as those that are kept, the chance of a
+        higher score is at most `share`, whatever the condition.
+
+        Raises:
+            SteeringError: if too few texts are kept to tell.
+        """
+        texts = self.kept(about)
+        place = math.ceil((len(texts) + 1) * (1 - share))
+        if not 1 <= place <= len(texts):
+            raise SteeringError(
+                f"the head keeps {len(texts)} texts about the {about}, too few for a share of "
+                f"{share:g} false positives; the least is {1 / (len(texts) + 1):.4f}"
+            )
+        scores = self.scores(directions.expand_as(texts), texts, about)
+        return float(scores.sort().values[place - 1])
+
     def save(self, path: str | Path) -> Path:
         """Write the head to one safetensors file, weights in float16.
 
@@ -108,7 +137,8 @@ class ConditionHead(nn.Module):
             "config": to_dict(self.config),
         }
         kept = dict(self.named_buffers())  # massive activations would not survive it
-        tensors = {n: v if n in kept else v.half() for n, v in self.state_dict().items()}
+        half = {f"kept_{about}" for about in ABOUT} | self.state_dict().keys() - kept.keys()
+        tensors = {n: v.half() if n in half else v for n, v in self.state_dict().items()}
         return write_value(output_file(path, "the file of the head"), tensors, header, "head")
 
 
@@ -123,6 +153,8 @@ def load_head(path: str | Path) -> ConditionHead:
     try:
         config = from_dict(HeadConfig, header["config"], "config")
         head = ConditionHead(int(header["width"]), config, str(header["base_lm"]))
+        for about in ABOUT:
+            setattr(head, f"kept_{about}", torch.zeros_like(tensors[f"kept_{about}"]).float())
         head.load_state_dict({name: value.float() for name, value in tensors.items()})
     except (SteeringError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the head '{path}' is damaged: {one_line(error)}") from error

@@ -15,6 +15,8 @@ from hypersteer.config.conditions import HeadConfig
 from hypersteer.errors import DataError
 
 SMALLEST_SCALE = 1e-3
+ASIDE = 20
+"""One in so many conditions is put aside."""
 CLIP = 1.0
 """Largest norm of a step's gradient."""
 
@@ -28,8 +30,10 @@ def teach_head(
 ) -> ConditionHead:
     """Train a head on conditions that are not held out.
 
-    A step takes some conditions, each in one of its wordings, and asks of every text of theirs
-    whether the condition holds (logistic loss; the wordings of a condition take turns).
+    One condition in twenty is put aside, so that budgets of false positives are set by texts that
+    nothing was learnt from. A step takes some of the others, each in one of its wordings, and asks
+    of every text of theirs whether the condition holds (logistic loss; the wordings of a condition
+    take turns).
 
     Args:
         lessons: conditions, read by `read_lessons` with the same settings; held-out ones are
@@ -42,13 +46,17 @@ def teach_head(
         DataError: if none are left to train on.
     """
     config = config or HeadConfig()
-    taught = [one for one in lessons if not one.described.held_out]
-    if not taught:
+    usable = [one for one in lessons if not one.described.held_out]
+    if not usable:
         raise DataError("there are no conditions to train on; those that are held out do not count")
+    every = ASIDE if config.kept else len(usable) + 1
+    aside = usable[every - 1 :: every]
+    taught = [one for number, one in enumerate(usable, start=1) if number % every]
     torch.manual_seed(config.seed)
     chosen = random.Random(config.seed)
     head = ConditionHead(taught[0].words.shape[-1], config, base_lm)
     _settle_scales(head, taught)
+    _keep(head, aside)
     decayed = [weight for weight in head.parameters() if weight.ndim > 1]
     free = [weight for weight in head.parameters() if weight.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -95,6 +103,16 @@ def _settle_scales(head: ConditionHead, lessons: Sequence[Lesson]) -> None:
             states = torch.cat(texts)
             head.means[kind].copy_(states.mean(0))
             head.scales[kind].copy_(states.std(0).clamp_min(SMALLEST_SCALE))
+
+
+def _keep(head: ConditionHead, aside: Sequence[Lesson]) -> None:
+    """Keep texts of conditions that were put aside, as many of each as the next."""
+    for about in ABOUT:
+        own = [one.texts for one in aside if one.described.about == about]
+        if own:
+            states = torch.cat(own)
+            places = torch.linspace(0, len(states) - 1, min(head.config.kept, len(states)))
+            setattr(head, f"kept_{about}", states[places.round().long()].half().float())
 
 
 def _rate(step: int, steps: int) -> float:

@@ -1,6 +1,7 @@
 """Conditions from words alone: read by the base LM's lower blocks, written by a head."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -13,9 +14,10 @@ from hypersteer.conditions.head import ABOUT, ConditionHead, load_head
 from hypersteer.conditions.lessons import POOLING, read_words
 from hypersteer.conditions.score import check_words
 from hypersteer.config.reading import check_choice
-from hypersteer.errors import SteeringError
+from hypersteer.errors import ConfigError, SteeringError, shown
 from hypersteer.files import CONDITION_HEAD, is_file, package_data
 from hypersteer.lm.base import BaseLM
+from hypersteer.values import as_real
 
 BUNDLED = package_data("data", "pretrained", CONDITION_HEAD)
 ANSWER = "the answer "
@@ -23,7 +25,7 @@ ANSWER = "the answer "
 MOST_KEPT = 256
 """Conditions that are kept for a base LM, so that a rule's are made once."""
 
-_kept: WeakKeyDictionary[nn.Module, OrderedDict[tuple[str, str, Path], Condition]]
+_kept: WeakKeyDictionary[nn.Module, OrderedDict[tuple[str, str, Path, float | None], Condition]]
 _kept = WeakKeyDictionary()
 _heads: dict[Path, tuple[float, ConditionHead]] = {}
 
@@ -33,6 +35,7 @@ def condition(
     *,
     lm: BaseLM,
     about: About | None = None,
+    false_positives: float | None = None,
     head: str | Path | None = None,
 ) -> Condition:
     """Make a condition from words, with no examples.
@@ -45,13 +48,18 @@ def condition(
         lm: the base LM whose states it will read.
         about: whether the words are about the `prompt`, or about the `answer` as far as it is
             written; by default the answer where they begin with "the answer".
+        false_positives: share of texts of many kinds on which it may fire at most, such as 0.02,
+            for a condition that is rarely true; the threshold is raised to keep it. By default it
+            fires above a probability of a half.
         head: file of the head that writes it; by default the bundled one.
 
     Raises:
-        SteeringError: for words that say nothing, or a base LM that the head is not for.
-        CheckpointError: if the head cannot be read.
+        SteeringError: for words that say nothing, or a share that the head cannot keep to.
+        ConfigError: for a share that is not between 0 and 1.
+        CheckpointError: if the head cannot be read, or is not for this base LM.
     """
     check_words(words)
+    check_share(false_positives)
     told = words.strip()
     if about is None:
         about = "answer" if told.lower().startswith(ANSWER) else "prompt"
@@ -60,9 +68,10 @@ def condition(
         told = told[len(ANSWER) :]
     path = head_file(head)
     kept = _kept.setdefault(lm.model, OrderedDict())
-    key = told, about, path
+    key = told, about, path, false_positives
     if key not in kept:
-        kept[key] = write_condition(_head(lm, path), told, lm, about, name=words.strip())
+        written = write_condition(_head(lm, path), told, lm, about, name=words.strip())
+        kept[key] = _within(written, _head(lm, path), about, false_positives)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
     kept.move_to_end(key)
@@ -91,6 +100,32 @@ def write_condition(
         base_lm=str(lm.identity),
         note=f"written from the words {words!r}",
     )
+
+
+def check_share(false_positives: float | None) -> None:
+    """Refuse what is no share of texts.
+
+    Raises:
+        ConfigError: if it is not between 0 and 1.
+    """
+    if false_positives is None:
+        return
+    share = as_real(false_positives)
+    if share is None or not 0 < share < 1:
+        raise ConfigError(
+            f"false_positives {shown(false_positives)} is not a share between 0 and 1; try 0.02"
+        )
+
+
+def _within(
+    made: Condition, head: ConditionHead, about: About, false_positives: float | None
+) -> Condition:
+    """Return a condition that fires on at most a share of texts of many kinds."""
+    if false_positives is None:
+        return made
+    limit = head.budget(made.directions.to(head.means.device), about, false_positives)
+    note = f"{made.note}; on at most {false_positives:g} of texts of many kinds"
+    return replace(made, threshold=max(made.threshold, limit), note=note)
 
 
 def head_file(head: str | Path | None = None) -> Path:
