@@ -14,9 +14,10 @@ from gating import states_by_hand
 from hypersteer.answering import Answerer
 from hypersteer.checkpoint import export, write_folder
 from hypersteer.conditions.described import Described
-from hypersteer.conditions.head import load_head
-from hypersteer.conditions.lessons import read_lessons
-from hypersteer.conditions.teach import teach_head
+from hypersteer.conditions.head import ConditionHead, load_head
+from hypersteer.conditions.head_measures import head_logits
+from hypersteer.conditions.lessons import Lesson, read_lessons
+from hypersteer.conditions.teach import _far, teach_head
 from hypersteer.config.conditions import HeadConfig
 from hypersteer.engine.requests import as_request
 from hypersteer.errors import CheckpointError, ConfigError, DataError, SteeringError
@@ -195,3 +196,60 @@ def test_rules_use_the_head_beside_their_checkpoint(lm, taught, tmp_path):
         log = hs.Decisions()
         hs.load(place, lm=lm).generate(prompts, decisions=log, **given)
         assert [row[0].conditions for row in log.rows] == [(SEA,), ()]
+
+
+def planted(kind, count=12, width=16):
+    """Conditions whose words and texts lie along one axis each; `off` texts lie along none."""
+    torch.manual_seed(0)
+    axes = torch.eye(width)[:count]
+    found = []
+    for number, axis in enumerate(axes):
+        own = Described(
+            condition=f"is number {number}",
+            kind=kind,
+            inside=tuple(f"{number} in {n}" for n in range(6)),
+            off=tuple(f"{number} off {n}" for n in range(6)),
+        )
+        inside = 4 * axis + torch.randn(6, width) / 4
+        texts = torch.cat([inside, torch.randn(6, width) / 4])[:, None]
+        found.append(Lesson(described=own, words=4 * axis[None, None], texts=texts))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["topic", "tone"])
+def test_texts_of_far_off_conditions_count_as_false_of_what_is_rarely_true(kind):
+    lessons = planted(kind)
+    small = {"words_layers": (1,), "layers": (0,), "hidden": 32, "dropout": 0.0}
+    config = HeadConfig(**small, steps=200, learning_rate=1e-2, kept=0)
+
+    def fires_on_others(head):
+        found = []
+        for place, one in enumerate(lessons):
+            others = [other for n, other in enumerate(lessons) if n != place]
+            texts = torch.cat([other.texts[other.inside] for other in others])
+            logits = head_logits(head, replace(one, texts=texts))
+            found.append(float((logits > 0).float().mean()))
+        return sum(found) / len(found)
+
+    without = fires_on_others(teach_head(lessons, replace(config, others=0)))
+    found = fires_on_others(teach_head(lessons, config))
+    assert without > 0.2  # nothing told them apart
+    if kind == "topic":
+        assert found < without / 3
+    else:
+        assert found == without
+
+
+def test_far_off_are_those_whose_texts_are_least_like_ones_own():
+    lessons = planted("topic", count=5)
+    near = replace(lessons[4], texts=lessons[0].texts + 0.01)
+    lessons = [*lessons[:4], near]
+    head = ConditionHead(16, HeadConfig(words_layers=(1,), layers=(0,), hidden=4))
+    far = _far(head, lessons)
+    assert [len(one) for one in far] == [3] * 5  # 85 % of four
+    assert set(far[0]) == {1, 2, 3}
+    assert set(far[4]) == {1, 2, 3}
+    answer = replace(lessons[1].described, about="answer")
+    mixed = [lessons[0], replace(lessons[1], described=answer), *lessons[2:]]
+    assert 1 not in {*_far(head, mixed)[0]}
+    assert _far(head, mixed)[1] == []

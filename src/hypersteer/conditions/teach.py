@@ -15,6 +15,10 @@ from hypersteer.config.conditions import HeadConfig
 from hypersteer.errors import DataError
 
 SMALLEST_SCALE = 1e-3
+RARE = ("topic", "safety")
+"""Kinds of conditions of which a text that was written for another one is hardly ever true."""
+FAR = 0.85
+"""Share of the other conditions that count as far off: those whose texts are least like its own."""
 ASIDE = 20
 """One in so many conditions is put aside."""
 CLIP = 1.0
@@ -33,7 +37,7 @@ def teach_head(
     One condition in twenty is put aside, so that budgets of false positives are set by texts that
     nothing was learnt from. A step takes some of the others, each in one of its wordings, and asks
     of every text of theirs whether the condition holds (logistic loss; the wordings of a condition
-    take turns).
+    take turns). Of a topic or a matter of safety it asks the same of texts of far-off conditions.
 
     Args:
         lessons: conditions, read by `read_lessons` with the same settings; held-out ones are
@@ -57,6 +61,7 @@ def teach_head(
     head = ConditionHead(taught[0].words.shape[-1], config, base_lm)
     _settle_scales(head, taught)
     _keep(head, aside)
+    far = _far(head, taught) if config.others else []
     decayed = [weight for weight in head.parameters() if weight.ndim > 1]
     free = [weight for weight in head.parameters() if weight.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -67,8 +72,8 @@ def teach_head(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda at: _rate(at, config.steps))
     head.train()
     for step in range(config.steps):
-        some = chosen.sample(taught, min(config.conditions, len(taught)))
-        loss = _loss(head, some, chosen)
+        some = chosen.sample(range(len(taught)), min(config.conditions, len(taught)))
+        loss = _loss(head, taught, some, far, chosen)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP)
@@ -79,17 +84,48 @@ def teach_head(
     return head.eval().requires_grad_(False)
 
 
-def _loss(head: ConditionHead, lessons: Sequence[Lesson], chosen: random.Random) -> Tensor:
-    """Return the mean logistic loss over the texts of some conditions."""
+def _loss(
+    head: ConditionHead,
+    taught: Sequence[Lesson],
+    some: Sequence[int],
+    far: Sequence[Sequence[int]],
+    chosen: random.Random,
+) -> Tensor:
+    """Return the mean logistic loss over the texts of some conditions, and of far-off ones."""
+    lessons = [taught[place] for place in some]
     words = torch.stack([one.words[chosen.randrange(len(one.words))] for one in lessons])
     written = head(words)
     losses = []
-    for number, one in enumerate(lessons):
-        directions = written.directions[number].expand_as(one.texts)
-        scores = head.scores(directions, one.texts, one.described.about)
+    for number, (place, one) in enumerate(zip(some, lessons, strict=True)):
+        texts, inside = one.texts, one.inside.float()
+        if far and far[place]:
+            others = [taught[chosen.choice(far[place])].texts for _ in range(head.config.others)]
+            drawn = torch.stack([other[chosen.randrange(len(other))] for other in others])
+            texts = torch.cat([texts, drawn])
+            inside = torch.cat([inside, inside.new_zeros(len(drawn))])
+        directions = written.directions[number].expand_as(texts)
+        scores = head.scores(directions, texts, one.described.about)
         logits = scores * head.slope + written.offsets[number]
-        losses.append(F.binary_cross_entropy_with_logits(logits, one.inside.float()))
+        losses.append(F.binary_cross_entropy_with_logits(logits, inside))
     return torch.stack(losses).mean()
+
+
+def _far(head: ConditionHead, taught: Sequence[Lesson]) -> list[list[int]]:
+    """Return, for each condition that is rarely true, which others are far off; else none.
+
+    Told by the cosine between the mean states of the texts that the two are true of.
+    """
+    about = torch.tensor([ABOUT.index(one.described.about) for one in taught])
+    means = torch.stack([one.texts[one.inside].mean(0) for one in taught])
+    centred = ((means - head.means[about]) / head.scales[about]).flatten(1)
+    likeness = F.normalize(centred, dim=-1) @ F.normalize(centred, dim=-1).T
+    found: list[list[int]] = []
+    for place, one in enumerate(taught):
+        same = (about == about[place]).nonzero().squeeze(1).tolist()
+        ranked = sorted((n for n in same if n != place), key=lambda n, row=place: likeness[row, n])
+        rare = one.described.kind in RARE
+        found.append(ranked[: int(FAR * len(ranked))] if rare else [])
+    return found
 
 
 def _settle_scales(head: ConditionHead, lessons: Sequence[Lesson]) -> None:

@@ -69,6 +69,9 @@ class HeadConfig:
     """Peak rate of AdamW, after a tenth of the steps; then half a cosine."""
     weight_decay: float = 0.05
     """Of AdamW."""
+    others: int = 8
+    """Texts of far-off conditions that count as false in a step, for each topic and each matter of
+    safety, which are rarely true; 0 for none."""
     kept: int = 400
     """Texts about prompts, and as many about answers, kept with the head to set budgets of false
     positives by; they are of conditions put aside, one in twenty, that it is not trained on."""
@@ -81,8 +84,9 @@ class HeadConfig:
         for name in ("words_layers", "layers"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name at least one block")
-        if self.kept < 0:
-            raise ConfigError(f"kept {self.kept} is below 0; 0 keeps none")
+        for name in ("others", "kept"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} {getattr(self, name)} is below 0; give 0 for none")
         for name in ("hidden", "steps", "conditions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is below 1")
