@@ -137,6 +137,12 @@ def shows_nothing_more(made):
 def shows_conditions(made):
     assert made["log"].rows[0][0].token == 0
     assert [len(row) > 0 for row in made["log"].rows] == [True, False, False]
+    (knee,), (river,) = made["decided"].rows
+    assert knee.conditions == ("health",)
+    assert made["surer"].threshold > made["health"].threshold
+    assert not river.conditions
+    assert 0.5 < knee.probabilities["health"] < 1
+    assert set(knee.probabilities) == {"health", "is a joke"}
 
 
 def shows_edits(made):

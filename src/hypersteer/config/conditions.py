@@ -53,7 +53,7 @@ class ConditionConfig:
 class HeadConfig:
     """The head that writes conditions from words, and how it is trained."""
 
-    words_layers: tuple[int, ...] = (16,)
+    words_layers: tuple[int, ...] = (12, 16, 20)
     """Blocks whose mean states on the words of a condition are what the head reads."""
     layers: tuple[int, ...] = (8, 12, 16, 20)
     """Blocks that its conditions read; a score is the mean of theirs."""
@@ -61,7 +61,7 @@ class HeadConfig:
     """Width of the head's hidden layer."""
     dropout: float = 0.3
     """Share of its inputs and of its hidden layer that a training step drops."""
-    steps: int = 400
+    steps: int = 3000
     """Optimizer steps."""
     conditions: int = 32
     """Conditions of a step, each with all its texts."""
