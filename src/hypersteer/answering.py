@@ -117,11 +117,17 @@ class Answerer(NamedTuple):
 
         Returns:
             what steers each row, and what was decided, by row.
+
+        Raises:
+            SteeringError: for an edit or a condition that is not for this base LM.
         """
         rows = self._ready([rules_of(one) for one in steer])
         rows = [one if one is not None and may_be_said(one) else None for one in rows]
         if not any(rows):
             return steer, {}
+        for given in steer:  # before any model work
+            for slot in laid_out(given, 1.0):
+                self._site_of(slot.edit)
         decided = decide_ahead(self.lm, prompts, rows)
         return [
             acting(given, rules, decided[row]) if rules is not None else given

@@ -95,3 +95,18 @@ def test_several_sets_of_rules_are_refused(case, conditions, edits):
     two = [hs.rules("if a then x", conditions=conditions, edits=edits) for _ in "ab"]
     with pytest.raises(SteeringError, match="several sets of rules"):
         case.steerer.generate(["Hi"], steer=[two], prompted=True, **SHORT)
+
+
+def test_an_edit_for_another_base_lm_is_told_before_any_model_work(
+    case, conditions, edits, monkeypatch
+):
+    def decided(*_):
+        pytest.fail("the prompts were read")
+
+    monkeypatch.setattr("hypersteer.answering.decide_ahead", decided)
+    other = tiny.lm_of("llama" if case.lm.name == "gpt2" else "gpt2")
+    wrong = tiny.edit_of(other, case.steerer.card.site)
+    rules = hs.rules("if a then x, z", conditions=conditions, edits={**edits, "z": wrong})
+    for steer in (rules, [[rules, wrong]]):
+        with pytest.raises(SteeringError, match="base LM"):
+            case.steerer.generate(["Hi"], steer=steer, prompted=True, **SHORT)
