@@ -5,7 +5,7 @@ strength, those of rules first. The edits of all rows in a slot have writers in 
 turns those of rules on and off.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -92,7 +92,7 @@ class Answerer(NamedTuple):
                 self._check(one.edit, prompt, scope)
         if decisions is not None:
             decisions.restart(len(rows), request.decided)
-        gated = self._ready([next((o.rules for o in slots if o.rules), None) for slots in rows])
+        gated = self._ready([rules_of(slots) for slots in rows])
 
         def lowest(row: int) -> Site:
             return min(self._site_of(one.edit) for one in rows[row])
@@ -108,7 +108,7 @@ class Answerer(NamedTuple):
         return writers
 
     def decide(
-        self, prompts: list[PromptIds], steer: list[Any]
+        self, prompts: Callable[[], list[PromptIds]], steer: list[Any]
     ) -> tuple[list[Any], dict[int, Check]]:
         """Put the edits that act in place of rules that can be decided now; see `as_request`.
 
@@ -121,17 +121,19 @@ class Answerer(NamedTuple):
         Raises:
             SteeringError: for an edit or a condition that is not for this base LM.
         """
-        rows = self._ready([rules_of(one) for one in steer])
-        rows = [one if one is not None and may_be_said(one) else None for one in rows]
-        if not any(rows):
+        rows = [laid_out(one, 1.0) for one in steer]
+        said = [
+            one if one is not None and may_be_said(one) else None for one in map(rules_of, rows)
+        ]
+        if not any(said):
             return steer, {}
-        for given in steer:  # before any model work
-            for slot in laid_out(given, 1.0):
+        for slots in rows:  # before any model work
+            for slot in slots:
                 self._site_of(slot.edit)
-        decided = decide_ahead(self.lm, prompts, rows)
+        decided = decide_ahead(self.lm, prompts(), self._ready(said))
         return [
-            acting(given, rules, decided[row]) if rules is not None else given
-            for row, (given, rules) in enumerate(zip(steer, rows, strict=True))
+            acting(rows[row], decided[row]) if row in decided else given
+            for row, given in enumerate(steer)
         ], decided
 
     def _ready(self, rows: Sequence[Rules | None]) -> list[Rules | None]:

@@ -268,7 +268,7 @@ class Steerer:
         Returns:
             what steers each row, and what was decided, by row; see `Answerer.decide`.
         """
-        return (self._say(None) or as_given)(prompts, steer)
+        return (self._say(None) or as_given)(lambda: prompts, steer)
 
     def writers(
         self, request: Request, scope: Scope | None = None, decisions: Decisions | None = None

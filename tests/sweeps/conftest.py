@@ -7,6 +7,7 @@ import torch
 
 from hypersteer.config import from_dict
 from hypersteer.config.sweeps import SweepConfig
+from training.conftest import _own_cache, cache, lm  # noqa: F401  (fixtures)
 from training.worlds import make_world
 
 torch.set_num_threads(1)
@@ -19,21 +20,6 @@ def world(tmp_path_factory):
         "".join(json.dumps({"instruction": f"Tell {n} more?"}) + "\n" for n in range(9))
     )
     return make_world(folder)
-
-
-@pytest.fixture(scope="session")
-def lm(world):
-    return world.lm
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(cache, monkeypatch):
-    monkeypatch.setenv("HYPERSTEER_CACHE", str(cache))
 
 
 @pytest.fixture

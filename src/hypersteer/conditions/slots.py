@@ -1,5 +1,6 @@
 """What steers a row, laid out in slots: edits in the order in which they act, with strengths."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hypersteer.conditions.rules import Check, Rules
@@ -8,11 +9,12 @@ from hypersteer.lm.edited import applied, several
 
 
 class Slot(NamedTuple):
-    """One edit of a row: an edit or a steering prompt, its strength, the rules it belongs to."""
+    """One edit of a row: an edit or a steering prompt, its strength, its rules and name in them."""
 
     edit: Any
     strength: float
     rules: Rules | None = None
+    name: str = ""
 
 
 def laid_out(steer: Any, strength: float) -> list[Slot]:
@@ -32,7 +34,8 @@ def laid_out(steer: Any, strength: float) -> list[Slot]:
         if isinstance(one, Rules):
             strengths = one.strengths
             gated += [
-                Slot(edit, own * strengths.get(name, 1.0), one) for name, edit in one.edits.items()
+                Slot(edit, own * strengths.get(name, 1.0), one, name)
+                for name, edit in one.edits.items()
             ]
         else:
             free.append(Slot(one, own))
@@ -43,19 +46,13 @@ def laid_out(steer: Any, strength: float) -> list[Slot]:
     return gated + free
 
 
-def rules_of(steer: Any) -> Rules | None:
+def rules_of(slots: Sequence[Slot]) -> Rules | None:
     """Return the rules of one row."""
-    return next((slot.rules for slot in laid_out(steer, 1.0) if slot.rules is not None), None)
+    return next((slot.rules for slot in slots if slot.rules is not None), None)
 
 
-def acting(steer: Any, rules: Rules, check: Check) -> list[Any]:
+def acting(slots: Sequence[Slot], check: Check) -> list[tuple[Any, float]]:
     """Return what steers one row, with the edits that act in place of its rules."""
-    found: list[Any] = []
-    for given in several(steer):
-        one, own = applied(given, 1.0)
-        if isinstance(one, Rules):
-            acting = [(rules.edits[n], own * rules.strengths.get(n, 1.0)) for n in check.edits]
-            found = [*acting, *found]  # those of rules act first
-        else:
-            found.append(given)
-    return found
+    return [
+        (one.edit, one.strength) for one in slots if one.rules is None or one.name in check.edits
+    ]

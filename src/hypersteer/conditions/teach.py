@@ -121,10 +121,12 @@ def _far(head: ConditionHead, taught: Sequence[Lesson]) -> list[list[int]]:
     likeness = F.normalize(centred, dim=-1) @ F.normalize(centred, dim=-1).T
     found: list[list[int]] = []
     for place, one in enumerate(taught):
+        if one.described.kind not in RARE:
+            found.append([])
+            continue
         same = (about == about[place]).nonzero().squeeze(1).tolist()
         ranked = sorted((n for n in same if n != place), key=lambda n, row=place: likeness[row, n])
-        rare = one.described.kind in RARE
-        found.append(ranked[: int(FAR * len(ranked))] if rare else [])
+        found.append(ranked[: int(FAR * len(ranked))])
     return found
 
 

@@ -70,8 +70,9 @@ def condition(
     kept = _kept.setdefault(lm.model, OrderedDict())
     key = told, about, path, false_positives
     if key not in kept:
-        written = write_condition(_head(lm, path), told, lm, about, name=words.strip())
-        kept[key] = _within(written, _head(lm, path), about, false_positives)
+        writes = _head(lm, path)
+        made = write_condition(writes, told, lm, about, name=words.strip())
+        kept[key] = _within(made, writes, about, false_positives)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
     kept.move_to_end(key)

@@ -36,11 +36,14 @@ class Request(NamedTuple):
     decided: Mapping[int, Any] = MappingProxyType({})
 
 
-Decide = Callable[[list[PromptIds], list[Any]], tuple[list[Any], Mapping[int, Any]]]
-"""Puts what acts in place of rules, given the prompts; returns that and the decisions by row."""
+Decide = Callable[[Callable[[], list[PromptIds]], list[Any]], tuple[list[Any], Mapping[int, Any]]]
+"""Puts what acts in place of rules, which may ask for the prompts; returns that and the decisions
+by row."""
 
 
-def as_given(_prompts: list[PromptIds], steer: list[Any]) -> tuple[list[Any], Mapping[int, Any]]:
+def as_given(
+    _prompts: Callable[[], list[PromptIds]], steer: list[Any]
+) -> tuple[list[Any], Mapping[int, Any]]:
     """Put nothing in place of rules: a `Decide` for those who have none."""
     return steer, {}
 
@@ -88,7 +91,8 @@ def as_request(
         steers = [[*several(own), *besides] for own in steers]
     decided: Mapping[int, Any] = {}
     if say is not None:
-        steers, decided = say([lm.chat.prompt(prompt) for prompt in rows], steers)
+        given = rows
+        steers, decided = say(lambda: [lm.chat.prompt(prompt) for prompt in given], steers)
         rows = [
             _with_words(row, own, strength)
             for row, own, strength in zip(rows, steers, strengths, strict=True)
