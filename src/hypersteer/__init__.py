@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hypersteer.conditions.cast import cast_condition
     from hypersteer.conditions.condition import Condition, load_condition
+    from hypersteer.conditions.deciding import deciding_tokens
     from hypersteer.conditions.fit import fit_behaviour, fit_condition
     from hypersteer.conditions.rules import Decisions, Rules, rules
     from hypersteer.conditions.written import condition
@@ -51,6 +52,7 @@ __all__ = [
     "VectorEdit",
     "cast_condition",
     "condition",
+    "deciding_tokens",
     "evaluate",
     "fit_behaviour",
     "fit_condition",
@@ -81,6 +83,7 @@ _HOMES = {
     "VectorEdit": "hypersteer.edits.edit",
     "cast_condition": "hypersteer.conditions.cast",
     "condition": "hypersteer.conditions.written",
+    "deciding_tokens": "hypersteer.conditions.deciding",
     "evaluate": "hypersteer.report.evaluate",
     "fit_behaviour": "hypersteer.conditions.fit",
     "fit_condition": "hypersteer.conditions.fit",

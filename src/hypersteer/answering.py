@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.ahead import decide_ahead, may_be_said
+from hypersteer.conditions.deciding import shares_of_rules
 from hypersteer.conditions.gate import Gate
 from hypersteer.conditions.rules import Check, Decisions, Rules
 from hypersteer.conditions.slots import Slot, acting, laid_out, rules_of
@@ -93,6 +94,8 @@ class Answerer(NamedTuple):
         if decisions is not None:
             decisions.restart(len(rows), request.decided)
         gated = self._ready([rules_of(slots) for slots in rows])
+        if decisions is not None:
+            decisions.shares = shares_of_rules(self.lm, request.prompts, gated)
 
         def lowest(row: int) -> Site:
             return min(self._site_of(one.edit) for one in rows[row])

@@ -140,6 +140,11 @@ def test_rules_of_generate(run, checkpoint, sea, json_lines, tmp_path):
     assert [line["text"] for line in compared] == texts
     assert [line["decisions"] for line in compared] == [line["decisions"] for line in found]
     assert run(*argv, "--compare")[2].splitlines()[0] == f"sea {score:.3f}: x"
+    (check,) = json_lines(run(*argv, "--deciding", "--json")[1])[0]["decisions"]
+    assert sum(share for _, share in check["tokens"]["sea"]) == pytest.approx(score, abs=1e-4)
+    text, share = max(check["tokens"]["sea"], key=lambda one: abs(one[1]))
+    line = run(*argv, "--deciding")[2].splitlines()[0]
+    assert line.startswith(f"sea {score:.3f}: x; sea by {text!r} {share:+.3f}, ")
 
 
 def test_rules_checked_at_every_token(run, checkpoint, lm, json_lines, tmp_path):
@@ -172,6 +177,7 @@ def test_rules_checked_at_every_token(run, checkpoint, lm, json_lines, tmp_path)
         (["conditions", "fit", "x", "--out", "."], "--out . is no name for a file"),
         (["generate", "no/checkpoint", "Hi.", "--condition", "a=b"], "give a --rule"),
         (["generate", "no/checkpoint", "Hi.", "--check", "token"], "--check token is for rules"),
+        (["generate", "no/checkpoint", "Hi.", "--deciding"], "--deciding is for rules"),
         (["generate", "no/checkpoint", "Hi.", "--rule", "if a x"], "column 6"),
         (["generate", "no/checkpoint", "Hi.", "--rule", "if a then x"], "unknown condition 'a'"),
         (

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import hypersteer as hs
 import tiny
-from conditions.worlds import off_topic, on_topic
+from conditions.worlds import ANSWER, CONFIG, SEA, SUMS, described, off_topic, on_topic
 from gating import states_by_hand
 from hypersteer.answering import Answerer
 from hypersteer.checkpoint import export, write_folder
@@ -23,27 +23,6 @@ from hypersteer.engine.requests import as_request
 from hypersteer.errors import CheckpointError, ConfigError, DataError, SteeringError
 from hypersteer.files import CONDITION_HEAD
 from hypersteer.stats import auroc
-
-CONFIG = HeadConfig(words_layers=(1,), layers=(0, 2), hidden=32, steps=120, conditions=4)
-SEA, SUMS, ANSWER = "is about the sea", "wants a sum", "the answer lists numbers"
-
-
-def described(count=16):
-    sea, sums = on_topic(count, seed=3), off_topic(count, seed=4)
-    half = count // 2
-    return [
-        Described(condition=SEA, also=("speaks of ships",), inside=sea[:half], off=sums[:half]),
-        Described(condition=SUMS, inside=sums[half:], off=sea[half:]),
-        Described(
-            condition="lists numbers", about="answer", inside=sums[:half], off=sea[:half]
-        ),
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def taught(lm, tmp_path_factory):
-    head = teach_head(read_lessons(lm, described(), CONFIG), CONFIG, base_lm=str(lm.identity))
-    return head.save(tmp_path_factory.mktemp("head") / "head.safetensors")
 
 
 def score_by_hand(lm, condition, prompt, response=()):

@@ -106,6 +106,14 @@ def test_rules_of_the_server_and_of_a_request(tmp_path):
         assert words(found) == expected
         (answer,) = found.json()["steering"]["answers"]
         assert answer["decisions"][0]["edits"] == ["turn"]
+        assert "tokens" not in answer["decisions"][0]
+        told = server.chat(messages=TEXTS[1], steering={"rule": "guard", "tokens": True})
+        (check,) = told.json()["steering"]["answers"][0]["decisions"]
+        shares = [share for _, share in check["tokens"]["always"]]
+        assert sum(shares) == pytest.approx(check["scores"]["always"], abs=1e-4)
+        wrong = server.chat(messages="Hi", steering={"text": STEER[0], "tokens": True})
+        assert wrong.status_code == 400
+        assert "tokens goes with rules" in wrong.text
         rules = {"rules": "if always then other", "edits": {"other": STEER[1]}}
         other = steerer.generate(TEXTS[1], steer=STEER[1], max_new_tokens=12)
         assert words(server.chat(messages=TEXTS[1], steering=rules)) == other

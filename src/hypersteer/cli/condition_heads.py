@@ -38,18 +38,24 @@ class ConditionsTeach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionsWrite:
-    """Write a condition from words alone to a file.
+    """Write a condition from words, with no examples or a few, to a file.
 
     Examples:
       hypersteer conditions write "asks about health" --out health.safetensors
       hypersteer conditions write "asks about tea" --false-positives 0.02 --out tea.safetensors
       hypersteer conditions write "the answer has begun to list things" --out list.safetensors
+      hypersteer conditions write "asks about tea" --in tea.txt --out tea.safetensors
     """
 
     words: Annotated[str, Positional, arg(metavar="WORDS")]
     """When it holds, such as "asks about health"."""
     false_positives: Annotated[float | None, DisallowNone] = None
     """Share of texts of many kinds on which it may fire at most; for what is rarely true."""
+    inside: Annotated[OptionalText, arg(name="in", metavar="FILE", help_behavior_hint="")] = None
+    """A few prompts of which it is true, which sharpen it: one a line, or a .jsonl file of lines
+    {"prompt": TEXT}. With more than 32 use 'hypersteer conditions fit'."""
+    outside: Annotated[OptionalText, arg(name="off", metavar="FILE", help_behavior_hint="")] = None
+    """A few of which it is not true, likewise."""
     out: OptionalText = None
     """File to write, such as health.safetensors."""
     head: OptionalText = None
@@ -92,16 +98,23 @@ def write(argv: Sequence[str]) -> None:
         raise ConfigError("say where to write the condition: --out NAME.safetensors")
     out = output_file(args.out, "--out")
 
+    from hypersteer.conditions.contrasts import read_prompts
     from hypersteer.conditions.score import check_words
-    from hypersteer.conditions.written import check_share, condition, head_file
+    from hypersteer.conditions.written import check_examples, check_share, condition, head_file
 
     check_words(args.words)
     check_share(args.false_positives)
+    inside, outside = (
+        [] if name is None else read_prompts(name) for name in (args.inside, args.outside)
+    )
+    check_examples(inside, outside)
     head_file(args.head)  # told before a model is loaded
     found = condition(
         args.words,
         lm=args.reader.load(),
         false_positives=args.false_positives,
+        inside=inside,
+        outside=outside,
         head=args.head,
     )
     path = found.save(out)

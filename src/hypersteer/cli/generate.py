@@ -19,7 +19,7 @@ from hypersteer.cli.options import (
     open_steerer,
     parse,
 )
-from hypersteer.cli.rules import describe, read_rules
+from hypersteer.cli.rules import Gating, describe, read_rules
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.files import output_file
@@ -67,17 +67,7 @@ class Generate:
         UseAppendAction[tuple[str, ...]], arg(metavar="FILE[=X]", help_behavior_hint="")
     ] = ()
     """An edit that acts on every prompt besides, at X times its strength; may be repeated."""
-    rule: Annotated[
-        UseAppendAction[tuple[str, ...]], arg(metavar="RULE", help_behavior_hint="")
-    ] = ()
-    """Steer only when a condition fires, as in "if a and not b then x"; may be repeated. Edits are
-    then named: --edit NAME=FILE, or --steer NAME=TEXT."""
-    condition: Annotated[
-        UseAppendAction[tuple[str, ...]], arg(metavar="NAME=FILE", help_behavior_hint="")
-    ] = ()
-    """A condition for the rules: a file that 'hypersteer conditions fit' wrote."""
-    check: str = "prompt"
-    """When the rules decide: once on the prompt, at every token, or after every so many (8)."""
+    gating: Annotated[Gating, arg(name="")] = field(default_factory=Gating)
     save_edit: OptionalText = None
     """Write the edit for the one prompt to this .safetensors file, or to .gguf for llama.cpp."""
     prompts_file: OptionalText = None
@@ -138,11 +128,11 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
         SteeringError: for options that do not go together, lists of different lengths, or values
             that cannot steer.
     """
-    if not args.rule:
+    if not args.gating.rule:
         _check_without_rules(args)
     if args.compare and not args.steer and not args.edit and not args.also:
         raise ConfigError("--compare needs something to compare with: give --steer or --edit")
-    if args.prompted and (args.rule or not args.steer):
+    if args.prompted and (args.gating.rule or not args.steer):
         raise ConfigError("--prompted says steering prompts; give --steer, without a --rule")
     if args.prompted and args.alone:
         raise ConfigError("--prompted and --alone exclude each other; give one of them")
@@ -164,10 +154,8 @@ def _questions(args: Generate) -> list["ShownPrompt"]:
     from hypersteer.edits.edit_set import load_edit
     from hypersteer.edits.sites import check_strength
 
-    if args.rule:
-        steers: list[Any] = [
-            read_rules(args.rule, args.condition, args.edit, args.steer, args.check)
-        ]
+    if args.gating.rule:
+        steers: list[Any] = [read_rules(args.gating, args.edit, args.steer)]
     else:
         steers = texts or [load_edit(path) for path in args.edit] or [None]
     steers = _each(steers, len(prompts), "--steer" if texts else "--edit")
@@ -184,7 +172,7 @@ def _check_saving(args: Generate, path: str, count: int) -> None:
     Raises:
         ConfigError: naming what there is more of, or a file that cannot be written.
     """
-    if args.rule:
+    if args.gating.rule:
         raise ConfigError("--save-edit writes one edit, and a --rule may switch several; leave one")
     if count != 1 or not args.steer:
         raise ConfigError(
@@ -202,10 +190,7 @@ def _check_without_rules(args: Generate) -> None:
     """
     if args.steer and args.edit:
         raise ConfigError("--steer and --edit exclude each other; give one of them")
-    if args.condition:
-        raise ConfigError("--condition is for rules; give a --rule that says what it switches on")
-    if args.check != "prompt":
-        raise ConfigError(f"--check {args.check} is for rules; give a --rule")
+    args.gating.check_unused()
 
 
 def _from_file(name: str | None) -> list[str]:

@@ -6,6 +6,7 @@ fire is known only when their conditions were read, on the prompt as the user ga
 
 from collections.abc import Sequence
 
+from hypersteer.conditions.deciding import shares_of_rules
 from hypersteer.conditions.gate import Gate
 from hypersteer.conditions.rules import Check, Decisions, Rules
 from hypersteer.edits.sites import Site
@@ -23,7 +24,8 @@ def decide_ahead(
 ) -> dict[int, Check]:
     """Return what rules decide on prompts, by the numbers of the rows that have rules.
 
-    It costs one pass over these prompts, up to the highest layer that their conditions read.
+    It costs one pass over these prompts, up to the highest layer that their conditions read, and a
+    second one where rules ask which tokens decided.
 
     Args:
         lm: the base LM.
@@ -33,7 +35,7 @@ def decide_ahead(
     Raises:
         SteeringError: for a condition that is not for this base LM, or is about the answer.
     """
-    log = Decisions()
+    log = Decisions(shares=shares_of_rules(lm, prompts, rows))
     log.restart(len(prompts))
     gate = Gate(lm, rows, lambda _: Site(-1), log)  # whatever they read lies above
     batch = collate(prompts, pad_id=lm.chat.pad_id).to(lm.device)

@@ -131,13 +131,22 @@ def read_states(
     return whole
 
 
-def _row(lm: BaseLM, text: ContrastText, pooling: TokenPooling) -> tuple[PromptIds, list[int]]:
+def check_contrast(text: object) -> None:
+    """Refuse what is neither a prompt nor a prompt with a response.
+
+    Raises:
+        SteeringError: naming it.
+    """
     if not isinstance(text, str) and not (
         isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
     ):
         raise SteeringError(
             f"a contrastive text is a prompt or a pair (prompt, response), not {short(text)}"
         )
+
+
+def _row(lm: BaseLM, text: ContrastText, pooling: TokenPooling) -> tuple[PromptIds, list[int]]:
+    check_contrast(text)
     words, response = (text, "") if isinstance(text, str) else text
     prompt = lm.chat.prompt(words)
     ids = lm.chat.response(response) if response else []

@@ -239,6 +239,7 @@ class Gate:
                     tuple(name for name, values in did_fire.items() if values[row]),
                     tuple(name for name, values in do_act.items() if values[row]),
                     {name: values[row] for name, values in likely.items()} or None,
+                    None if self._token else self._log.shares.get(number % len(self._given)),
                 )
                 self._log.rows[number].append(check)
 

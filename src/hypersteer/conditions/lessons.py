@@ -53,6 +53,12 @@ def read_words(lm: BaseLM, words: Sequence[str], config: HeadConfig) -> Float[Te
     return read_states(lm, list(words), config.words_layers, "prompt")
 
 
+def asked(texts: Sequence[ContrastText], about: About) -> list[ContrastText]:
+    """Return texts with a prompt before answers that come without theirs."""
+    bare = about == "answer"
+    return [(ASKED, text) if bare and isinstance(text, str) else text for text in texts]
+
+
 def read_lessons(
     lm: BaseLM, described: Sequence[Described], config: HeadConfig, watch: Watch | None = None
 ) -> list[Lesson]:
@@ -72,8 +78,8 @@ def read_lessons(
     texts: dict[About, Iterator[Tensor]] = {}
     for about, pooling in POOLING.items():
         given = [text for one in described if one.about == about for text in one.texts]
-        asked: list[ContrastText] = [text if about == "prompt" else (ASKED, text) for text in given]
-        texts[about] = iter(read_states(lm, asked, config.layers, pooling, watch=watch))
+        rows = asked(given, about)
+        texts[about] = iter(read_states(lm, rows, config.layers, pooling, watch=watch))
     of_words = iter(words)
     return [
         Lesson(

@@ -31,6 +31,7 @@ class Rules:
         strengths: of the edits, by which the request's strength is multiplied.
         every: a new check after this many response tokens; 0 checks the prompt only.
         order: what happens when several rules fire, see `rules`.
+        tokens: whether what is decided on a prompt says which of its tokens decided.
     """
 
     rules: tuple[Rule, ...]
@@ -40,6 +41,7 @@ class Rules:
     strengths: Mapping[str, float] = field(default_factory=dict)
     every: int = 0
     order: Order = "all"
+    tokens: bool = False
 
     @property
     def steering_prompt(self) -> str:
@@ -87,6 +89,7 @@ def rules(
     edits: Mapping[str, str | Edit | EditSet] | None = None,
     check: Literal["prompt", "token"] | int = "prompt",
     order: Order = "all",
+    tokens: bool = False,
 ) -> Rules:
     """Rules such as `if "asks about health" and not fiction then "refer to a doctor" at 0.8`.
 
@@ -104,6 +107,8 @@ def rules(
         order: when several rules fire, the edits of `all` of them act, added in the order in which
             the rules first name them (an edit named twice acts once); or only those of the `first`
             that fires.
+        tokens: also tell what each token of the prompt adds to the scores that decide, in
+            `Check.tokens`; it costs a second pass over the prompt, up to the layers that are read.
 
     Raises:
         SteeringError: for a text that does not follow the grammar, pointing to the place, for
@@ -140,6 +145,7 @@ def rules(
         strengths=strengths,
         every=_every(check),
         order=order,
+        tokens=tokens,
     )
 
 
@@ -201,6 +207,8 @@ class Check(NamedTuple):
         conditions: those that have fired.
         edits: the edits that act from here on.
         probabilities: that each condition holds, of those that are calibrated.
+        tokens: of the check of a prompt, where its rules ask for it: the prompt's tokens, and what
+            each adds to the score of a condition; see `hypersteer.conditions.deciding`.
     """
 
     token: int
@@ -208,9 +216,10 @@ class Check(NamedTuple):
     conditions: tuple[str, ...]
     edits: tuple[str, ...]
     probabilities: dict[str, float] | None = None
+    tokens: Mapping[str, Sequence[tuple[str, float]]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the check as plain JSON values; probabilities only where there are any."""
+        """Return the check as plain JSON values; what may be missing only where there is any."""
         told: dict[str, Any] = {
             "token": self.token,
             "scores": {name: round(score, 6) for name, score in self.scores.items()},
@@ -219,6 +228,11 @@ class Check(NamedTuple):
         }
         if self.probabilities:
             told["probabilities"] = {k: round(value, 4) for k, value in self.probabilities.items()}
+        if self.tokens:
+            told["tokens"] = {
+                name: [[text, round(share, 6)] for text, share in shares]
+                for name, shares in self.tokens.items()
+            }
         return told
 
 
@@ -231,6 +245,8 @@ class Decisions:
     """
 
     rows: list[list[Check]] = field(default_factory=list)
+    shares: Mapping[int, Mapping[str, Sequence[tuple[str, float]]]] = field(default_factory=dict)
+    """What tokens of the prompts add to scores, by row and condition, where rules ask for it."""
     _ahead: Mapping[int, Check] = field(default_factory=dict)
 
     def restart(self, count: int, ahead: Mapping[int, Check] | None = None) -> None:

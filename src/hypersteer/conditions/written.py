@@ -1,6 +1,7 @@
 """Conditions from words alone: read by the base LM's lower blocks, written by a head."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -9,10 +10,12 @@ import torch
 from torch import nn
 
 from hypersteer.conditions.condition import Condition
+from hypersteer.conditions.contrasts import ContrastText, check_contrast
 from hypersteer.conditions.described import About
 from hypersteer.conditions.head import ABOUT, ConditionHead, load_head
 from hypersteer.conditions.lessons import POOLING, read_words
 from hypersteer.conditions.score import check_words
+from hypersteer.conditions.sharpen import MOST, NONE, Examples, read_examples, sharpened
 from hypersteer.config.reading import check_choice
 from hypersteer.errors import ConfigError, SteeringError, shown
 from hypersteer.files import CONDITION_HEAD, is_file, package_data
@@ -25,8 +28,8 @@ ANSWER = "the answer "
 MOST_KEPT = 256
 """Conditions that are kept for a base LM, so that a rule's are made once."""
 
-_kept: WeakKeyDictionary[nn.Module, OrderedDict[tuple[str, str, Path, float | None], Condition]]
-_kept = WeakKeyDictionary()
+_Key = tuple[str, str, Path, float | None, Examples]
+_kept: WeakKeyDictionary[nn.Module, OrderedDict[_Key, Condition]] = WeakKeyDictionary()
 _heads: dict[Path, tuple[float, ConditionHead]] = {}
 
 
@@ -36,12 +39,14 @@ def condition(
     lm: BaseLM,
     about: About | None = None,
     false_positives: float | None = None,
+    inside: Sequence[ContrastText] = (),
+    outside: Sequence[ContrastText] = (),
     head: str | Path | None = None,
 ) -> Condition:
-    """Make a condition from words, with no examples.
+    """Make a condition from words, with no examples or a few.
 
-    It costs one pass of the base LM's lower blocks over the words. What it says of a text is a
-    probability, `Condition.probabilities`; it fires above a half.
+    It costs one pass of the base LM's lower blocks over the words, and over the examples. What it
+    says of a text is a probability, `Condition.probabilities`; it fires above a half.
 
     Args:
         words: when it holds, such as "asks about health" or "the answer has begun to list things".
@@ -51,10 +56,14 @@ def condition(
         false_positives: share of texts of many kinds on which it may fire at most, such as 0.02,
             for a condition that is rarely true; the threshold is raised to keep it. By default it
             fires above a probability of a half.
+        inside: a few texts of which it is true: prompts; of a condition about the answer, answers
+            or pairs of prompt and answer. They sharpen it, see `hypersteer.conditions.sharpen`.
+        outside: a few texts of which it is not true, likewise.
         head: file of the head that writes it; by default the bundled one.
 
     Raises:
-        SteeringError: for words that say nothing, or a share that the head cannot keep to.
+        SteeringError: for words that say nothing, examples that cannot be read or are more than
+            32, or a share that the head cannot keep to.
         ConfigError: for a share that is not between 0 and 1.
         CheckpointError: if the head cannot be read, or is not for this base LM.
     """
@@ -67,11 +76,12 @@ def condition(
     if about == "answer" and told.lower().startswith(ANSWER):
         told = told[len(ANSWER) :]
     path = head_file(head)
+    examples = check_examples(inside, outside)
     kept = _kept.setdefault(lm.model, OrderedDict())
-    key = told, about, path, false_positives
+    key = told, about, path, false_positives, examples
     if key not in kept:
         writes = _head(lm, path)
-        made = write_condition(writes, told, lm, about, name=words.strip())
+        made = write_condition(writes, told, lm, about, name=words.strip(), examples=examples)
         kept[key] = _within(made, writes, about, false_positives)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
@@ -81,10 +91,23 @@ def condition(
 
 @torch.no_grad()
 def write_condition(
-    head: ConditionHead, words: str, lm: BaseLM, about: About, name: str = ""
+    head: ConditionHead,
+    words: str,
+    lm: BaseLM,
+    about: About,
+    *,
+    name: str = "",
+    examples: Examples = NONE,
 ) -> Condition:
-    """Return the condition that a head writes; see `condition`."""
+    """Return the condition that a head writes, and examples sharpen; see `condition`."""
     written = head(read_words(lm, [words], head.config).to(head.means.device))
+    note = f"written from the words {words!r}"
+    if count := len(examples.inside) + len(examples.outside):
+        states = read_examples(lm, examples, head, about)
+        written = sharpened(
+            head, written, states, torch.arange(count) < len(examples.inside), about
+        )
+        note += f" and {count} examples"
     kind, slope, offset = ABOUT.index(about), float(head.slope), float(written.offsets[0])
     layers = head.config.layers
     return Condition(
@@ -99,7 +122,7 @@ def write_condition(
         calibration=(slope, offset),
         pooling=POOLING[about],  # type: ignore[arg-type]
         base_lm=str(lm.identity),
-        note=f"written from the words {words!r}",
+        note=note,
     )
 
 
@@ -116,6 +139,30 @@ def check_share(false_positives: float | None) -> None:
         raise ConfigError(
             f"false_positives {shown(false_positives)} is not a share between 0 and 1; try 0.02"
         )
+
+
+def check_examples(
+    inside: Sequence[ContrastText] = (), outside: Sequence[ContrastText] = ()
+) -> Examples:
+    """Return a few examples of a condition, checked as far as can be without a model.
+
+    Raises:
+        SteeringError: for one text in place of a list, too many, or one that is on both sides.
+    """
+    for name, texts in (("inside", inside), ("outside", outside)):
+        if isinstance(texts, str):
+            raise SteeringError(f"{name} is one text, {shown(texts)}; give a list of texts")
+        for text in texts:
+            check_contrast(text)
+    count = len(inside) + len(outside)
+    if count > MOST:
+        raise SteeringError(
+            f"{count} examples are more than the {MOST} that sharpen words; with so many, "
+            "fit_condition learns the condition from them alone"
+        )
+    if both := [text for text in inside if text in outside]:
+        raise SteeringError(f"the example {shown(both[0])} is inside and outside; leave one")
+    return Examples(tuple(inside), tuple(outside))
 
 
 def _within(

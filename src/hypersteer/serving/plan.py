@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypersteer.concepts import validate_steering_prompt
@@ -143,14 +143,15 @@ def _rules(part: Part, known: Known, config: ServeConfig) -> Rules:
                 404,
                 param="steering.rule",
             )
-        return known.rules[part.rule]
+        found = known.rules[part.rule]
+        return replace(found, tokens=True) if part.tokens else found
     assert part.rules is not None
     check_length(part.rules, config)
     named: dict[str, Any] = dict(known.steer)
     for name, text in part.edits.items():
         check_length(text, config)
         named[name] = known.edits.read(text[len(LEAD) :]) if text.startswith(LEAD) else text
-    return rules(part.rules, conditions=known.conditions, edits=named)
+    return rules(part.rules, conditions=known.conditions, edits=named, tokens=part.tokens)
 
 
 def check_length(

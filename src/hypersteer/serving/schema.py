@@ -29,6 +29,8 @@ class Part(Strict):
     """Rules as text, over the server's conditions; their edits are in `edits`."""
     edits: dict[str, str] = {}
     """Steering prompts, or `edit:NAME`, by the names that `rules` use."""
+    tokens: bool = False
+    """Also tell which tokens of the prompt decided the rules."""
     strength: float = Field(1.0, allow_inf_nan=False)
     """Multiplies what it adds; 0 is unsteered, negative steers away."""
     scope: NamedScope | None = None
@@ -44,6 +46,8 @@ class Part(Strict):
             raise ValueError(f"a part is one of {', '.join(kinds)}, not {given or 'none of them'}")
         if self.edits and self.rules is None:
             raise ValueError("edits go with rules")
+        if self.tokens and self.rules is None and self.rule is None:
+            raise ValueError("tokens goes with rules")
         if (self.scope is not None or self.prompted is not None) and self.text is None:
             raise ValueError("scope and prompted go with a text")
         return self

@@ -9,12 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hypersteer.config import TrainConfig, to_dict
+import torch
+
+from hypersteer.config import LMConfig, TrainConfig, to_dict
 from hypersteer.config.sweeps import SettingConfig, SweepConfig, changed
 from hypersteer.data.sources import load_concepts
 from hypersteer.data.splits import split_as
-from hypersteer.errors import ConfigError
+from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.files import output_folder, to_json
+from hypersteer.hypernet.network import Hypernet
+from hypersteer.lm.skeleton import Skeleton, open_skeleton
 from hypersteer.training.state import FREE
 
 DIGITS = 12
@@ -54,11 +58,14 @@ def plan_runs(config: SweepConfig) -> list[Run]:
     The small ones come first, so that a sweep that is cut off has the beginning of every line.
 
     Raises:
-        ConfigError: if the data have too few concepts, or the folder of runs cannot be written.
+        ConfigError: if the data have too few concepts, a setting's hypernetwork cannot be, or the
+            folder of runs cannot be written.
+        ModelError: if a setting's base LM or its site cannot be had.
         DataError: if the data cannot be read.
     """
     pool = output_folder(config.runs, "runs")
     _check_concepts(config)
+    _check_hypernets(config)
     return [
         _run(config, setting, count, seed, pool)
         for count in (config.concepts or (None,))
@@ -120,3 +127,20 @@ def _check_concepts(config: SweepConfig) -> None:
             f"concepts holds {config.concepts[-1]}, and {data.name} has {found} to train on; lower "
             "it, or add to train.data.source"
         )
+
+
+def _check_hypernets(config: SweepConfig) -> None:
+    """Refuse settings whose hypernetwork cannot be, before the runs ahead of them take hours."""
+    known: dict[LMConfig, Skeleton] = {}
+    for setting in config.settings:
+        train = changed(config.train, setting)
+        if train.start is not None:  # a checkpoint's hypernetwork exists
+            continue
+        if train.base_lm not in known:
+            known[train.base_lm] = open_skeleton(train.base_lm, torch.float32)
+        lm = known[train.base_lm]
+        try:
+            with torch.device("meta"):
+                Hypernet(lm, train.hypernet, lm.site(train.site.layer, train.site.kind))
+        except SteeringError as error:
+            raise type(error)(f"setting '{setting.name}': {error}") from error
