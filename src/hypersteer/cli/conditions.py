@@ -9,6 +9,7 @@ from tyro.conf import DisallowNone, Positional, arg
 
 from hypersteer.cli.condition_heads import teach, write
 from hypersteer.cli.condition_reader import Reader, print_condition, print_metrics
+from hypersteer.cli.condition_texts import build
 from hypersteer.cli.options import Flag, OptionalText, parse
 from hypersteer.config.conditions import ConditionConfig
 from hypersteer.errors import ConfigError, nearest
@@ -183,10 +184,11 @@ def show(argv: Sequence[str]) -> None:
 
 
 PARTS = {
-    "write": ("Write a condition from words alone.", write),
+    "write": ("Write a condition from words, with no examples or a few.", write),
     "fit": ("Learn a condition from prompts in and off its topic.", fit),
     "test": ("Measure a condition on prompts of their own.", test),
     "show": ("Say what is in the file of a condition.", show),
+    "build": ("Have texts written for conditions in words, for a head to learn from.", build),
     "teach": ("Train a head that writes conditions from words.", teach),
 }
 
@@ -194,7 +196,7 @@ PARTS = {
 def _overview() -> str:
     listed = "\n".join(f"  {name:<6} {text}" for name, (text, _) in PARTS.items())
     return f"""\
-usage: hypersteer conditions [-h] {{write,fit,test,show,teach}} ...
+usage: hypersteer conditions [-h] {{write,fit,test,show,build,teach}} ...
 
 Conditions decide when an edit acts: directions that are only measured.
 

@@ -1,9 +1,11 @@
 """How a condition is fitted: which direction, which score, and how the point is chosen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from hypersteer.config.reading import check_seed, settle
+from hypersteer.config.evaluation import JudgeConfig
+from hypersteer.config.reading import at_least, check_seed, settle
+from hypersteer.config.synthesis import TeacherConfig
 from hypersteer.errors import ConfigError
 
 Scorer = Literal["cosine", "legacy"]
@@ -96,4 +98,35 @@ class HeadConfig:
             raise ConfigError(
                 f"learning_rate {self.learning_rate} is to be above 0, and weight_decay "
                 f"{self.weight_decay} not below"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionTextsConfig:
+    """Texts for conditions in words: who writes them, who judges them, and how many."""
+
+    inside: int = 12
+    """Texts of which a condition is true, for each."""
+    outside: int = 12
+    """Texts of which it is not; half of them are near misses."""
+    attempts: int = 3
+    """How often texts are asked for, at most, the first time included."""
+    seed: int = 42
+    """Of what the teacher samples, where it can be set."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+    def __post_init__(self) -> None:
+        settle(self)
+        check_seed(self)
+        at_least(4, "", self, "inside", "outside")
+        at_least(1, "", self, "attempts")
+        if self.teacher.kind == "local":
+            raise ConfigError(
+                "teacher.kind 'local' is the base LM, too small to write texts for conditions; "
+                "name another model"
+            )
+        if self.judge.kind not in ("auto", "local"):
+            raise ConfigError(
+                f"judge.kind '{self.judge.kind}' tells no probability of Yes; take local"
             )

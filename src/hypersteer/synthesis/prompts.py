@@ -170,11 +170,19 @@ def read_phrases(text: str) -> list[str]:
     """Return the concepts of a list, without what is no phrase."""
     found = []
     for line in lines_of(clean(text)):
-        phrase = _BULLET.sub("", line, count=1).replace("**", "").strip(_QUOTES + " .;")
+        phrase = unlisted(line).strip(_QUOTES + " .;")
         # A line that ends in a colon announces the list.
         if 0 < len(words(phrase)) <= MAX_CONCEPT_WORDS and not phrase.endswith(":"):
             found.append(phrase)
     return found
+
+
+def unlisted(line: str) -> str:
+    """Return a line of a list without its bullet or number, bold marks and quotes around it."""
+    text = _BULLET.sub("", line, count=1).replace("**", "").strip()
+    if len(text) > 1 and _OPENING.get(text[0]) == text[-1]:
+        text = text[1:-1].strip()
+    return text
 
 
 def is_known(concept: str, known: Iterable[str]) -> bool:
