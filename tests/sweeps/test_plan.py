@@ -143,4 +143,4 @@ def test_the_experiments_can_be_planned(name, tmp_path):
     expected = plan_sweep(config, compared=name == "scaling_cpu").expected
     assert {task.state for task in expected.tasks} == {"to do"}
     minutes = expected.seconds / 60
-    assert minutes < (85 if name == "scaling_cpu" else 45)
+    assert minutes < (70 if name == "scaling_cpu" else 45)
