@@ -2,6 +2,7 @@
 
 import pytest
 
+import hypersteer as hs
 from gating import condition_at
 from hypersteer.lm.messages import prompted
 from serving.live import STEER, endless, live, words
@@ -44,6 +45,22 @@ def test_a_chat_is_answered_as_from_python(steerer, server):
         expected = steerer.generate([said], steer=[steer], prompted=False, max_new_tokens=12)
         assert words(answer) == expected[0]
     assert acted == {("turn",), ("other",)}
+
+
+def test_what_fires_is_said_in_the_same_order_as_from_python(steerer, server):
+    given = condition_at(steerer.lm, 1, prompts=PROMPTS)
+    rules = hs.rules("if half then turn", conditions={"half": given}, edits={"turn": STEER[0]})
+    parts = [{"text": STEER[1], "strength": 0.5}, {"rules": str(rules), "edits": EDITS}]
+    log = hs.Decisions()
+    for prompt in PROMPTS:
+        expected = steerer.generate(
+            prompt, edits=[(STEER[1], 0.5), rules], decisions=log, max_new_tokens=12
+        )
+        assert words(server.chat(messages=prompt, steering=parts)) == expected
+        if log.rows[0][0].edits:
+            break
+    else:
+        pytest.fail("it never fired")
 
 
 def test_completions_say_it_too_and_ids_are_gated_only(steerer, server):

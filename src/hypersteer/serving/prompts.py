@@ -44,10 +44,21 @@ def askings(asked: ChatRequest | CompletionRequest, plan: Plan, steerer: Steerer
         given = [asked.prompt] if one else asked.prompt
     if not given:
         raise Refused("prompt is an empty list; give at least one", param="prompt")
-    return [_asking(one, plan, steerer, chat=isinstance(asked, ChatRequest)) for one in given]
+    return [asking_of(one, plan, steerer, chat=isinstance(asked, ChatRequest)) for one in given]
 
 
-def _asking(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking:
+def asking_of(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking:
+    """Return one prompt; see `askings`.
+
+    Args:
+        given: a chat's messages, or a text or ids that are to go on.
+        plan: what steers.
+        steerer: who steers.
+        chat: whether it is a chat.
+
+    Raises:
+        Refused: for an empty prompt, or ids that are none, or that nothing can be said in.
+    """
     if given == "":
         raise Refused("the prompt is empty; give some text", param="prompt")
     lm, steer, said = steerer.lm, list(plan.steer), list(plan.said)
@@ -57,7 +68,8 @@ def _asking(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking:
     if rules and not ids:
         (steer,), decided = steerer.decide([_tokens(given, lm, chat=chat)], [steer])
         acting = steer[: len(steer) - len(plan.steer) + rules] if decided else []
-        said += [text for text, own in acting if isinstance(text, str) and own > 0]
+        # First, as in Python: it is the order in which they act.
+        said = [*(text for text, own in acting if isinstance(text, str) and own > 0), *said]
     if ids and said:
         raise Refused(
             "this steering says its text in the prompt, which is given as ids: send the prompt "
