@@ -162,6 +162,21 @@ def test_several_act_together_and_strength_0_does_nothing(looked):
     assert {len(one["steered"]["top"]) for one in still["tokens"]} == {0}
 
 
+def test_rules_that_are_decided_on_the_prompt_are_read_as_what_acts(looked):
+    """Where the checkpoint says what fires: as if that were asked for, beside what always acts."""
+    always = {"text": STEER[1], "strength": 0.5}
+    for rule, acts in (("if not never", True), ("if never", False)):
+        rules = {"rules": f'{rule} then "{STEER[0]}" at 0.8', "strength": 0.5}
+        found = effect_on(looked, model="told", steering=[always, rules])
+        parts = [{"text": STEER[0], "strength": 0.4}, always] if acts else [always]
+        wanted = effect_on(looked, model="told", steering=parts)
+        assert found["mean_kl"] > 0
+        for one, other in zip(found["tokens"], wanted["tokens"], strict=True):
+            assert one["kl"] == pytest.approx(other["kl"], abs=2e-5)
+    alone = {"rules": f'if never then "{STEER[0]}"'}
+    assert effect_on(looked, model="told", steering=alone)["mean_kl"] == 0
+
+
 @pytest.mark.parametrize(
     ("body", "status", "told"),
     [

@@ -14,12 +14,12 @@ from hypersteer.config.serving import ServeConfig
 from hypersteer.engine.generate import TextStream
 from hypersteer.engine.requests import Request
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds
 from hypersteer.lm.likelihood import answer_logits, token_divergence
 from hypersteer.lm.messages import as_messages
 from hypersteer.serving.errors import Refused
 from hypersteer.serving.looks_schema import EffectRequest
 from hypersteer.serving.plan import Known, Plan, plan_of, split_model
+from hypersteer.serving.prompts import asking_of
 from hypersteer.serving.served import Served
 from hypersteer.steering import Steerer
 
@@ -33,13 +33,14 @@ def effect_of(
     """Return what steering did to each token of an answer.
 
     Raises:
-        Refused: for no steering, rules, or an answer that is too long.
+        Refused: for no steering, rules that are not decided ahead, or an answer that is too long.
         SteeringError: for what cannot steer, or does not fit the context window.
     """
     name, suffix = split_model(asked.model, list(served))
     steerer = served[name].steerer
     plan = plan_of(asked.steering, suffix, steerer, known, config)
-    _check(plan)
+    if not plan.steer:
+        raise Refused("nothing steers; give 'steering'", param="steering")
     ids = _answer_ids(asked.answer, steerer.lm)
     after, before = _readings(asked, plan, steerer, ids)
     moved = token_divergence(before, teacher=after).clamp(min=0).tolist()
@@ -55,17 +56,6 @@ def effect_of(
         "mean_kl": round(sum(moved) / len(moved), 6),
         "tokens": tokens,
     }
-
-
-def _check(plan: Plan) -> None:
-    if not plan.steer:
-        raise Refused("nothing steers; give 'steering'", param="steering")
-    if any(isinstance(steer, Rules) for steer, _ in plan.steer):
-        raise Refused(
-            "rules decide while an answer is written, so their effect on a given one is not told; "
-            "give a text or a stored edit",
-            param="steering",
-        )
 
 
 def _answer_ids(answer: str, lm: BaseLM) -> list[int]:
@@ -85,18 +75,21 @@ def _readings(
 ) -> list[Float[Tensor, "N V"]]:
     """Return the logits that predict the answer, steered and not: two rows of one batch."""
     lm, messages = steerer.lm, as_messages(asked.messages)
-    said = lm.chat.prompt(plan.words(messages))
+    said, steer, _ = asking_of(messages, plan, steerer, chat=True)
+    if any(isinstance(one, Rules) for one, _ in steer):
+        raise Refused(
+            "these rules decide while an answer is written, so their effect on a given one is not "
+            "told; give a text or a stored edit",
+            param="steering",
+        )
     plain = said
     if asked.against == "unsteered":
         plain = lm.chat.prompt(as_messages(asked.unsteered or asked.messages))
     prompts = [said, plain]
     for prompt in prompts:
         lm.check_length(len(prompt.ids) + len(ids), "prompt and answer")
-    return answer_logits(lm, prompts, [ids, ids], steerer.writers(_as_rows(prompts, plan)))
-
-
-def _as_rows(prompts: list[PromptIds], plan: Plan) -> Request:
-    return Request(prompts, [list(plan.steer), None], [1.0, 1.0], single=False)
+    request = Request(prompts, [steer, None], [1.0, 1.0], single=False)
+    return answer_logits(lm, prompts, [ids, ids], steerer.writers(request))
 
 
 def _side(
