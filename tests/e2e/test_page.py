@@ -1,44 +1,37 @@
 """The page in a real browser: headless Chromium against a real server with tiny base LMs."""
 
-import contextlib
-import dataclasses
-import io
-import json
-import os
 import re
-import shutil
-import subprocess
 
 import pytest
 
 import hypersteer as hs
+from e2e.browsing import (
+    BROWSER,
+    DESKTOP,
+    PHONE,
+    PROMPT,
+    STEER,
+    TOKENS,
+    WAIT,
+    answer,
+    assert_code_gives_the_answer,
+    code,
+    content_of,
+    fill,
+    generate,
+    run_in_a_shell,
+    set_tokens,
+    steer,
+    steerer_that_tells,
+    sync_api,
+    wait,
+)
 from hypersteer.lm.messages import prompted
-from hypersteer.steering import Steerer
 from serving.live import endless, live
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
-]
+pytestmark = BROWSER
 
-PROMPT, STEER, OTHER = 'Say "the day" & \\ it\'s $HOME', "talk like a pirate", "mention dogs"
-TOKENS = 12
-WAIT = 60_000  # milliseconds; a machine may be busy
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 740}
-
-
-def steerer_that_tells(**options):
-    """A steerer whose words are said as well, as of the checkpoint that ships."""
-    made = endless(**options)
-    card = dataclasses.replace(
-        made.card,
-        concepts=("talk like a pirate", "mention cats", "be gloomy and pessimistic"),
-        training={"loss": {"prompted": True}},
-    )
-    return Steerer(made.lm, made.hypernet, card, generator="test")
+OTHER = "mention dogs"
 
 
 @pytest.fixture(scope="module")
@@ -46,84 +39,6 @@ def served(tmp_path_factory):
     steerers = {"tiny": steerer_that_tells(), "silent": endless(seed=1)}
     with live(steerers, tmp_path_factory.mktemp("edits")) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def visit(browser, served):
-    """Opens pages, and sees to it that none complains, or asks anybody else."""
-    contexts, complaints = [], []
-
-    def watch(page, address):
-        page.set_default_timeout(WAIT)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda said: said.type in ("error", "warning") and complaints.append(said.text),
-        )
-        page.on(
-            "request",
-            lambda asked: (
-                asked.url.startswith((address, "blob:", "data:"))
-                or complaints.append(f"asked {asked.url}")
-            ),
-        )
-
-    def open_page(path="/ui", viewport=DESKTOP, address=None, wait=True, **options):
-        context = browser.new_context(viewport=viewport, **options)
-        contexts.append(context)
-        page = context.new_page()
-        watch(page, address or served.url)
-        page.goto((address or served.url) + path)
-        page.locator("#gallery button").first.wait_for()
-        if wait:
-            page.locator("#code:not(:empty)").wait_for()
-        return page
-
-    open_page.complaints = complaints
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-def fill(page, prompt=PROMPT, steer=STEER, tokens=TOKENS):
-    page.get_by_label("Base prompt").fill(prompt)
-    page.get_by_label("Steering prompt", exact=True).first.fill(steer)
-    set_tokens(page, tokens)
-
-
-def set_tokens(page, tokens):
-    page.evaluate("document.querySelector('#options').open = true")
-    page.get_by_label("Most tokens").fill(str(tokens))
-
-
-def steer(page):
-    page.get_by_role("button", name="Steer", exact=True).click()
-    wait(page)
-
-
-def wait(page):
-    page.locator("#effect").wait_for(state="visible")
-    page.locator("#stop").wait_for(state="hidden")
-
-
-def answer(page, which):
-    return page.locator(f"#{which} .answer").evaluate("node => node.textContent")
-
-
-def generate(served, steer, prompt=PROMPT, name="tiny", **options):
-    options = {"max_new_tokens": TOKENS, "repetition_penalty": 1.15, **options}
-    return served.served[name].steerer.generate(prompt, steer=steer, **options)
 
 
 def test_three_answers_are_those_of_generate(visit, served):
@@ -298,11 +213,6 @@ def test_an_edit_is_saved_loaded_sent_and_deleted(visit, served, tmp_path):
     assert page.locator("#edits").inner_text() == "None yet."
 
 
-def code(page, tab):
-    page.get_by_role("tab", name=tab).click()
-    return page.get_by_role("tabpanel").inner_text()
-
-
 def test_the_exported_code_gives_the_answer_on_the_page(visit, served, monkeypatch):
     page = visit()
     fill(page)
@@ -321,35 +231,6 @@ def test_exported_code_composes_and_samples(visit, served, monkeypatch):
     steer(page)
     monkeypatch.setattr(hs, "load", lambda: served.served["tiny"].steerer)
     assert_code_gives_the_answer(page)
-
-
-def assert_code_gives_the_answer(page):
-    wanted = answer(page, "steered")
-    assert printed_by(code(page, "Python")) == wanted
-    assert printed_by(code(page, "OpenAI client")) == wanted
-    assert content_of(run_in_a_shell(code(page, "curl"))) == wanted
-
-
-def printed_by(text):
-    with contextlib.redirect_stdout(io.StringIO()) as told:
-        exec(compile(text, "exported", "exec"), {})
-    return told.getvalue().removesuffix("\n")
-
-
-def run_in_a_shell(text, **environment):
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    done = subprocess.run(
-        ["bash", "-c", text.replace("curl ", "curl -s ", 1)],
-        capture_output=True,
-        check=True,
-        env={**os.environ, **environment},
-    )
-    return json.loads(done.stdout)
-
-
-def content_of(reply):
-    return reply["choices"][0]["message"]["content"]
 
 
 def test_a_share_link_holds_the_state(visit, served):
