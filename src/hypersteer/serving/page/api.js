@@ -41,7 +41,7 @@ async function told(response) {
 export const call = async (path, options) => (await send(path, options)).json();
 export const bytes = async (path, options) => (await send(path, options)).blob();
 
-/** Yield the pieces of one streamed chat answer: a text each, and with the last why it ended. */
+/** Yield the pieces of one streamed chat answer: a text each, with the last why it ended and what steered. */
 export async function* stream(json, signal) {
   const asked = { method: "POST", json: { ...json, stream: true }, signal };
   const response = await send("v1/chat/completions", asked);
@@ -57,7 +57,9 @@ export async function* stream(json, signal) {
       const event = JSON.parse(line.slice(6));
       if (event.error) throw new ApiError(event.error.message, 500);
       const [choice] = event.choices;
-      if (choice) yield { text: choice.delta.content ?? "", ending: choice.finish_reason };
+      if (!choice) continue;
+      const { delta, finish_reason: ending } = choice;
+      yield { text: delta.content ?? "", ending, steering: event.steering };
     }
   }
 }

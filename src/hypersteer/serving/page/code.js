@@ -1,10 +1,13 @@
 // The request of the page as code. The key is named, never shown.
 
 import { key, root } from "./api.js";
-import { active, steered } from "./requests.js";
+import { active, ruled, steered } from "./requests.js";
 
 const KEY = "HYPERSTEER_API_KEY";
 const text = (value) => JSON.stringify(value); // a JSON string is a string of Python, too
+
+/** A text with quotation marks in it, as Python, and easy to read where that can be. */
+const quoted = (value) => (/['\\\p{Cc}]/u.test(value) ? text(value) : `'${value}'`);
 
 /** A JSON value as Python. */
 function python(value, indent = "") {
@@ -27,10 +30,12 @@ function asPython(state, about, words) {
   const stored = parts.filter((part) => part.edit);
   const loads = stored.map((part, n) => `edit_${n} = hs.load_edit(${text(`${part.edit}.safetensors`)})\n`);
   const names = parts.map((part) => (part.edit ? `edit_${stored.indexOf(part)}` : text(part.text)));
+  const pairs = parts.map((part, n) => [names[n], part.strength]);
+  if (ruled(state)) pairs.push([`hs.rules(${quoted(state.rules.text)})`, state.rules.strength]);
   const steers =
-    parts.length === 1
-      ? `steer=${names[0]},\n    strength=${parts[0].strength},`
-      : `edits=[${parts.map((part, n) => `(${names[n]}, ${part.strength})`).join(", ")}],`;
+    pairs.length === 1
+      ? `steer=${pairs[0][0]},\n    strength=${pairs[0][1]},`
+      : `edits=[${pairs.map((pair) => `(${pair.join(", ")})`).join(", ")}],`;
   const sampling = state.temperature > 0 ? `\n    temperature=${state.temperature},\n    seed=${state.seed},` : "";
   return `import hypersteer as hs
 

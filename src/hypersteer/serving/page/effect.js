@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { $, el, number } from "./dom.js";
-import { messages, steering, unsteered } from "./requests.js";
+import { messages, ruled, steering, unsteered } from "./requests.js";
 
 export const LEVELS = [0.1, 0.5, 1, 2, 4];
 const NAMES = ["hardly moved", "a little", "somewhat", "clearly", "far", "very far"];
@@ -19,6 +19,11 @@ export function legend() {
   });
 }
 
+/** Show no effect, until there is one. */
+export function hide() {
+  $("effect").hidden = $("uncoloured").hidden = true;
+}
+
 /** Ask how far an answer was moved, and show it in its place. */
 export async function show(answer, state, about, words, signal) {
   const against = $("against").value;
@@ -30,7 +35,16 @@ export async function show(answer, state, about, words, signal) {
     against,
     unsteered: unsteered(state).messages,
   };
-  const found = await call("v1/steering/effect", { method: "POST", json: asked, signal });
+  let found;
+  try {
+    found = await call("v1/steering/effect", { method: "POST", json: asked, signal });
+  } catch (error) {
+    // Some rules are decided only as an answer is written. The answer stands, so no alarm.
+    if (error.status !== 400 || !ruled(state)) throw error;
+    $("uncoloured").textContent = `Not coloured: ${error.message}`;
+    $("uncoloured").hidden = false;
+    return;
+  }
   const place = $("steered").querySelector(".answer");
   place.replaceChildren(bar(whole(found.tokens), against));
   $("mean").textContent = `${number(found.mean_kl)} nats per token`;

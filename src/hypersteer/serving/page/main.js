@@ -8,7 +8,8 @@ import * as edits from "./edits.js";
 import * as effect from "./effect.js";
 import * as frame from "./frame.js";
 import * as parts from "./parts.js";
-import { active } from "./requests.js";
+import { active, ruled } from "./requests.js";
+import * as rules from "./rules.js";
 import { fresh, fromLink } from "./state.js";
 
 const NUMBERS = ["tokens", "temperature", "penalty", "seed"];
@@ -28,6 +29,7 @@ function draw() {
   $("strengths").value = state.strengths.join(", ");
   $("model").value = state.model;
   parts.draw(state, changed);
+  rules.draw(state, changed);
   changed();
 }
 
@@ -65,7 +67,8 @@ async function write(act) {
 
 function ready() {
   if (!state.prompt.trim()) return refuse("prompt", "The base prompt is empty; ask something.");
-  if (!active(state).length) return refuse("parts", "There is no steering prompt; say how to steer.");
+  if (!active(state).length && !ruled(state))
+    return refuse("parts", "There is no steering prompt and no rule; say how to steer.");
   return true;
 }
 
@@ -78,12 +81,12 @@ function refuse(id, text) {
 const steer = () =>
   ready() &&
   write(async (signal) => {
-    $("effect").hidden = true;
+    effect.hide();
     tell("Writing three answers.");
     look();
     const own = structuredClone(state);
-    const text = await compare(own, about(), words, signal);
-    tell(`Done. Steered: ${text}`);
+    const { text, steering } = await compare(own, about(), words, signal);
+    tell(`Done. ${rules.spoken(steering)}Steered: ${text}`);
     [shown, shownState] = [text, own];
     if (text) await effect.show(text, own, about(), words, signal);
   });
@@ -109,7 +112,8 @@ function scroll(id) {
 }
 
 function useStrength(factor) {
-  for (const part of state.parts) part.strength = Number((part.strength * factor).toFixed(4));
+  for (const part of ruled(state) ? [...state.parts, state.rules] : state.parts)
+    part.strength = Number((part.strength * factor).toFixed(4));
   draw();
   look("form");
   steer();
@@ -151,7 +155,8 @@ async function drawGallery() {
     const steered = one.steer.map((part) => part.text).join(" + ");
     const button = el("button", { type: "button" }, el("b", {}, steered), el("span", {}, one.prompt));
     button.addEventListener("click", () => {
-      state = { ...state, prompt: one.prompt, parts: structuredClone(one.steer) };
+      const { rules } = fresh();
+      state = { ...state, prompt: one.prompt, parts: structuredClone(one.steer), rules };
       draw();
       look("form");
       steer();

@@ -53,12 +53,13 @@ function stored(part) {
   return name;
 }
 
-function slider(id, part, changed) {
+/** A slider and a number for the strength of what steers. */
+export function slider(id, part, changed, name = "Strength") {
   const options = { min: -2, max: 2, step: 0.05, value: part.strength };
   const range = el("input", { type: "range", ...options, id: `${id}-strength` });
   const exact = el("input", { type: "number", ...options, min: -4, max: 4 });
-  range.setAttribute("aria-label", "Strength");
-  exact.setAttribute("aria-label", "Strength, exactly");
+  range.setAttribute("aria-label", name);
+  exact.setAttribute("aria-label", `${name}, exactly`);
   const take = (from, to) => () => {
     if (from.value === "" || !from.checkValidity()) return;
     part.strength = Number(from.value);

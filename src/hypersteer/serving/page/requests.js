@@ -12,12 +12,17 @@ export function said(prompt, texts, words) {
 
 export const active = (state) => state.parts.filter((part) => part.edit || part.text.trim());
 
-/** What steers, as the API takes it, every strength times a factor. */
+export const ruled = (state) => Boolean(state.rules.text.trim());
+
+/** What steers, as the API takes it, every strength times a factor; the rules are one part. */
 export function steering(state, factor = 1) {
-  return active(state).map((part) => {
-    const strength = Number((part.strength * factor).toFixed(4));
+  const times = (strength) => Number((strength * factor).toFixed(4));
+  const parts = active(state).map((part) => {
+    const strength = times(part.strength);
     return part.edit ? { edit: part.edit, strength } : { text: part.text, strength };
   });
+  const { text, strength } = state.rules;
+  return ruled(state) ? [...parts, { rules: text, strength: times(strength) }] : parts;
 }
 
 /** The user's message: a stored edit says nothing by itself, so its words are put in here. */

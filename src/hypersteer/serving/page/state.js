@@ -7,6 +7,7 @@ export const fresh = () => ({
   model: "",
   prompt: "Tell me about your day.",
   parts: [{ text: "talk like a pirate", strength: 1 }],
+  rules: { text: "", strength: 1 },
   tokens: 64,
   temperature: 0,
   // Greedy text of small models goes round in circles without one.
@@ -41,6 +42,8 @@ function cleaned(given) {
     const parts = given.parts.slice(0, MOST_PARTS).map(part).filter(Boolean);
     if (parts.length) state.parts = parts;
   }
+  const { text, strength } = part(given.rules) ?? state.rules;
+  state.rules = { text, strength };
   state.tokens = Math.round(within(given.tokens, 1, 512, state.tokens));
   state.temperature = within(given.temperature, 0, 2, state.temperature);
   state.penalty = within(given.penalty, 1, 2, state.penalty);
