@@ -165,3 +165,35 @@ def test_bad_options(fails, checkpoint, tiny_lm, tmp_path):
     assert "is no checkpoint" in fails("chat", tmp_path)
     assert "is no hypersteer checkpoint" in fails("chat", tiny_lm)
     assert "unknown base LM 'lm'" in fails("chat", checkpoint, "--lm", "lm")
+
+
+RULE = 'if "asks about health" then "send the reader to a doctor"'
+
+
+def test_rules_act_beside_what_always_steers(chat, asked):
+    code, _, err = chat(
+        "One?", f"/rule {RULE}", "Two?", "/steer", '/rule if not "is rude" then "be kind" at 0.5',
+        "Three?", "/rule if a then b", "/rule", "Four?", options=["--steer", PIRATE],
+    )  # fmt: skip
+    assert code == 0
+    found = [(options["steer"], [str(one) for one in options["edits"]]) for _, options in asked]
+    both = f'{RULE}; if not "is rude" then "be kind" at 0.5'
+    assert found == [(PIRATE, []), (PIRATE, [RULE]), (None, [both]), (None, [])]
+    assert f"rule: {RULE}, strength 1" in err
+    assert "unknown condition 'a'" in err
+    assert err.splitlines()[-1] == "unsteered; /steer TEXT changes that"
+
+
+def test_a_chat_begins_with_rules(run, checkpoint, typed, asked):
+    typed("Hi.")
+    code, _, err = run("chat", checkpoint, "--rule", RULE, "--rule", RULE.replace("health", "law"))
+    assert code == 0
+    ((_, options),) = asked
+    (rules,) = options["edits"]
+    assert list(rules.words) == ["asks about health", "asks about law"]
+    assert err.count("rule: if") == 2
+
+
+def test_rules_that_cannot_be_read_are_told_before_a_model_is_loaded(fails, checkpoint):
+    assert "column 6" in fails("chat", "no/checkpoint", "--rule", "if a x")
+    assert "unknown condition 'a'" in fails("chat", checkpoint, "--rule", "if a then b")

@@ -3,16 +3,20 @@
 import pytest
 
 import hypersteer as hs
+from gating import condition_at, fires_by_hand
 from hypersteer.cli.options import Sampling
 from serving.live import STEER, endless, live
 
 PENALTY = {"repetition_penalty": Sampling().repetition_penalty}
 OPTIONS = ("--max-new-tokens", "8")
+ASKED = ("Hi", "Tell me about your day at the sea, about the ship and the bees.", "Why?")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with live({"tiny": endless()}, tmp_path_factory.mktemp("edits")) as found:
+    steerer, folder = endless(), tmp_path_factory.mktemp("edits")
+    given = (f"half={condition_of(steerer.lm).save(folder / 'half.safetensors')}",)
+    with live({"tiny": steerer}, folder / "edits", condition=given) as found:
         yield found
 
 
@@ -57,3 +61,29 @@ def test_what_cannot_be_reached(fails, typed, server):
     assert "serves no 'other', but tiny" in fails(
         "chat", "--server", server.url, "--checkpoint", "other"
     )
+
+
+def condition_of(lm):
+    """Fires for some of what is asked."""
+    return condition_at(lm, 1, prompts=ASKED)
+
+
+def test_rules_are_decided_by_the_server_and_told(run, typed, server):
+    steerer = server.served["tiny"].steerer
+    text = f'if half then "{STEER[1]}"'
+    condition = condition_of(steerer.lm)
+    for question in ASKED[:2]:
+        typed(question, "/reset", f"/compare {question}")
+        code, out, err = run("chat", "--server", server.url, "--rule", text, *OPTIONS)
+        assert code == 0
+        fires = fires_by_hand(steerer.lm, question, condition)
+        turns = [{"role": "user", "content": question}]
+        options = {"max_new_tokens": 8, **PENALTY}
+        steered = steerer.generate(turns, steer=STEER[1] if fires else None, **options)
+        assert out.startswith(f"{steered}\n")
+        acts = STEER[1] if fires else "unsteered"
+        told = [line for line in err.splitlines() if line.startswith("half ")]
+        assert [line.endswith(f": {acts}") for line in told] == [True, True]
+    typed("Hi")
+    _, _, err = run("chat", "--server", server.url, "--rule", 'if other then "x"', *OPTIONS)
+    assert "unknown condition 'other'" in err

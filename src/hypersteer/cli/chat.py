@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from hypersteer.cli.inputs import typed_or_piped
 from hypersteer.cli.options import (
@@ -32,6 +32,7 @@ class Chat:
     Examples:
       hypersteer chat --steer "talk like a pirate"
       hypersteer chat --checkpoint runs/demo --strength 1.5 --temperature 0.7
+      hypersteer chat --rule 'if "asks about health" then "send the reader to a doctor"'
       hypersteer chat --server http://127.0.0.1:8000 --steer "talk like a pirate"
     """
 
@@ -44,6 +45,11 @@ class Chat:
     is in HYPERSTEER_API_KEY, and --checkpoint names one that it serves."""
     steer: OptionalText = None
     """Steering prompt to start with; unsteered without one."""
+    rule: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="RULE", help_behavior_hint="")
+    ] = ()
+    """Steer besides when a condition in words fires, as in 'if "asks about health" then "send the
+    reader to a doctor"'; may be repeated."""
     strength: float = 1.0
     """Multiplies the edit: 0 is unsteered, negative steers away."""
     system: OptionalText = None
@@ -62,19 +68,24 @@ def main(argv: Sequence[str]) -> None:
         validate_steering_prompt(args.steer)
 
     from hypersteer.cli.conversation import Conversation
-    from hypersteer.cli.talking import LocalModel, ServedModel
+    from hypersteer.cli.talking import LocalModel, ServedModel, Steering
+    from hypersteer.conditions.grammar import parse_rules
     from hypersteer.edits.sites import check_strength
 
-    strength, decoding = check_strength(args.strength), args.sampling.settings()
+    if args.rule:
+        parse_rules("\n".join(args.rule))
+    steering = Steering(args.steer, check_strength(args.strength), args.rule)
+    decoding = args.sampling.settings()
     if args.server is not None:
         model: LocalModel | ServedModel = ServedModel(args.server, (given or [None])[0])
     else:
         model = LocalModel(open_steerer((given or [BUNDLED])[0], args.loading))
+    if args.rule:
+        model.check_rules(args.rule)
     conversation = Conversation(
         model,
         decoding,
-        steer=args.steer,
-        strength=strength,
+        steering=steering,
         system=args.system or "",
     )
     with closing(model):

@@ -3,8 +3,10 @@
 import contextlib
 from typing import Any
 
+from hypersteer.cli.rules import describe
 from hypersteer.cli.show import ShownPrompt, notice, print_answers
-from hypersteer.cli.talking import Messages, Model
+from hypersteer.cli.talking import Messages, Model, Steering
+from hypersteer.conditions.rules import Decisions
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet, load_edit
 from hypersteer.edits.sites import check_strength
@@ -19,8 +21,7 @@ class Conversation:
     Args:
         model: whom it is with.
         decoding: keyword arguments of `Steerer.generate`.
-        steer: what steers the next answer; None is unsteered.
-        strength: how strongly.
+        steering: what steers the next answer.
         system: system message; empty for none.
     """
 
@@ -29,20 +30,19 @@ class Conversation:
         model: Model,
         decoding: dict[str, Any],
         *,
-        steer: str | Edit | EditSet | None = None,
-        strength: float = 1.0,
+        steering: Steering | None = None,
         system: str = "",
     ) -> None:
         self._model = model
         self._decoding = decoding
-        self._steer = steer
-        self._strength = strength
+        self._steering = steering or Steering()
         self._system = system
         self._turns: Messages = []
         self._compare_next = False
         # Name: method, argument, help. `hypersteer chat` itself takes /quit.
         self._commands = {
             "/steer": (self._set_steer, "[TEXT]", "steer by a steering prompt; by none: unsteered"),
+            "/rule": (self._add_rule, "[RULE]", "steer when a rule fires, too; by none: no rules"),
             "/strength": (self._set_strength, "X", "multiply the edit by X; 0 is unsteered"),
             "/edit": (self._set_edit, "FILE", "steer by the edit in a .safetensors file"),
             "/save": (self._save, "FILE", "write the edit for the last question to a file"),
@@ -83,21 +83,26 @@ class Conversation:
         """Print an answer while it is made; if it is stopped, what there is of it counts."""
         self._check_room(messages)
         pieces: list[str] = []
-        stream = self._model.stream(messages, self._steer, self._strength, self._decoding)
+        log = Decisions([[]])
+        stream = self._model.stream(messages, self._steering, self._decoding, log)
         with contextlib.closing(stream), contextlib.suppress(KeyboardInterrupt):
             for piece in stream:
                 pieces.append(piece)
                 print(piece, end="", flush=True)
         print(flush=True)
+        if log.rows[0]:
+            notice(describe(log.rows[0]))
         return "".join(pieces)
 
     def _in_three_ways(self, messages: Messages) -> str:
         """Print the unsteered, the prompted and the steered answer; return the last."""
-        steer = self._needed()
+        steer = self._steering.steer
         self._check_room(prompted(messages, steer) if isinstance(steer, str) else messages)
-        question = ShownPrompt(messages, steer, self._strength)
-        answers = self._model.compare(question, self._decoding)
-        print_answers(question, answers)
+        answers = self._model.compare(messages, self._steering, self._decoding)
+        told, strength = self._steering.told, self._steering.strength
+        print_answers(ShownPrompt(messages, told, strength), answers)
+        if answers.checks:
+            notice(describe(answers.checks))
         return answers.steered
 
     def _before(self) -> Messages:
@@ -114,14 +119,14 @@ class Conversation:
         return [*self._before(), *self._turns[:-1]]
 
     def _needed(self) -> str | Edit | EditSet:
-        """Return what steers.
+        """Return what always steers.
 
         Raises:
             SteeringError: if nothing does.
         """
-        if self._steer is None:
+        if self._steering.steer is None:
             raise SteeringError("nothing steers yet; give a steering prompt with /steer TEXT")
-        return self._steer
+        return self._steering.steer
 
     def _check_room(self, prompt: Prompt) -> None:
         """Refuse what outgrows the context window.
@@ -133,7 +138,14 @@ class Conversation:
         self._model.check_room(prompt, self._decoding["max_new_tokens"], way_out)
 
     def _set_steer(self, text: str) -> None:
-        self._steer = text or None
+        self._steering = self._steering._replace(steer=text or None)
+        self._tell_steering()
+
+    def _add_rule(self, text: str) -> None:
+        lines = (*self._steering.rules, text) if text else ()
+        if lines:
+            self._model.check_rules(lines)
+        self._steering = self._steering._replace(rules=lines)
         self._tell_steering()
 
     def _set_strength(self, text: str) -> None:
@@ -141,13 +153,13 @@ class Conversation:
             strength = float(text)
         except ValueError:
             raise SteeringError(f"/strength '{text}' is not a number; try /strength 1.5") from None
-        self._strength = check_strength(strength)
+        self._steering = self._steering._replace(strength=check_strength(strength))
         self._tell_steering()
 
     def _set_edit(self, path: str) -> None:
         edit = load_edit(_file(path, "/edit"))
         self._model.check_edit(edit)
-        self._steer = edit
+        self._steering = self._steering._replace(steer=edit)
         self._tell_steering()
 
     def _save(self, path: str) -> None:
@@ -156,7 +168,8 @@ class Conversation:
         self._model.save(steer, messages, path)
 
     def _compare(self, text: str) -> None:
-        self._needed()
+        if not self._steering.rules:
+            self._needed()
         if text:
             self._ask(text, three_ways=True)
         elif self._turns:
@@ -178,12 +191,15 @@ class Conversation:
             notice(f"  {f'{name} {argument}':<15} {text}")
 
     def _tell_steering(self) -> None:
-        steer = self._steer
-        if steer is None:
+        steer, strength, lines = self._steering
+        if steer is None and not lines:
             notice("unsteered; /steer TEXT changes that")
-            return
-        named = steer if isinstance(steer, str) else f"{steer.steering_prompt or 'unnamed'} (edit)"
-        notice(f"steering prompt: {named}, strength {self._strength:g}")
+        if steer is not None:
+            plain = isinstance(steer, str)
+            named = steer if plain else f"{steer.steering_prompt or 'unnamed'} (edit)"
+            notice(f"steering prompt: {named}, strength {strength:g}")
+        for line in lines:
+            notice(f"rule: {line}, strength {strength:g}")
 
 
 def _file(path: str, command: str) -> str:

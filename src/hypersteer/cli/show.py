@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hypersteer.conditions.rules import Check, Decisions
+from hypersteer.conditions.rules import Check, Decisions, Rules
 from hypersteer.edits.control_vector import SUFFIX
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
@@ -20,12 +20,12 @@ from hypersteer.steering import Steer, Steerer
 
 
 class ShownPrompt(NamedTuple):
-    """A prompt, what steers the answer, how strongly, and edits that act besides."""
+    """A prompt, what steers the answer, how strongly, and edits and rules that act besides."""
 
     prompt: Prompt
     steer: Steer
     strength: float = 1.0
-    edits: tuple[tuple[Edit | EditSet, float], ...] = ()
+    edits: tuple[tuple[Edit | EditSet | Rules, float], ...] = ()
 
     @property
     def everything(self) -> list[Any]:

@@ -1,10 +1,12 @@
 """Whom a conversation is with: a model in this process, or one behind a server's address."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hypersteer.cli.show import Answers, ShownPrompt, compare, notice, save_edit
+from hypersteer.conditions.grammar import parse_rules
+from hypersteer.conditions.rules import Check, Decisions, rules
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
 from hypersteer.endpoint.steered import SteeredServer
@@ -16,6 +18,27 @@ from hypersteer.steering import Steerer
 
 Messages = list[dict[str, str]]
 Steered = str | Edit | EditSet | None
+
+
+class Steering(NamedTuple):
+    """What steers the answers of a conversation.
+
+    Attributes:
+        steer: a steering prompt or an edit, which always acts; None for none.
+        strength: multiplies it, and the edits of the rules.
+        rules: lines that say what acts besides, and when.
+    """
+
+    steer: Steered = None
+    strength: float = 1.0
+    rules: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The steering prompt; where there is none, the rules."""
+        if self.steer is None:
+            return "; ".join(self.rules)
+        return self.steer if isinstance(self.steer, str) else self.steer.steering_prompt
 
 
 class Model(Protocol):
@@ -32,17 +55,21 @@ class Model(Protocol):
         ...
 
     def stream(
-        self, messages: Messages, steer: Steered, strength: float, decoding: dict[str, Any]
+        self, messages: Messages, steering: Steering, decoding: dict[str, Any], log: Decisions
     ) -> Generator[str]:
-        """Yield an answer piece by piece."""
+        """Yield an answer piece by piece; what rules decide is in the log when it has ended."""
         ...
 
-    def compare(self, question: ShownPrompt, decoding: dict[str, Any]) -> Answers:
+    def compare(self, messages: Messages, steering: Steering, decoding: dict[str, Any]) -> Answers:
         """Return the unsteered, the prompted and the steered answer."""
         ...
 
     def check_edit(self, edit: Edit | EditSet) -> None:
         """Refuse an edit that is not for this model."""
+        ...
+
+    def check_rules(self, lines: Sequence[str]) -> None:
+        """Refuse rules that cannot be read."""
         ...
 
     def save(self, steer: str | Edit | EditSet, messages: Messages, path: str) -> None:
@@ -77,18 +104,33 @@ class LocalModel:
             )
 
     def stream(
-        self, messages: Messages, steer: Steered, strength: float, decoding: dict[str, Any]
+        self, messages: Messages, steering: Steering, decoding: dict[str, Any], log: Decisions
     ) -> Generator[str]:
         """Yield an answer piece by piece."""
-        return self._steerer.stream(messages, steer=steer, strength=strength, **decoding)
+        steer, strength, lines = steering
+        besides = (rules(lines),) if lines else ()
+        options: dict[str, Any] = {"edits": besides, "decisions": log, **decoding}
+        return self._steerer.stream(messages, steer=steer, strength=strength, **options)
 
-    def compare(self, question: ShownPrompt, decoding: dict[str, Any]) -> Answers:
+    def compare(self, messages: Messages, steering: Steering, decoding: dict[str, Any]) -> Answers:
         """Return the unsteered, the prompted and the steered answer."""
+        steer, strength, lines = steering
+        gated = rules(lines) if lines else None
+        besides = () if gated is None or steer is None else ((gated, 1.0),)
+        question = ShownPrompt(messages, gated if steer is None else steer, strength, besides)
         return compare(self._steerer, [question], decoding)[0]
 
     def check_edit(self, edit: Edit | EditSet) -> None:
         """Refuse an edit that is not for this model."""
         sites_of(self._steerer.lm, edit)
+
+    def check_rules(self, lines: Sequence[str]) -> None:
+        """Refuse rules that cannot be read, or name what only a file could hold.
+
+        Raises:
+            SteeringError: pointing to the place.
+        """
+        rules(lines)
 
     def save(self, steer: str | Edit | EditSet, messages: Messages, path: str) -> None:
         """Write the edit for the last of some messages to a file."""
@@ -115,23 +157,43 @@ class ServedModel:
         """Leave that to the server, which says so itself."""
 
     def stream(
-        self, messages: Messages, steer: Steered, strength: float, decoding: dict[str, Any]
+        self, messages: Messages, steering: Steering, decoding: dict[str, Any], log: Decisions
     ) -> Generator[str]:
         """Yield an answer piece by piece."""
-        self._check(steer)
-        steering = None if steer is None else {"text": steer, "strength": strength}
-        return self._server.stream(messages, steering, decoding)
+        parts = self._parts(steering)
+        log.restart(1)
+        return self._streamed(messages, parts, decoding, log)
 
-    def compare(self, question: ShownPrompt, decoding: dict[str, Any]) -> Answers:
+    def compare(self, messages: Messages, steering: Steering, decoding: dict[str, Any]) -> Answers:
         """Return the unsteered, the prompted and the steered answer."""
-        assert isinstance(question.steer, str)
-        messages = question.prompt
-        assert not isinstance(messages, str)
-        told: Any = prompted(messages, question.steer)
-        steering = {"text": question.steer, "strength": question.strength}
-        asked = ((messages, None), (told, None), (messages, steering))
-        unsteered, said, steered = ("".join(self._server.stream(*one, decoding)) for one in asked)
-        return Answers(unsteered, said, steered)
+        parts, steer = self._parts(steering), steering.steer
+        unsteered = "".join(self._server.stream(messages, None, decoding))
+        said = None
+        if isinstance(steer, str):
+            told: Any = prompted(messages, steer)
+            said = "".join(self._server.stream(told, None, decoding))
+        log = Decisions([[]])
+        steered = "".join(self._streamed(messages, parts, decoding, log))
+        return Answers(unsteered, said, steered, checks=log.rows[0])
+
+    def _streamed(
+        self, messages: Messages, parts: Any, decoding: dict[str, Any], log: Decisions
+    ) -> Generator[str]:
+        told: list[Any] = []
+        yield from self._server.stream(messages, parts, decoding, told=told.append)
+        for one in told:
+            log.rows[0] += [as_check(check) for check in one["answers"][0].get("decisions", [])]
+
+    def _parts(self, steering: Steering) -> list[dict[str, Any]] | None:
+        """Return what steers, as requests have it."""
+        steer, strength, lines = steering
+        self._check(steer)
+        parts: list[dict[str, Any]] = (
+            [] if steer is None else [{"text": steer, "strength": strength}]
+        )
+        if lines:
+            parts.append({"rules": "\n".join(lines), "strength": strength})
+        return parts or None
 
     def check_edit(self, edit: Edit | EditSet) -> None:
         """Refuse an edit of a file, which the server does not have.
@@ -140,6 +202,14 @@ class ServedModel:
             SteeringError: saying so.
         """
         self._check(edit)
+
+    def check_rules(self, lines: Sequence[str]) -> None:
+        """Refuse rules that cannot be read; the server knows the names in them.
+
+        Raises:
+            SteeringError: pointing to the place.
+        """
+        parse_rules("\n".join(lines))
 
     def save(self, steer: str | Edit | EditSet, messages: Messages, path: str) -> None:
         """Write the edit to a file of this machine."""
@@ -162,3 +232,9 @@ class ServedModel:
                 "the edit is in a file of this machine; store it on the server (PUT "
                 "/v1/edits/NAME/file), or talk to a local model"
             )
+
+
+def as_check(told: Mapping[str, Any]) -> Check:
+    """Return a check of rules from its JSON values; see `Check.as_dict`."""
+    conditions, edits = tuple(told["conditions"]), tuple(told["edits"])
+    return Check(told["token"], told["scores"], conditions, edits, told.get("probabilities"))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,7 +54,11 @@ class SteeredServer:
         self._client.close()
 
     def stream(
-        self, messages: Sequence[Mapping[str, Any]], steering: Any, decoding: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        steering: Any,
+        decoding: Mapping[str, Any],
+        told: Callable[[Any], object] | None = None,
     ) -> Generator[str]:
         """Yield an answer piece by piece.
 
@@ -62,6 +66,7 @@ class SteeredServer:
             messages: the conversation.
             steering: the request's field; None for none.
             decoding: fields of `hypersteer.engine.decoding.Decoding`.
+            told: given what steered, as the server tells it with the end of an answer.
 
         Raises:
             EndpointError: if the server refuses, or ends in the middle.
@@ -74,7 +79,10 @@ class SteeredServer:
                     raise self._refused(response)
                 for line in response.iter_lines():
                     if line.startswith("data: {"):
-                        yield self._piece(json.loads(line.removeprefix("data: ")))
+                        event = json.loads(line.removeprefix("data: "))
+                        yield self._piece(event)
+                        if told is not None and event.get("steering"):
+                            told(event["steering"])
         except httpx2.HTTPError as error:
             raise self._unreached(error) from error
 
