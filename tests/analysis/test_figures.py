@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from base64 import b64decode
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +23,15 @@ from hypersteer.analysis.perplexity import ASKED, UNASKED
 from hypersteer.analysis.perplexity_figures import draw_perplexities
 from hypersteer.analysis.perplexity_section import perplexity_section
 from hypersteer.analysis.section import Drawing, Listing, Section, write_section
-from hypersteer.analysis.style import STYLE, drawable, look, new_figure, shortened, styled
+from hypersteer.analysis.style import (
+    STYLE,
+    drawable,
+    log_ticks,
+    look,
+    new_figure,
+    shortened,
+    styled,
+)
 from hypersteer.config.analysis import AnalysisConfig
 from hypersteer.errors import SteeringError
 
@@ -213,3 +222,20 @@ def test_the_style_prints_and_leaves_the_settings_of_the_user():
     with styled():
         assert mpl.rcParams["text.parse_math"] is False
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(9, 11), (1, 50), (2, 900), (1, 5e4), (0.3, 4e6), (1, 1e15)]
+)
+def test_labels_of_a_logarithmic_axis_do_not_touch(low, high):
+    with styled():
+        figure = new_figure("a title", 3.6)
+        axes = figure.subplots()
+        axes.plot([low, high], [1, 2])
+        axes.set_xscale("log")
+        log_ticks(axes.xaxis)
+        figure.canvas.draw()
+        labels = [one for one in axes.get_xticklabels() if one.get_text()]
+        boxes = [one.get_window_extent() for one in labels]
+        assert 1 <= len(boxes) <= 9
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes)), [one.get_text() for one in labels]

@@ -4,13 +4,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from hypersteer.analysis.effect import Point, SteeredAnswer, breaking_strength
 from hypersteer.analysis.style import (
     FAINT,
     PALETTE,
     Drawn,
+    log_ticks,
     look,
     new_figure,
     shortened,
@@ -47,10 +47,8 @@ def draw_strengths(curves: Mapping[str, Sequence[Point]], limit: float) -> Drawn
         left.set(title="how far next tokens move", ylabel="mean KL per token (nats)")
         left.set_ylim(bottom=0)
         right.set_yscale("log")
-        right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        right.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        right.yaxis.set_minor_formatter(NullFormatter())
         right.axhline(limit, color=FAINT, linestyle="--", label="limit of whole text")
+        log_ticks(right.yaxis)
         right.set(title="what the unsteered model thinks", ylabel="perplexity (logarithmic)")
         for axes in (left, right):
             axes.set_xlabel("strength (empty mark: text broken)")

@@ -3,9 +3,8 @@
 from collections.abc import Collection, Mapping
 
 import numpy as np
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from hypersteer.analysis.style import PALETTE, Drawn, new_figure, shortened, styled
+from hypersteer.analysis.style import PALETTE, Drawn, log_ticks, new_figure, shortened, styled
 
 
 def draw_perplexities(found: Mapping[str, np.ndarray], own: Collection[str]) -> Drawn:
@@ -37,9 +36,7 @@ def draw_perplexities(found: Mapping[str, np.ndarray], own: Collection[str]) -> 
                 medianprops={"color": "black", "linewidth": 1.8},
             )
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes.xaxis)
         labels = [f"{shortened(name, 44)} ({len(found[name])})" for name in names]
         axes.set_yticks(range(len(names)), labels)
         axes.set_xlabel("perplexity under the base LM (logarithmic)")

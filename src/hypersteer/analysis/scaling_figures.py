@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from hypersteer.analysis.scaling import (
     PAPER,
@@ -17,7 +17,7 @@ from hypersteer.analysis.scaling import (
     fit_decay,
     fit_line,
 )
-from hypersteer.analysis.style import FAINT, Drawn, look, new_figure, shortened, styled
+from hypersteer.analysis.style import FAINT, Drawn, log_ticks, look, new_figure, shortened, styled
 
 CLEAR = 0.5
 """R2 from which a trend is one."""
@@ -170,9 +170,7 @@ def draw_cost(spent: Sequence[Spent], reft: float) -> Drawn:
         _paper(right)
         right.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         for axes in (left, right):
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            log_ticks(axes.yaxis)
         handles, labels = left.get_legend_handles_labels()
         others = right.get_legend_handles_labels()
         figure.legend(

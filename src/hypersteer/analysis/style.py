@@ -3,6 +3,7 @@
 Widths are those of a page with margins, so a font size is the size in print.
 """
 
+import math
 import textwrap
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 from hypersteer.files import replacing
 
@@ -27,6 +30,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"
 FAINT = "#8A8F98"
 """Of what is there to compare with."""
+MOST_TICKS = 9
+"""Labels on a logarithmic axis."""
 TITLE_CHARACTERS = 76
 """Of a title's line on the full width."""
 STYLE = {
@@ -132,3 +137,24 @@ def spread_labels(count: int, most: int) -> Sequence[int]:
     """Return which of `count` places in a row get a label, so that at most `most` do."""
     step = max(1, -(-count // most))
     return range(0, count, step)
+
+
+def log_ticks(axis: Axis, most: int = MOST_TICKS) -> None:
+    """Label a logarithmic axis at 1, 2, 5, 10 and so on; at fewer places where it is long.
+
+    Args:
+        axis: with all that is drawn on it, since its range decides.
+        most: labels at most.
+    """
+    low, high = sorted(math.log10(end) for end in axis.get_view_interval())
+    decades = [10.0**power for power in range(math.floor(low), math.ceil(high) + 1)]
+    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+        places = [decade * step for decade in decades for step in steps]
+        shown = [place for place in places if low - 1e-9 <= math.log10(place) <= high + 1e-9]
+        if len(shown) <= most:
+            break
+    else:
+        shown = shown[:: -(-len(shown) // most)]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_formatter(NullFormatter())
