@@ -33,11 +33,11 @@ from hypersteer.stats import auroc, bootstrap
 
 COUNTS = (1, 4, 12)
 """Examples beside the words; of one it is true, else of half of them."""
-SPLITS = 2
+SPLITS = 3
 """Draws of examples for each condition and number; the other texts test."""
 LEAST = 2
 """Texts that must be left on either side to test with."""
-TURNS, SHIFTS = (0.1, 0.2, 0.3, 0.5, 0.8), (0.3, 1.0, 2.0)
+TURNS, SHIFTS = (0.05, 0.1, 0.2, 0.4), (0.3, 1.0, 2.0)
 
 CAST = hs.ConditionConfig(method="paired", scorer="legacy", pooling="all")
 
@@ -119,32 +119,33 @@ def fit(
 
 
 def choose_widths(lm: hs.BaseLM, aside: Sequence[Described]) -> None:
-    """Print the mean AUROC and F1 after sharpening at each width of the prior."""
+    """Print mean AUROC and F1 by the words, and sharpened at each width of the prior."""
     head = load_head(BUNDLED)
     lessons = read_lessons(lm, aside, head.config)
-    print("| turn | shift | " + " | ".join(f"AUROC, F1 with {n}" for n in (0, *COUNTS)) + " |")
-    print("|---" * (3 + len(COUNTS)) + "|")
+    print("| turn | shift | " + " | ".join(f"AUROC; F1 with {n}" for n in COUNTS) + " |")
+    print("|---" * (2 + len(COUNTS)) + "|")
     for turn in TURNS:
         for shift in SHIFTS:
             sharpen.TURN, sharpen.SHIFT = turn, shift
-            cells = [at_widths(head, lessons, count) for count in (0, *COUNTS)]
+            cells = [at_widths(head, lessons, count) for count in COUNTS]
             print("| " + " | ".join([f"{turn:g}", f"{shift:g}", *cells]) + " |", flush=True)
 
 
 def at_widths(head: ConditionHead, lessons: Sequence[Lesson], count: int) -> str:
-    """Mean AUROC and F1 with so many examples, on the texts that are left."""
-    areas, f1 = [], []
+    """Mean AUROC and F1 without and with so many examples, on the texts that are left."""
+    found: list[list[float]] = [[], [], [], []]
     for one in lessons:
         about, written = one.described.about, head(one.words[:1])
-        every = list(range(len(one.texts)))
-        for some, left in splits(one.described, count) if count else [([], every)]:
+        for some, left in splits(one.described, count):
             made = sharpen.sharpened(head, written, one.texts[some], one.inside[some], about)
             rest, labels = one.texts[left], one.inside[left]
-            scores = head.scores(made.directions.expand_as(rest), rest, about)
-            logits = scores * head.slope + made.offsets
-            areas.append(float(auroc(logits[labels], logits[~labels])))
-            f1.append(f1_of(logits, labels, 0.0))
-    return f"{sum(areas) / len(areas):.3f}, {sum(f1) / len(f1):.3f}"
+            for place, condition in enumerate((written, made)):
+                scores = head.scores(condition.directions.expand_as(rest), rest, about)
+                logits = scores * head.slope + condition.offsets
+                found[place].append(float(auroc(logits[labels], logits[~labels])))
+                found[2 + place].append(f1_of(logits, labels, 0.0))
+    by_words, sharp, f1_words, f1_sharp = (sum(one) / len(one) for one in found)
+    return f"{by_words:.3f} to {sharp:.3f}; {f1_words:.3f} to {f1_sharp:.3f}"
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Cosines, silhouettes and projections against the definitions, pair by pair."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypersteer.analysis.geometry import (
     silhouette,
     unit_rows,
 )
+from hypersteer.analysis.geometry_figures import Shown, draw_cosines
 
 
 def points(count=12, width=7, seed=0):
@@ -116,3 +118,32 @@ def test_what_all_edits_share_is_told_and_taken_out():
     own = [[x - m for x, m in zip(row, mean, strict=True)] for row in rows]
     pairs = [cosine(own[i], own[j]) for i in range(5) for j in range(5, 10)]
     assert found.centred[0, 1] == pytest.approx(sum(pairs) / len(pairs))
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2])
+@pytest.mark.parametrize("count", [2, 6, 10])
+def test_values_in_cells_do_not_touch_and_titles_neither(checkpoints, count):
+    """Long names leave the cells little room."""
+    rows, groups = points(4 * count), np.repeat(np.arange(count), 4)
+    names = [f"a steering prompt of some length, number {n}" for n in range(count)]
+    shown = Shown(
+        name="cross attention, 16 concepts",
+        by="concept",
+        groups=groups,
+        projections=projections(rows, 0),
+        clusters=clusters(rows, groups, names, 0),
+        sites=["residual@1"],
+        lengths=np.ones((len(rows), 1)),
+    )
+    _, _, figure = draw_cosines([shown] * checkpoints)
+    figure.draw_without_rendering()
+    maps = [axes for axes in figure.axes if axes.get_images()]
+    for left, right in zip(maps[::2], maps[1::2], strict=True):
+        titles = [axes._left_title.get_window_extent() for axes in (left, right)]
+        assert titles[0].x1 < titles[1].x0
+    for axes in maps:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) in (0, count * count)
+        rowwise = pairwise(boxes)
+        assert all(a.x1 <= b.x0 for n, (a, b) in enumerate(rowwise, start=1) if n % count)
+    assert maps[0].texts or (checkpoints, count) == (2, 10)

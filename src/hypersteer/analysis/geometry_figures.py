@@ -24,6 +24,12 @@ LEGEND = 12
 """Groups that a legend names; more are told apart by colour and marker alone."""
 VALUES = 10
 """Groups up to which the cells of a heat map hold their values."""
+VALUE_SIZE, SMALLEST = 9.0, 5.0
+"""Points of the values in cells, and the fewest that can be read."""
+TITLE = 20
+"""Characters above a heat map, whose neighbour has a title as well."""
+ROOM = 0.9
+"""Share of a cell's width that its value may take."""
 NAMED = 26
 """Groups up to which the rows of a heat map have names."""
 ALIKE = 0.9
@@ -149,11 +155,15 @@ def draw_cosines(shown: list[Shown]) -> Drawn:
         for one, (left, right) in zip(shown, grid, strict=True):
             by = one.by.replace("edit", "concept")
             _heat(left, one.clusters.cosines, one.clusters.names)
-            left.set_title(f"{shortened(one.name, 22)}, by {by}")
+            title = f"{one.name}, by {by}"
+            left.set_title(title if len(title) <= TITLE else shortened(one.name, TITLE))
             _heat(right, one.clusters.centred, one.clusters.names)
             right.set(title="without the mean edit", yticks=[])
         bar = grid[0, 0].get_images()[0]
         figure.colorbar(bar, ax=list(grid.flatten()), label="mean cosine similarity", shrink=0.7)
+        figure.draw_without_rendering()  # places the axes
+        for axes in grid.flatten():
+            _fit_values(axes, count)
     shares = ", ".join(f"{one.name} {100 * one.clusters.common:.0f} %" for one in shown)
     meaning = (
         "Each cell is the mean over all pairs of edits of two groups; on the diagonal, over pairs "
@@ -186,7 +196,21 @@ def _heat(axes: Axes, values: ndarray, names: list[str]) -> None:
             if not math.isnan(value):
                 ink = "white" if abs(value) > 0.65 else "black"
                 told = f"{value:.2f}".replace("0.", ".")
-                axes.text(column, row, told, ha="center", va="center", color=ink, size=9)
+                axes.text(column, row, told, ha="center", va="center", color=ink, size=VALUE_SIZE)
+
+
+def _fit_values(axes: Axes, count: int) -> None:
+    """Make the values in cells as small as their cells want; leave out what nobody could read."""
+    if not axes.texts:
+        return
+    room = ROOM * axes.get_window_extent().width / count
+    widest = max(text.get_window_extent().width for text in axes.texts)
+    size = VALUE_SIZE * min(1.0, room / widest)
+    for text in list(axes.texts):
+        if size < SMALLEST:
+            text.remove()
+        else:
+            text.set_fontsize(size)
 
 
 def draw_controls(shown: list[Shown]) -> Drawn:

@@ -25,7 +25,7 @@ from hypersteer.conditions.head import ConditionHead, Written
 from hypersteer.conditions.lessons import POOLING, asked
 from hypersteer.lm.base import BaseLM
 
-TURN = 0.3
+TURN = 0.05
 """How far directions may lie from those written: standard deviation of the prior, all of D."""
 SHIFT = 1.0
 """Likewise of the offset, in units of the logit."""
