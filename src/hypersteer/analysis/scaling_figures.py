@@ -180,17 +180,21 @@ def draw_cost(spent: Sequence[Spent], reft: float) -> Drawn:
         "Left: floating-point operations of all steps until the held-in loss is that of ReFT-r1 on "
         "the same rows, divided by the training concepts; curves are fits a + b exp(d n). A hollow "
         "mark is no crossing: pointing up, the loss was not reached and this much was spent in "
-        "vain; pointing down, it was reached at the first validation or before. Right: the paper's "
-        "own fit for cross attention on Gemma-2-2B, and its ReFT-r1."
+        "vain; pointing down, it was reached at the first validation or before, so no more than "
+        "this was spent, and no curve is fitted. Right: the paper's own fit for cross attention on "
+        "Gemma-2-2B, and its ReFT-r1."
     )
     return finding, meaning, figure
 
 
 def decays_of(spent: Sequence[Spent]) -> dict[str, Decay]:
-    """Return the fit of every setting that reached the loss often enough, in FLOPs."""
+    """Return the fit of every setting that reached the loss often enough, in FLOPs.
+
+    Crossings at the first validation or before are upper bounds, which no curve is fitted to.
+    """
     found = {}
     for setting in dict.fromkeys(one.setting for one in spent):
-        own = [one for one in spent if one.setting == setting and one.reached]
+        own = [one for one in spent if one.setting == setting and one.reached and one.exact]
         fit = fit_decay([one.concepts for one in own], [one.each for one in own])
         if fit is not None:
             found[setting] = fit
@@ -206,7 +210,7 @@ def _spending(axes: Axes, spent: Sequence[Spent], number: int) -> None:
         axes.plot(one.concepts, one.each / TERA, shape, mec=colour, mfc=face, markersize=SOLID)
     fit = decays_of(spent).get(spent[0].setting)
     axes.plot([], [], marker, color=colour, linestyle="-", label=shortened(spent[0].setting, 30))
-    reached = [one.concepts for one in spent if one.reached]
+    reached = [one.concepts for one in spent if one.reached and one.exact]
     if fit is not None:
         counts = np.geomspace(min(reached), max(reached), 200)
         values = np.array([fit.at(n) for n in counts]) / TERA

@@ -170,8 +170,8 @@ def cost_section(swept: Swept) -> Section:
                     [
                         one.setting,
                         f"{one.concepts:,}",
-                        f"{'' if one.reached else 'above '}{one.each / TERA:.3g}",
-                        f"{'' if one.reached else 'above '}{one.each / reft:.2f}",
+                        f"{_bound(one)}{one.each / TERA:.3g}",
+                        f"{_bound(one)}{one.each / reft:.2f}",
                         f"{one.reached} of {one.seeds}",
                     ]
                     for one in spent
@@ -200,6 +200,13 @@ def cost_section(swept: Swept) -> Section:
             },
         },
     )
+
+
+def _bound(spent: Spent) -> str:
+    """Return what stands before what is only a bound of what was spent."""
+    if not spent.reached:
+        return "above "
+    return "" if spent.exact else "at most "
 
 
 def _fits(spent: list[Spent]) -> Listing:
