@@ -79,7 +79,7 @@ def _kept(levels: Mapping[str, Interval]) -> str:
     if whole <= 0:
         return f"its own edit does not lower the loss of a concept's answers ({whole:+.3f} nats)"
     told = [
-        f"{100 * (levels[PLAIN].mean - levels[form].mean) / whole:.0f} % ({form})"
+        f"{round(100 * (levels[PLAIN].mean - levels[form].mean) / whole)} % ({form})"
         for form in FORMS
         if form in levels
     ]

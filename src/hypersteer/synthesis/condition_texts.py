@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from hypersteer.conditions.described import About, Described
 from hypersteer.conditions.score import check_words
+from hypersteer.conditions.written import ANSWER
 from hypersteer.config import LMConfig, from_dict
 from hypersteer.config.conditions import ConditionTextsConfig
 from hypersteer.config.synthesis import NO_LM, CountsConfig, SynthesisConfig
@@ -31,8 +32,6 @@ from hypersteer.synthesis.teacher import Ask, Bars, Teacher, open_teacher
 from hypersteer.values import json_of
 
 Side = Literal["inside", "near", "off"]
-ANSWER = "the answer "
-"""What words about the answer begin with in a list."""
 LEAST = 4
 """A condition with fewer texts inside, or outside, is left out."""
 WRITTEN_TOKENS = 256
@@ -118,7 +117,7 @@ def read_wanted(path: str | Path) -> list[Wanted]:
 
 def _wanted(line: str) -> Wanted:
     if line.lower().startswith(ANSWER):
-        return Wanted(condition=line[len(ANSWER) :], about="answer")
+        return Wanted(condition=line[len(ANSWER) :].strip(), about="answer")
     return Wanted(condition=line)
 
 
