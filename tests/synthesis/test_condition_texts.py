@@ -17,7 +17,12 @@ from hypersteer.synthesis.condition_prompts import (
     longest_request,
     read_texts,
 )
-from hypersteer.synthesis.condition_texts import read_wanted
+from hypersteer.synthesis.condition_texts import (
+    Texts,
+    Wanted,
+    keep_condition_texts,
+    read_wanted,
+)
 
 TEA = "asks for tea"
 SIDES = {"must be true": "inside", "comes close to it": "near", "something else": "off"}
@@ -114,6 +119,13 @@ def test_a_condition_without_enough_texts_is_left_out_and_named(run, script, mon
     assert f"left out: '{TEA}' has 0 texts inside, 3 near and 3 others" in told
     assert "0 of 1 conditions" in told
     assert out.read_text() == ""
+
+
+def test_no_text_is_near_and_off_at_once(tmp_path):
+    texts = Texts(inside=list("abcd"), near=list("efgh"))
+    (kept,) = keep_condition_texts({Wanted(condition=TEA): texts}, tmp_path / "a.jsonl")
+    assert (kept.near, kept.off) == ((), tuple("efgh"))
+    assert read_described(tmp_path / "a.jsonl") == [kept]
 
 
 def test_a_dry_run_asks_nothing(run):

@@ -69,12 +69,7 @@ def condition(
     """
     check_words(words)
     check_share(false_positives)
-    told = words.strip()
-    if about is None:
-        about = "answer" if told.lower().startswith(ANSWER) else "prompt"
-    check_choice("about", about, About)
-    if about == "answer" and told.lower().startswith(ANSWER):
-        told = told[len(ANSWER) :]
+    told, about = split_about(words, about)
     path = head_file(head)
     examples = check_examples(inside, outside)
     kept = _kept.setdefault(lm.model, OrderedDict())
@@ -124,6 +119,20 @@ def write_condition(
         base_lm=str(lm.identity),
         note=note,
     )
+
+
+def split_about(words: str, about: About | None = None) -> tuple[str, About]:
+    """Return words without "the answer" before them, and what they are about.
+
+    Raises:
+        ConfigError: if that is neither the prompt nor the answer.
+    """
+    told = words.strip()
+    named = told.lower().startswith(ANSWER)
+    if about is None:
+        about = "answer" if named else "prompt"
+    check_choice("about", about, About)
+    return (told[len(ANSWER) :] if named and about == "answer" else told), about
 
 
 def check_share(false_positives: float | None) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from hypersteer.conditions.described import About, Described
 from hypersteer.conditions.score import check_words
-from hypersteer.conditions.written import ANSWER
+from hypersteer.conditions.written import split_about
 from hypersteer.config import LMConfig, from_dict
 from hypersteer.config.conditions import ConditionTextsConfig
 from hypersteer.config.synthesis import NO_LM, CountsConfig, SynthesisConfig
@@ -116,9 +116,8 @@ def read_wanted(path: str | Path) -> list[Wanted]:
 
 
 def _wanted(line: str) -> Wanted:
-    if line.lower().startswith(ANSWER):
-        return Wanted(condition=line[len(ANSWER) :].strip(), about="answer")
-    return Wanted(condition=line)
+    words, about = split_about(line)
+    return Wanted(condition=words.strip(), about=about)
 
 
 def check_writing(config: ConditionTextsConfig) -> None:
@@ -240,8 +239,8 @@ def keep_condition_texts(found: dict[Wanted, Texts], path: Path) -> list[Describ
             kind=one.kind,
             about=one.about,
             inside=tuple(texts.inside),
-            near=tuple(texts.near),
-            off=tuple(texts.off or texts.near),
+            near=tuple(texts.near if texts.off else ()),
+            off=tuple(texts.off or texts.near),  # there must be some, and no text stands twice
         )
         for one, texts in found.items()
         if texts.enough
