@@ -1,11 +1,12 @@
 """Other tools' steering, held to the conformance suite.
 
-    pip install steering-vectors repeng       # each in an environment of its own, beside hypersteer
+    pip install steering-vectors repeng pyvene  # each in an environment of its own, with hypersteer
     hypersteer conform benchmarks/conform_rivals.py:SteeringVectors
     hypersteer conform benchmarks/conform_rivals.py:Repeng
+    hypersteer conform benchmarks/conform_rivals.py:Pyvene
 
-Both steer a whole batch by one vector, so a call's requests have the same edit. What they do is
-done by their own code; around it is transformers' `generate`, padded on the left.
+All steer a whole batch by one vector, so a call's requests have the same edit. What they do is done
+by their own code; around it is transformers' `generate`, padded on the left.
 """
 
 from collections.abc import Sequence
@@ -68,3 +69,32 @@ class Repeng:
             yield
         finally:
             model.unwrap()
+
+
+class Pyvene:
+    """pyvene (github.com/stanfordnlp/pyvene), AxBench's interventions: a vector added in hooks."""
+
+    name = "pyvene"
+    abilities = frozenset({"refuses"})
+
+    def __init__(self, lm: BaseLM) -> None:
+        self.lm = lm
+
+    def answer(self, asks: Sequence[Ask], tokens: int) -> list[str]:
+        """Answer requests of one edit; an intervention has no strength, so the vector has it."""
+        from pyvene import AdditionIntervention, IntervenableModel
+
+        ask = asks[0]
+        if ask.vector is None or ask.layer is None:
+            return greedy(self.lm, asks, tokens)
+        added = AdditionIntervention(
+            source_representation=ask.strength * ask.vector, embed_dim=self.lm.width
+        )
+        place = {"layer": ask.layer, "component": "block_output", "intervention": added}
+        model = IntervenableModel([place], model=self.lm.model)
+
+        def generate(input_ids, attention_mask, **settings):
+            base = {"input_ids": input_ids, "attention_mask": attention_mask}
+            return model.generate(base, intervene_on_prompt=True, **settings)[1]
+
+        return greedy(self.lm, asks, tokens, generate)

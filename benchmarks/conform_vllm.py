@@ -56,7 +56,7 @@ class VLLM:
             model,
             dtype="float32",
             enforce_eager=True,
-            max_model_len=256,
+            max_model_len=1024,
             max_num_seqs=4,
             max_num_batched_tokens=48,
             enable_chunked_prefill=True,

@@ -26,6 +26,7 @@ from pathlib import Path
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_PLUGINS", "hypersteer")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB; by default most of what is free
 
 import psutil  # type: ignore[import-untyped]
 
@@ -74,6 +75,7 @@ def engine(given: argparse.Namespace, settings: dict):
         enforce_eager=not given.gpu,
         max_model_len=1024,
         max_num_seqs=min(given.requests, 256),
+        gpu_memory_utilization=0.9 if given.gpu else 0.4,  # on a CPU: of its memory
         enable_prefix_caching=False,
         worker_cls="hypersteer.vllm_plugin.worker.SteeringWorker",
         scheduler_cls="hypersteer.vllm_plugin.scheduler.new_scheduler",

@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -125,13 +125,16 @@ class Hooks:
             handle.remove()
 
 
-def greedy(lm: BaseLM, asks: Sequence[Ask], tokens: int) -> list[str]:
+def greedy(
+    lm: BaseLM, asks: Sequence[Ask], tokens: int, generate: Callable[..., Tensor] | None = None
+) -> list[str]:
     """Answer prompts with transformers' own `generate`, in a batch that is padded on the left.
 
     Args:
         lm: the base LM, steered by whatever is placed in its model meanwhile.
         asks: requests, of which the prompts are read.
         tokens: most new tokens.
+        generate: called in place of the model's own `generate`, by tools that wrap it.
     """
     prompts = [lm.chat.prompt(ask.prompt).ids for ask in asks]
     longest = max(map(len, prompts))
@@ -139,7 +142,7 @@ def greedy(lm: BaseLM, asks: Sequence[Ask], tokens: int) -> list[str]:
     real = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
     model: Any = lm.model
     with torch.no_grad():
-        whole = model.generate(
+        whole = (generate or model.generate)(
             input_ids=ids, attention_mask=real, max_new_tokens=tokens, do_sample=False
         )
     ends = lm.chat.end_of_turn

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from hypersteer.conformance.adapter import Ability, Ask, Scope
-from hypersteer.conformance.probe import PROMPTS, Check, Probe
+from hypersteer.conformance.probe import PAGES, PROMPTS, Check, Probe
 
 WORDS = ("talk like a pirate", "mention the weather")
 MANY = 12
@@ -170,6 +170,14 @@ def then_plain(probe: Probe) -> None:
         ask = probe.bench.ask(prompt)
         probe.expect_each(ask, ask.plain(), ask, ask.at(0.0), probe.bench.ask(prompt, "cats"))
         probe.expect_each(ask.plain(), ask)
+
+
+@invariant(11)
+def shared_beginnings(probe: Probe) -> None:
+    """Read no steered state back from a cache for a prompt that begins alike."""
+    first, second = (probe.bench.ask(page) for page in PAGES)
+    probe.expect_each(first, second.plain(), first.plain())
+    probe.expect_each(second, second.at(-1.0), first.plain())
 
 
 @invariant(11)

@@ -22,6 +22,14 @@ PROMPTS = (
     "Name a colour.",
 )
 """Of several lengths, so that a batch of them is padded."""
+THINGS = ("brooms", "buckets", "candles", "ladders", "lamps", "nails", "ropes", "saws", "tins")
+PAGE = "Our stock: " + "; ".join(
+    f"shelf {shelf} has {3 * shelf + number} {thing}"
+    for shelf in range(1, 4)
+    for number, thing in enumerate(THINGS)
+)
+PAGES = (f"{PAGE}. What should we order?", f"{PAGE}. What do we have too much of?")
+"""Long, and alike up to their last words: caches keep prompts by blocks of 16 to 256 tokens."""
 AT_SEA = "The ship sails over the sea; its captain and the crew watch the waves and the wind."
 WITH_CATS = "The cat sleeps on the sofa; her kittens play with a ball of wool and purr."
 NEUTRAL = "The report lists the results of the year in several tables and a short text."
@@ -44,10 +52,11 @@ class Bench(NamedTuple):
     layers: tuple[int, int, int]
     vectors: dict[tuple[str, int], Tensor]
 
-    def ask(self, prompt: int = 0, label: str = "sea", layer: int | None = None) -> Ask:
+    def ask(self, prompt: int | str = 0, label: str = "sea", layer: int | None = None) -> Ask:
         """Return a request for a prompt under a vector, by default at the middle block."""
         place = self.layers[1] if layer is None else layer
-        return Ask(PROMPTS[prompt], place, self.vectors[label, place], label=f"{label}[{place}]")
+        text = PROMPTS[prompt] if isinstance(prompt, int) else prompt
+        return Ask(text, place, self.vectors[label, place], label=f"{label}[{place}]")
 
 
 SIZE = 0.6
