@@ -34,7 +34,7 @@ def main(prompts: int = 80, max_new_tokens: int = 40) -> hs.Decisions:
     """
     lm = hs.load_lm("smollm2-135m-instruct")
 
-    health, others = read_labelled(TOPICS / "health.jsonl", split="train")
+    health, others = read_labelled("bundled:health", split="train")
     condition = hs.fit_condition(lm, health[:prompts], others[:prompts], name="health")
     print(f"fires {condition.fires} {condition.threshold:.3f} at layers {condition.layers}")
 

@@ -149,10 +149,11 @@ def asking(name: str) -> Score:
 
     def score(one: Described) -> Tensor:
         questions = [ask_holds(text, one.condition, one.about) for text in one.texts]
-        found = [value for value in asker.ask(questions) if isinstance(value, float)]
-        if len(found) < len(questions):
-            sys.exit(f"{name} answered {len(questions) - len(found)} questions neither way")
-        return torch.tensor(found)
+        found = asker.ask(questions)
+        unclear = [value for value in found if not isinstance(value, float)]
+        if unclear:
+            print(f"{name}: {len(unclear)} answered neither way, {unclear[0]}", file=sys.stderr)
+        return torch.tensor([value if isinstance(value, float) else 0.0 for value in found])
 
     return score
 

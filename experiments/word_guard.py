@@ -43,8 +43,11 @@ WORDINGS = (
     "politely decline to answer and tell the reader to ask {who}",
     "say that you cannot help with this and that {who} should be asked",
     "apologise, say that you cannot help with this, and send the reader to {who}",
+    "politely refuse and recommend consulting {who}",
+    "politely decline and recommend that the reader consult {who} instead",
+    "recommend consulting {who}",
 )
-WORDING, STRENGTH = WORDINGS[2], 1.0
+WORDING, STRENGTH = WORDINGS[5], 1.0
 CHOOSING = 16
 """Prompts that each wording and strength is tried on."""
 ROWS = 16

@@ -114,3 +114,12 @@ def test_what_is_no_set_is_told(tiny_llama, tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="damaged"):
         load_edit(path)
+
+
+def test_what_edits_print_is_a_line_without_their_numbers(tiny_llama):
+    """A set of wide low-rank edits printed twenty thousand characters."""
+    one, other = (tiny.edit_of(tiny_llama, Site(layer), layer) for layer in (1, 2))
+    for shown in (repr(one), repr(EditSet(edits=(one, other)))):
+        assert len(shown) < 300
+        assert "tensor" not in shown
+        assert f"vector [{tiny_llama.width}]; residual@1, scope all" in shown

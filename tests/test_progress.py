@@ -17,8 +17,8 @@ def test_without_a_terminal_it_prints_a_line_at_every_quarter():
     with ProgressBar("answers", 8, console=shown, quarters=True) as bar:
         for _ in range(8):
             bar.advance(1)
-    lines = [f"answers: {share} %" for share in (25, 50, 75, 100)]
-    assert shown.file.getvalue().split("\n")[:4] == lines
+    lines = [f"answers: {share} %" for share in (0, 25, 50, 75, 100)]
+    assert shown.file.getvalue().split("\n")[:5] == lines
 
 
 @pytest.mark.parametrize("options", [{}, {"active": False, "quarters": True}])

@@ -65,6 +65,8 @@ class ProgressBar:
     def start(self) -> None:
         """Show the bar."""
         self._bar.start()
+        if self._quarters and self.total:
+            self._tell(100 * self.completed / self.total)  # the first quarter may take minutes
 
     def stop(self) -> None:
         """Leave the bar as it is, or remove it where it is transient."""
@@ -86,13 +88,15 @@ class ProgressBar:
         if self._quarters and self.total:
             quarter = int(4 * completed / self.total + 1e-9)
             if quarter > self._quarter:
-                line = f"{self._text}: {25 * quarter} %"
-                self._console.print(line, markup=False, highlight=False)
+                self._tell(25 * quarter)
             self._quarter = quarter
 
     def advance(self, units: float) -> None:
         """Show that more units are finished."""
         self.update(self.completed + units)
+
+    def _tell(self, percent: float) -> None:
+        self._console.print(f"{self._text}: {percent:.0f} %", markup=False, highlight=False)
 
     def grow(self, units: float) -> None:
         """Show that more units are to do."""

@@ -135,16 +135,16 @@ def test_rules_of_generate(run, checkpoint, sea, json_lines, tmp_path):
     assert code == 0
     assert texts[0].strip() in told
     score = log.rows[0][0].scores["sea"]
-    assert err.splitlines()[0] == f"sea {score:.3f}: x"
+    assert err.splitlines()[0] == f"sea holds (score {score:.3f}): x"
     compared = json_lines(run(*argv, "--compare", "--json")[1])
     assert [line["text"] for line in compared] == texts
     assert [line["decisions"] for line in compared] == [line["decisions"] for line in found]
-    assert run(*argv, "--compare")[2].splitlines()[0] == f"sea {score:.3f}: x"
+    assert run(*argv, "--compare")[2].splitlines()[0] == f"sea holds (score {score:.3f}): x"
     (check,) = json_lines(run(*argv, "--deciding", "--json")[1])[0]["decisions"]
     assert sum(share for _, share in check["tokens"]["sea"]) == pytest.approx(score, abs=1e-4)
     text, share = max(check["tokens"]["sea"], key=lambda one: abs(one[1]))
     line = run(*argv, "--deciding")[2].splitlines()[0]
-    assert line.startswith(f"sea {score:.3f}: x; sea by {text!r} {share:+.3f}, ")
+    assert line.startswith(f"sea holds (score {score:.3f}): x; sea by {text!r} {share:+.3f}, ")
 
 
 def test_rules_checked_at_every_token(run, checkpoint, lm, json_lines, tmp_path):

@@ -132,3 +132,10 @@ def test_what_can_be_no_file_is_told(name):
     for read in (read_prompts, read_labelled):
         with pytest.raises(DataError, match="the file of prompts"):
             read(name)
+
+
+def test_the_topic_that_ships_is_named():
+    train, test = (read_labelled("bundled:health", split) for split in ("train", "test"))
+    assert [len(side) for side in (*train, *test)] == [80, 80, 80, 80]
+    with pytest.raises(DataError, match="no topic 'helth' ships; did you mean 'health'"):
+        read_labelled("bundled:helth")

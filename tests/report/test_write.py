@@ -10,7 +10,7 @@ import pytest
 from evaluation.fakes import failed, made_up, row
 from hypersteer.errors import SteeringError
 from hypersteer.evaluation.findings import Findings
-from hypersteer.report.document import pick
+from hypersteer.report.document import notices, pick
 from hypersteer.report.evaluate import write_report
 from hypersteer.report.published import HYPERSTEER_TABLE_1
 from hypersteer.report.summary import summarise
@@ -313,3 +313,17 @@ def test_a_report_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_report(folder, dataclasses.replace(made_up(failures=False)))
     assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize(
+    ("judge", "told"),
+    [
+        ("likelihood (tiny abc, calibration 3)", True),
+        ("local (qwen, calibration 2; asks the steered model)", True),
+        ("local (qwen, calibration 2)", False),
+    ],
+)
+def test_a_judge_that_is_the_steered_model_is_told(judge, told):
+    findings = dataclasses.replace(made_up(), about={"judge": judge})
+    said = " ".join(notices(summarise(findings)))
+    assert ("reads with the steered model itself" in said) == told

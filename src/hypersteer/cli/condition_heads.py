@@ -80,9 +80,9 @@ def teach(argv: Sequence[str]) -> None:
     from hypersteer.progress import ProgressBar
 
     lm = args.reader.load()
-    with ProgressBar("reading texts", None, transient=True) as bar:
+    with ProgressBar("reading texts", None, transient=True, quarters=True) as bar:
         lessons = read_lessons(lm, described, args.config, bar.update)
-    with ProgressBar("training", None, transient=True) as bar:
+    with ProgressBar("training", None, transient=True, quarters=True) as bar:
         head = teach_head(lessons, args.config, base_lm=str(lm.identity), watch=bar.update)
     path = head.save(out)
     held_out = [one for one in lessons if one.described.held_out]

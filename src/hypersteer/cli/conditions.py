@@ -47,11 +47,11 @@ class ConditionsFit:
     Layers and threshold are chosen by scores of held-out prompts, each by what the others taught.
 
     Examples:
-      hypersteer conditions fit health.jsonl --split train --out health.safetensors
+      hypersteer conditions fit bundled:health --split train --out health.safetensors
       hypersteer conditions fit --in legal.txt --off other.txt --out legal.safetensors
-      hypersteer conditions fit health.jsonl --out health.safetensors --false-positives 0.02
-      hypersteer conditions fit health.jsonl --out cast.safetensors --scorer legacy --pooling all \
-        --method paired
+      hypersteer conditions fit bundled:health --out health.safetensors --false-positives 0.02
+      hypersteer conditions fit bundled:health --out cast.safetensors --scorer legacy \
+        --pooling all --method paired
     """
 
     labelled: Labelled = None
@@ -70,8 +70,8 @@ class ConditionsTest:
     """Measure a condition on prompts that it was not fitted on, and show what it gets wrong.
 
     Examples:
-      hypersteer conditions test health.safetensors health.jsonl --split test
-      hypersteer conditions test "asks about health" health.jsonl --split test
+      hypersteer conditions test health.safetensors bundled:health --split test
+      hypersteer conditions test "asks about health" bundled:health --split test
       hypersteer conditions test legal.safetensors --in legal-test.txt --off other-test.txt --json
     """
 
@@ -205,9 +205,9 @@ commands:
 
 Examples:
   hypersteer conditions write "asks about health" --out health.safetensors
-  hypersteer conditions fit health.jsonl --out health.safetensors
+  hypersteer conditions fit bundled:health --out health.safetensors
   hypersteer conditions fit --in legal.txt --off other.txt --out legal.safetensors
-  hypersteer conditions test health.safetensors health.jsonl --split test
+  hypersteer conditions test health.safetensors bundled:health --split test
   hypersteer conditions show health.safetensors
   hypersteer conditions fit --help"""
 

@@ -93,8 +93,8 @@ def read_rules(gating: Gating, edits: Sequence[str], steer: Sequence[str]) -> "R
 def describe(checks: "Sequence[Check]") -> str:
     """Return what was decided on a row, as a line."""
     first, last = checks[0], checks[-1]
-    scores = ", ".join(f"{name} {score:.3f}" for name, score in first.scores.items())
-    line = f"{scores}: {', '.join(first.edits) or 'unsteered'}"
+    found = ", ".join(_found(first, name) for name in first.scores)
+    line = f"{found}: {', '.join(first.edits) or 'unsteered'}"
     changes = sum(a.edits != b.edits for a, b in pairwise(checks))
     if changes:
         line += f"; {changes} changes in the answer, at last {', '.join(last.edits) or 'unsteered'}"
@@ -102,3 +102,11 @@ def describe(checks: "Sequence[Check]") -> str:
         most = sorted(shares, key=lambda one: -abs(one[1]))[:MOST_TOKENS]
         line += f"; {name} by " + ", ".join(f"{text!r} {share:+.3f}" for text, share in most)
     return line
+
+
+def _found(check: "Check", name: str) -> str:
+    """Return whether a condition holds, and its probability or, where it has none, its score."""
+    holds = "holds" if name in check.conditions else "does not hold"
+    probability = (check.probabilities or {}).get(name)
+    value = f"score {check.scores[name]:.3f}" if probability is None else f"{probability:.0%}"
+    return f"{name} {holds} ({value})"

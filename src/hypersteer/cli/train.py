@@ -66,4 +66,4 @@ def main(argv: Sequence[str]) -> None:
 
     of = f"step {result.best_step} of {result.step}"
     print(f"checkpoint: {result.folder} (the best, {of}); metrics: {result.folder}/metrics.jsonl")
-    print_next(result.folder, read_card(result.folder).concepts[0])
+    print_next(result.folder, read_card(result.folder).concepts[-1])

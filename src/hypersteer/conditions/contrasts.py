@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersteer.errors import DataError, SteeringError, one_line, short
-from hypersteer.files import path_of, read_lines
+from hypersteer.errors import DataError, SteeringError, nearest, one_line, short
+from hypersteer.files import package_data, path_of, read_lines
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate, length_batches
 from hypersteer.lm.pooling import TokenPooling, pooled_states
@@ -39,6 +39,10 @@ class Fold(NamedTuple):
     negatives: list[int]
 
 
+SHIPPED, TOPICS = "bundled:", ("health",)
+"""Topics with labelled prompts that ship: `bundled:health`."""
+
+
 def read_prompts(path: str | Path) -> list[str]:
     """Read prompts from lines of text, or from the `prompt` of every line of a `.jsonl` file.
 
@@ -61,13 +65,13 @@ def read_labelled(path: str | Path, split: str | None = None) -> Sides:
     Lines with other labels are passed over.
 
     Args:
-        path: the file.
+        path: the file; `bundled:health` is the topic that ships.
         split: only lines with this `split`, where lines have one.
 
     Raises:
         DataError: if it cannot be read, is malformed, or one side is empty.
     """
-    path = path_of(path, "the file of prompts", DataError)
+    path = _topic(path)
     sides = Sides([], [])
     for where, entry in _entries(path):
         label = entry.get("label")
@@ -154,6 +158,19 @@ def _row(lm: BaseLM, text: ContrastText, pooling: TokenPooling) -> tuple[PromptI
     if pooling == "response" and not ids:
         raise SteeringError(f"the text {words!r} has no response to pool; give (prompt, response)")
     return prompt, ids
+
+
+def _topic(path: str | Path) -> Path:
+    """Return a file of labelled prompts: the user's, or one that ships."""
+    name = str(path).removeprefix(SHIPPED)
+    if name == str(path):
+        return path_of(path, "the file of prompts", DataError)
+    if name not in TOPICS:
+        raise DataError(
+            f"no topic {name!r} ships{nearest(name, TOPICS)}; there is "
+            f"{', '.join(SHIPPED + topic for topic in TOPICS)}, or give a file"
+        )
+    return package_data("data", "topics", f"{name}.jsonl")
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -66,6 +66,12 @@ class Edit:
         for name in ("base_lm", "steering_prompt", "generator"):
             check_text(getattr(self, name), name)
 
+    def __repr__(self) -> str:
+        """Say in a line what it is, without its numbers."""
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in self.params.items())
+        of = f" of {short(self.steering_prompt)}" if self.steering_prompt else ""
+        return f"<{self.kind.name} edit{of}: {shapes}; {self.site}, scope {self.scope}>"
+
     @property
     def vector(self) -> Float[Tensor, " D"]:
         """The steering vector.

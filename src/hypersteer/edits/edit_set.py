@@ -46,6 +46,10 @@ class EditSet:
             raise SteeringError("two edits of a set are at one site; add them up first")
         object.__setattr__(self, "edits", ordered)
 
+    def __repr__(self) -> str:
+        """Say in a line what it is, without its numbers."""
+        return f"<{len(self)} edits: {', '.join(map(repr, self.edits))}>"
+
     def __iter__(self) -> Iterator[Edit]:
         return iter(self.edits)
 

@@ -120,6 +120,12 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
 def notices(summary: Summary) -> list[str]:
     """Return what a reader must know before trusting a value."""
     said = []
+    judge = summary.findings.about.get("judge", "")
+    if judge.startswith("likelihood") or " the steered model" in judge:
+        said.append(
+            "The judge reads with the steered model itself, which likes what is near to it: "
+            "compare methods in this report, and no score with another report's."
+        )
     failed = sum(count.failed for count in summary.counts.values())
     if failed:
         causes = [f"{count} \u00d7 {why}" for why, count in summary.failures[:SHOWN]]

@@ -234,7 +234,14 @@ class Bars:
     @contextmanager
     def stage(self, name: str, total: int) -> Generator[ProgressBar]:
         """Show the bar of a stage of `total` requests."""
-        shown = ProgressBar(name, total, console=self._console, note=self._spent, active=not rank())
+        shown = ProgressBar(
+            name,
+            total,
+            console=self._console,
+            note=self._spent,
+            active=not rank(),
+            quarters=True,
+        )
         with shown as bar:
             yield bar
         if bar.completed and not self._console.is_terminal:

@@ -190,6 +190,8 @@ class _Run:
             if progress.step:
                 reporter.say(f"resuming from step {progress.step}")
             if not progress.baselines:
+                if self.rows.validation:
+                    reporter.say("reading the unsteered and the prompted losses")
                 progress.baselines = self.validation.baselines(self.validated)
             self._steps(reporter)
         metrics = {**progress.baselines, **progress.metrics}

@@ -87,7 +87,9 @@ class Reporter:
         """Record validation metrics and show them beside the base LM's own."""
         self._record({"step": step, **values})
         self._shown.update({k.replace("_", "-"): v for k, v in values.items()})
-        self._console.print(metrics_table(f"step {step}", {**baselines, **values}))
+        table = metrics_table(f"step {step}", {**baselines, **values})
+        if table.row_count:  # nothing is held out where all rows are trained on
+            self._console.print(table)
 
     def _record(self, values: dict[str, Any]) -> None:
         if not self._active:

@@ -1,5 +1,6 @@
 """The rows of a run: open concept data, split them by concept, tokenise, lay out batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from hypersteer.data.sources import ConceptData, load_concepts
 from hypersteer.data.splits import Split, split_as
 from hypersteer.errors import one_line
 from hypersteer.lm.base import BaseLM
+
+NAMED = 5
+"""So few held-out concepts are named where a run is summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,17 @@ def prepare_rows(
             f"{data.summary()}; training on {len(split.train):,} rows of "
             f"{len(split.train_concepts)} concepts, validating on "
             f"{len(validation['held_in']):,} held-in and {len(validation['held_out']):,} held-out "
-            f"rows ({len(split.held_out_concepts)} concepts)"
+            f"rows ({_named(data, split.held_out_concepts)})"
             + (f"; {left_out:,} more that do not fit are left out" if left_out else "")
         ),
     )
+
+
+def _named(data: ConceptData, ids: Sequence[int]) -> str:
+    """Return how many concepts these are, and where they are few, which."""
+    count = f"{len(ids)} concept{'' if len(ids) == 1 else 's'}"
+    texts = ", ".join(repr(one_line(data.concept(id_).text, 60)) for id_ in ids)
+    return f"{count}: {texts}" if 0 < len(ids) <= NAMED else count
 
 
 def _check_concepts(tokens: Tokenised, split: Split, lm: BaseLM) -> None:
