@@ -48,6 +48,19 @@ def test_after_an_error_the_old_file_stays_and_nothing_else_is_left(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+def test_a_folder_is_there_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "a"
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "one.txt").write_text("one")
+        assert not path.exists()
+    assert names(path) == ["one.txt"]
+    with pytest.raises(OSError, match="not empty"), replacing(path) as temporary:
+        (temporary / "two").mkdir(parents=True)
+    assert names(path) == ["one.txt"]
+    assert names(path.parent) == ["a"]
+
+
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     path = tmp_path / "a.txt"
     with replacing(path) as first, replacing(path) as second:

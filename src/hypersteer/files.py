@@ -5,6 +5,7 @@ import importlib.resources
 import json
 import math
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator, Mapping
@@ -33,6 +34,7 @@ CONDITION_HEAD = "condition_head.safetensors"
 def replacing(path: Path) -> Generator[Path]:
     """Yield a name to write to, which takes the place of `path` when the context ends well.
 
+    A folder may be made under that name too; it takes the place of nothing but an empty folder.
     Missing folders are made. A reader sees what was there before or the whole of what is new; after
     an error, what was there stays and nothing else is left.
 
@@ -51,6 +53,7 @@ def replacing(path: Path) -> Generator[Path]:
         # Of two links to one file the system renames none, and leaves both.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # if it is a folder
 
 
 def is_temporary(path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from tyro.conf import DisallowNone, Positional, arg
 
+from hypersteer.cli.concepts_import import import_
 from hypersteer.cli.options import Flag, parse
 from hypersteer.config import load_toml
 from hypersteer.config.synthesis import DistillationConfig, SynthesisConfig
@@ -43,7 +44,8 @@ class Concepts:
       hypersteer concepts runs/demo
 
     To make a dataset from a list of concepts: hypersteer concepts build --help, or with the base
-    LM as its own teacher: hypersteer concepts distil --help
+    LM as its own teacher: hypersteer concepts distil --help; from answers that are there already:
+    hypersteer concepts import --help
     """
 
     source: Annotated[str, Positional, arg(metavar="[SOURCE]")] = "bundled"
@@ -108,11 +110,9 @@ class ConceptsDistil:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command, or the part of it that is named first."""
-    if argv[:1] == ["build"]:
-        build(argv[1:])
-        return
-    if argv[:1] == ["distil"]:
-        distil(argv[1:])
+    parts = {"build": build, "distil": distil, "import": import_}
+    if argv and argv[0] in parts:
+        parts[argv[0]](argv[1:])
         return
     args = parse(Concepts, argv, "concepts")
     for name, value, least in (("limit", args.limit, 1), ("examples", args.examples, 0)):

@@ -25,7 +25,7 @@ COMMANDS = {
     "ui": "Open a page in the browser to steer in, with what steering does to each token.",
     "conditions": "Fit, test and show conditions, which decide when an edit acts.",
     "conform": "Test whether a steering back end keeps what per-request steering promises.",
-    "concepts": "List concepts of data or of a checkpoint; `concepts build` makes data.",
+    "concepts": "List concepts of data or a checkpoint; `concepts build` and `import` make data.",
     "models": "List base LMs, get them where no hub is, and remove them.",
 }
 """Every command with its one line of help; the command NAME lives in `hypersteer.cli.NAME`."""

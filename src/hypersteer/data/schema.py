@@ -123,7 +123,8 @@ def to_metadata(concept: Concept) -> dict[str, Any]:
         "ref": concept.ref,
         "concept_genres_map": {concept.text: [concept.genre]},
     }
-    return fields | ({"kind": concept.kind} if concept.kind else {})
+    own = {"kind": concept.kind, "held_out": concept.held_out}
+    return fields | {key: value for key, value in own.items() if value}
 
 
 def _concept_from_line(line: str, where: str) -> Concept:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,6 +38,17 @@ PROVENANCE = pa.schema(
 )
 
 
+class Parts(Protocol):
+    """Rows by stage and concept, as `BuildFolder` keeps them, and the folder that they go into."""
+
+    @property
+    def path(self) -> Path:
+        """Return the folder."""
+
+    def part(self, stage: str, name: object) -> Any:
+        """Return what a stage has under a name, with its `rows`; None where it has nothing."""
+
+
 class Authors(NamedTuple):
     """Who wrote the rows, for their provenance.
 
@@ -45,20 +56,22 @@ class Authors(NamedTuple):
         teacher: who wrote the rows of concepts.
         base_lm: who answered the shared negatives.
         seed: of the build.
+        template_version: of the wording in which the teacher was asked; None if nobody was.
     """
 
     teacher: str
     base_lm: str
     seed: int
+    template_version: int | None = TEMPLATE_VERSION
 
 
 def write_dataset(
-    folder: BuildFolder,
+    folder: Parts,
     concepts: Sequence[Concept],
     authors: Authors,
     splits: Sequence[Split] = ("train", "test"),
 ) -> None:
-    """Write the dataset from the parts in a folder.
+    """Write the dataset from its parts.
 
     Above 500 concepts the files rotate. `provenance.parquet` has one row for each row of data, with
     its split and its position there, counted over all files of the split.
@@ -108,7 +121,7 @@ def read_report(folder: BuildFolder) -> dict[str, Any]:
 
 
 def _write_splits(
-    folder: BuildFolder, concepts: Sequence[Concept], authors: Authors, splits: Sequence[Split]
+    folder: Parts, concepts: Sequence[Concept], authors: Authors, splits: Sequence[Split]
 ) -> None:
     """Write all data files and their provenance, under temporary names until all are there."""
     finished: list[tuple[Path, Path]] = []
@@ -140,7 +153,7 @@ def _write_splits(
 
 
 def _rows(
-    folder: BuildFolder, concepts: Sequence[Concept], split: Split, *, first: bool
+    folder: Parts, concepts: Sequence[Concept], split: Split, *, first: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file; shared negatives come first, in the first training file."""
     if first and split == "train":
@@ -183,7 +196,7 @@ def _origin(row: dict[str, Any], split: Split, position: int, authors: Authors) 
         schema.CATEGORY: row[schema.CATEGORY],
         "teacher": authors.base_lm if shared else authors.teacher,
         # No template asks for shared negatives: the base LM sees the bare instruction.
-        "template_version": None if shared else TEMPLATE_VERSION,
+        "template_version": None if shared else authors.template_version,
         "seed": authors.seed,
         "sample": row["sample"],
         "instruction_source": row["instruction_source"],
