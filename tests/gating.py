@@ -10,6 +10,24 @@ import tiny
 from hypersteer.conditions.condition import Condition
 
 LONG = "Tell me about your day at the sea, about the ship and all the bees, and say why."
+CHATS = (
+    [
+        {"role": "user", "content": LONG},
+        {"role": "assistant", "content": "Arr!"},
+        {"role": "user", "content": "Hi"},
+    ],
+    [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Arr!"},
+        {"role": "user", "content": LONG},
+    ],
+    [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Talk like the sea."},
+    ],
+    "Why is the sky blue?",
+)
+"""Of several messages, of which only the last is the user's turn."""
 PROMPTS = ("Hi", LONG, "Why is the sky blue?", "Talk like the sea.")
 
 
@@ -40,7 +58,8 @@ def states_by_hand(lm, ids, layer):
 def score_by_hand(lm, prompt, direction, layer, pooling="prompt", response=()):
     """Signed cosine of the pooled state with a direction; no intercept."""
     states = _states(lm, (*prompt.ids, *response), layer)
-    start = {"prompt": prompt.prefix, "all": 0, "last": -1}[pooling]
+    turn = prompt.prefix if prompt.turn is None else prompt.turn
+    start = {"turn": turn, "prompt": prompt.prefix, "all": 0, "last": -1}[pooling]
     return float(F.cosine_similarity(states[start:].mean(0), direction, dim=0))
 
 

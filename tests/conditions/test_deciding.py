@@ -7,7 +7,7 @@ import torch
 
 import hypersteer as hs
 import tiny
-from gating import LONG, PROMPTS, condition_at, drawn, states_by_hand
+from gating import CHATS, LONG, PROMPTS, condition_at, drawn, states_by_hand
 from hypersteer.conditions.deciding import deciding_tokens
 from hypersteer.errors import CheckpointError, SteeringError
 
@@ -32,7 +32,9 @@ def two_layers(lm, **fields):
 def shares_by_hand(lm, condition, text):
     """Shares [K, T] token by token, each mean without one token's state, from plain passes."""
     prompt = lm.chat.prompt(text)
-    start = {"prompt": prompt.prefix, "all": 0, "last": len(prompt.ids) - 1}[condition.pooling]
+    turn = prompt.prefix if prompt.turn is None else prompt.turn
+    starts = {"turn": turn, "prompt": prompt.prefix, "all": 0, "last": len(prompt.ids) - 1}
+    start = starts[condition.pooling]
     found = []
     for row, layer in enumerate(condition.layers):
         states = states_by_hand(lm, prompt.ids, layer)[start:].double()
@@ -46,10 +48,10 @@ def shares_by_hand(lm, condition, text):
 
 
 @pytest.mark.parametrize("joined", ["mean", "any"])
-@pytest.mark.parametrize("pooling", ["prompt", "all", "last"])
+@pytest.mark.parametrize("pooling", ["turn", "prompt", "all", "last"])
 def test_shares_are_those_worked_out_by_hand(lm, pooling, joined):
     condition = two_layers(lm, joined=joined, pooling=pooling)
-    for text in PROMPTS:
+    for text in CHATS if pooling == "turn" else PROMPTS:
         found = deciding_tokens(condition, text, lm=lm)
         by_layer = shares_by_hand(lm, condition, text)
         expected = by_layer.mean(0) if joined == "mean" else by_layer[by_layer.sum(1).argmax()]

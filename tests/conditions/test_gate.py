@@ -8,7 +8,7 @@ from torch import Tensor
 
 import hypersteer as hs
 import tiny
-from gating import LONG, PROMPTS, condition_at, fires_by_hand, score_by_hand
+from gating import CHATS, LONG, PROMPTS, condition_at, fires_by_hand, score_by_hand
 from hypersteer.answering import Answerer
 from hypersteer.edits.sites import Site
 from hypersteer.engine.decoding import Decoding
@@ -155,6 +155,7 @@ def by_hand_token_by_token(lm, text, condition, edit, response, every):
     ("family", "every", "pooling", "hysteresis"),
     [
         *((family, "token", "last", 0.15) for family in tiny.FAMILIES),
+        *((family, 2, "turn", 0.0) for family in tiny.FAMILIES),
         ("llama", "token", "last", 0.0),
         ("llama", 3, "prompt", 0.0),
         ("llama", "token", "all", 0.01),
@@ -163,14 +164,15 @@ def by_hand_token_by_token(lm, text, condition, edit, response, every):
 def test_4_checks_in_the_response_hold_under_the_cache(family, every, pooling, hysteresis):
     """Decisions and logits of cached decoding against uncached passes over all tokens."""
     lm, steps = endless_of(family), 7
-    condition = condition_at(lm, 1, 3, pooling)
+    prompts = CHATS if pooling == "turn" else PROMPTS
+    condition = condition_at(lm, 1, 3, pooling, prompts)
     condition = replace(condition, release=condition.threshold - hysteresis)
     edit = tiny.edit_of(lm, Site(1), 1)
     rules = hs.rules("if a then x", conditions={"a": condition}, edits={"x": edit}, check=every)
     log = hs.Decisions()
-    run = decoded(lm, PROMPTS, rules, log, steps)
+    run = decoded(lm, prompts, rules, log, steps)
     number = 1 if every == "token" else every
-    for row, text in enumerate(PROMPTS):
+    for row, text in enumerate(prompts):
         prompt, response = lm.chat.prompt(text), run.ids[row]
         decided = by_hand_token_by_token(lm, text, condition, edit, response, number)
         checks = {token: decided[token] for token in decided if token % number == 0}

@@ -56,7 +56,7 @@ def text_of(ids):
 
 def test_the_prefix_is_the_templates_fixed_header(chat):
     for prompt in ("Hi", "Tell me about your day.", "1", "2", "12"):
-        ids, prefix = chat.prompt(prompt)
+        ids, prefix, _ = chat.prompt(prompt)
         assert text_of(ids) == HEADER + prompt + FOOTER
         assert text_of(ids[:prefix]) == HEADER
         assert ids.count(BOS) == 1
@@ -65,7 +65,7 @@ def test_the_prefix_is_the_templates_fixed_header(chat):
 
 def test_a_prompt_that_merges_with_the_header_shortens_the_prefix(chat):
     """A token that holds a piece of the header and a piece of the prompt counts as prompt."""
-    ids, prefix = chat.prompt("\n\nHi")
+    ids, prefix, _ = chat.prompt("\n\nHi")
     assert ids == ids_of(HEADER + "\n\nHi" + FOOTER)
     assert text_of(ids) == HEADER + "\n\nHi" + FOOTER
     merged = text_of(ids[:prefix])
@@ -108,23 +108,42 @@ def test_many_turns_and_a_system_message(chat):
         {"role": "assistant", "content": "Arr!"},
         {"role": "user", "content": "Why?"},
     ]
-    ids, prefix = chat.prompt(messages)
+    ids, prefix, _ = chat.prompt(messages)
     turns = "Hi" + FOOTER + "Arr!<|im_end|>\n<|im_start|>user\nWhy?" + FOOTER
     assert text_of(ids) == HEADER + turns
     assert text_of(ids[:prefix]) == HEADER
     assert ids.count(BOS) == 1
-    ids, prefix = chat.prompt([{"role": "system", "content": "Be kind."}, *messages[:1]])
+    ids, prefix, _ = chat.prompt([{"role": "system", "content": "Be kind."}, *messages[:1]])
     whole = "<|bos|><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi" + FOOTER
     assert text_of(ids) == whole
     assert text_of(ids[:prefix]) == "<|bos|><|im_start|>system\n"  # the user's own text is prompt
     assert chat.prompt([{"role": "user", "content": "Hi"}]) == chat.prompt("Hi")
 
 
+def test_the_turn_is_the_users_last_message(chat):
+    said = {"role": "user", "content": "Hi"}
+    answered = {"role": "assistant", "content": "Arr!"}
+    kind = {"role": "system", "content": "Be kind."}
+    assert chat.prompt("Hi").turn is None
+    assert chat.prompt([said]).turn is None
+    assert chat.prompt([kind]).turn is None
+    for messages in ([said, answered, said], [kind, said], [kind, said, answered, said]):
+        asked = chat.prompt(messages)
+        assert text_of(asked.ids[asked.turn :]) == "Hi" + FOOTER
+        for side in ("left", "right"):
+            batch = collate([asked, chat.prompt("Hi")], pad_id=PAD, side=side)
+            for row in range(2):
+                assert text_of(batch.ids[row][batch.spans.turn[row]].tolist()) == "Hi" + FOOTER
+            assert torch.equal(batch.spans.turn[1], batch.spans.prompt[1])
+    asked = chat.prompt([said, answered, said, answered])
+    assert text_of(asked.ids[asked.turn :]).startswith("Hi<|im_end|>\n<|im_start|>assistant\nArr!")
+
+
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_tokenizer_without_a_template(bos):
     tokenizer = without_template(bos=bos)
     chat = Chat(tokenizer, [EOS])
-    ids, prefix = chat.prompt("Hi")
+    ids, prefix, _ = chat.prompt("Hi")
     plain = tiny.tokenizer()("Hi", add_special_tokens=False)["input_ids"]
     assert ids == [BOS] * bos + plain
     assert prefix == int(bos)
@@ -135,7 +154,7 @@ def test_a_tokenizer_without_a_template(bos):
 def test_a_prompt_keeps_at_least_one_token():
     """Even where a template hides what the user says."""
     chat = with_template("{{ bos_token }}the day")
-    ids, prefix = chat.prompt("Hi")
+    ids, prefix, _ = chat.prompt("Hi")
     assert prefix == len(ids) - 1
 
 
@@ -293,7 +312,7 @@ ANSWERS = [[14], [21, 22], []]
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_collate_marks_every_token_once(side):
     ids, spans = batch = collate(ROWS, ANSWERS, pad_id=PAD, side=side)
-    marks = torch.stack([*spans, ~spans.real]).long().argmax(0)
+    marks = torch.stack([*spans[:3], ~spans.real]).long().argmax(0)
     kinds = ["".join("xpr."[mark] for mark in row) for row in marks.tolist()]
     if side == "right":
         assert ids.tolist() == [[10, 11, 12, 13, 14], [20, 21, 22, 2, 2], [30, 31, 32, 2, 2]]
@@ -303,7 +322,7 @@ def test_collate_marks_every_token_once(side):
         assert ids.tolist() == [[10, 11, 12, 13, 14], [2, 2, 20, 21, 22], [2, 2, 30, 31, 32]]
         assert kinds == ["xxppr", "..prr", "..xpp"]
         assert batch.positions.tolist()[1] == [0, 0, 0, 1, 2]
-    assert torch.stack(spans).sum(0).max() == 1
+    assert torch.stack(spans[:3]).sum(0).max() == 1
     assert torch.equal(spans.real, ids != PAD)
     some = spans.rows(torch.tensor([2, 0]))
     assert torch.equal(some.prompt, spans.prompt[[2, 0]])

@@ -11,7 +11,7 @@ STRENGTHS = (1.0, 2.0, -1.0)
 
 def spans_of(rows, tokens):
     nothing = torch.zeros(rows, tokens, dtype=torch.bool)
-    return Spans(nothing, ~nothing, nothing)
+    return Spans(nothing, ~nothing, nothing, ~nothing)
 
 
 def test_copies_that_differ_get_vectors_of_their_own():

@@ -18,7 +18,7 @@ from hypersteer.lm.pooling import TokenPooling
 
 ASKED = "Go on."
 """What stands before answers whose prompt nobody kept."""
-POOLING: dict[About, TokenPooling] = {"prompt": "prompt", "answer": "response"}
+POOLING: dict[About, TokenPooling] = {"prompt": "turn", "answer": "response"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

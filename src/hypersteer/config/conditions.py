@@ -9,7 +9,7 @@ from hypersteer.config.synthesis import TeacherConfig
 from hypersteer.errors import ConfigError
 
 Scorer = Literal["cosine", "legacy"]
-Pooling = Literal["prompt", "all", "last", "response"]
+Pooling = Literal["turn", "prompt", "all", "last", "response"]
 Contrast = Literal["whitened", "mean", "paired", "global", "difference"]
 
 
@@ -21,9 +21,10 @@ class ConditionConfig:
     """whitened or mean: difference of means; paired, global, difference: principal component."""
     scorer: Scorer = "cosine"
     """cosine (signed, with an intercept), or legacy: the score of CAST."""
-    pooling: Pooling = "prompt"
-    """prompt: mean over the prompt without the chat prefix; all: with it; last: its last token;
-    response: mean over the answer so far, which texts to fit on then have too."""
+    pooling: Pooling = "turn"
+    """turn: mean over the user's last message; prompt: over the whole conversation, without the
+    chat prefix; all: with it; last: its last token; response: mean over the answer so far, which
+    texts to fit on then have too."""
     layers: tuple[int, ...] = ()
     """Layers to choose from; by default all."""
     max_layers: int = 1

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from hypersteer.conformance.adapter import Ability, Ask, Scope
-from hypersteer.conformance.probe import PAGES, PROMPTS, Check, Probe
+from hypersteer.conformance.probe import PROMPTS, Check, Probe
 
 WORDS = ("talk like a pirate", "mention the weather")
 MANY = 12
@@ -175,7 +175,7 @@ def then_plain(probe: Probe) -> None:
 @invariant(11)
 def shared_beginnings(probe: Probe) -> None:
     """Read no steered state back from a cache for a prompt that begins alike."""
-    first, second = (probe.bench.ask(page) for page in PAGES)
+    first, second = (probe.bench.ask(page) for page in probe.bench.pages)
     probe.expect_each(first, second.plain(), first.plain())
     probe.expect_each(second, second.at(-1.0), first.plain())
 

@@ -1,5 +1,6 @@
 """One check at work: asks a back end, holds its answers against what has to come out."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from hypersteer.conformance.adapter import Adapter, Ask, Reloads, Streams
 from hypersteer.conformance.reference import Expected, Reference
+from hypersteer.lm.base import BaseLM
 
 CALLS = 6
 """Calls that a reproduction shows, the last ones."""
@@ -22,14 +24,10 @@ PROMPTS = (
     "Name a colour.",
 )
 """Of several lengths, so that a batch of them is padded."""
+PAGE = 280
+"""Tokens of a page: caches keep blocks of 16 to 256 tokens, and a short prompt fills none."""
 THINGS = ("brooms", "buckets", "candles", "ladders", "lamps", "nails", "ropes", "saws", "tins")
-PAGE = "Our stock: " + "; ".join(
-    f"shelf {shelf} has {3 * shelf + number} {thing}"
-    for shelf in range(1, 4)
-    for number, thing in enumerate(THINGS)
-)
-PAGES = (f"{PAGE}. What should we order?", f"{PAGE}. What do we have too much of?")
-"""Long, and alike up to their last words: caches keep prompts by blocks of 16 to 256 tokens."""
+QUESTIONS = ("What should we order?", "What do we have too much of?")
 AT_SEA = "The ship sails over the sea; its captain and the crew watch the waves and the wind."
 WITH_CATS = "The cat sleeps on the sofa; her kittens play with a ball of wool and purr."
 NEUTRAL = "The report lists the results of the year in several tables and a short text."
@@ -46,11 +44,13 @@ class Bench(NamedTuple):
         reference: the right answers.
         layers: a low, a middle and the last decoder block.
         vectors: by label and layer; as long as the states there mostly are, times `SIZE`.
+        pages: two long prompts, alike up to their last words.
     """
 
     reference: Reference
     layers: tuple[int, int, int]
     vectors: dict[tuple[str, int], Tensor]
+    pages: tuple[str, str]
 
     def ask(self, prompt: int | str = 0, label: str = "sea", layer: int | None = None) -> Ask:
         """Return a request for a prompt under a vector, by default at the middle block."""
@@ -73,7 +73,19 @@ def make_bench(reference: Reference) -> Bench:
         for label, text in texts.items()
         for layer in layers
     }
-    return Bench(reference, layers, vectors)
+    return Bench(reference, layers, vectors, _pages(reference.lm, reference.tokens))
+
+
+def _pages(lm: BaseLM, answer: int) -> tuple[str, str]:
+    """Return two prompts of `PAGE` tokens, or as many as the context window has room for."""
+    most = min(PAGE, lm.context_window - answer)
+    text, first, other = "Our stock:", *QUESTIONS
+    for count in itertools.count(2):
+        longer = f"{text} {count} {THINGS[count % len(THINGS)]};"
+        if max(len(lm.chat.prompt(f"{longer} {asked}").ids) for asked in QUESTIONS) > most:
+            break
+        text = longer
+    return f"{text} {first}", f"{text} {other}"
 
 
 class Probe:

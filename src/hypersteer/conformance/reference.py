@@ -56,7 +56,7 @@ class Reference:
 
     @torch.no_grad()
     def _answer(self, ask: Ask) -> Expected:
-        prompt, prefix = self.lm.chat.prompt(ask.prompt)
+        prompt, prefix, _ = self.lm.chat.prompt(ask.prompt)
         ids, clear = list(prompt), None
         handle = None
         if not ask.is_plain and ask.layer is not None:

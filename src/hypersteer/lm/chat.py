@@ -19,18 +19,27 @@ from hypersteer.lm.messages import Messages, Prompt, as_messages
 
 
 class PromptIds(NamedTuple):
-    """A tokenised prompt: `ids[:prefix]` is the fixed chat prefix, the rest the prompt proper."""
+    """A tokenised prompt: `ids[:prefix]` is the fixed chat prefix, the rest the prompt proper.
+
+    `ids[turn:]` is the user's last message, with what the template puts behind it; None where the
+    prompt is that message alone.
+    """
 
     ids: list[int]
     prefix: int
+    turn: int | None = None
 
 
 class Spans(NamedTuple):
-    """What each token of a batch is; a token that is none of the three is padding."""
+    """What each token of a batch is; a token that is none of the first three is padding.
+
+    `turn` are those tokens of the prompt that are the user's last message, or follow it.
+    """
 
     prefix: Bool[Tensor, "B T"]
     prompt: Bool[Tensor, "B T"]
     response: Bool[Tensor, "B T"]
+    turn: Bool[Tensor, "B T"]
 
     @property
     def real(self) -> Bool[Tensor, "B T"]:
@@ -118,8 +127,10 @@ class Chat:
             SteeringError: if the prompt is neither text nor well-formed messages.
             ModelError: if it holds a token that the base LM does not know.
         """
-        ids = self._prompt_ids(as_messages(prompt))
-        return PromptIds(ids, min(common(ids, self._prefix), len(ids) - 1))
+        messages = as_messages(prompt)
+        ids = self._prompt_ids(messages)
+        prefix = min(common(ids, self._prefix), len(ids) - 1)
+        return PromptIds(ids, prefix, self._turn(messages, ids, prefix))
 
     def response(self, text: str, *, ends: bool = False) -> list[int]:
         """Return the token ids of a response, with the end of turn if it `ends`.
@@ -144,6 +155,18 @@ class Chat:
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return str(text)
+
+    def _turn(self, messages: Messages, ids: list[int], prefix: int) -> int | None:
+        """Return where the user's last message begins; None where there is no other message."""
+        users = [place for place, one in enumerate(messages) if one["role"] == "user"]
+        if len(messages) == 1 or not users:
+            return None
+        last = users[-1]
+        others = (
+            self._prompt_ids([*messages[:last], {**messages[last], "content": text}])
+            for text in ("1", "2")
+        )
+        return max(prefix, min(common(*others), len(ids) - 1))
 
     def _text_ids(self, text: str, *, answer: bool) -> list[int]:
         mark = self._control.mark(text, answer=answer)
@@ -234,13 +257,15 @@ def collate(
     rows = [[*p.ids, *(responses[i] if responses else ())] for i, p in enumerate(prompts)]
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    masks = torch.zeros(3, len(rows), width, dtype=torch.bool)
+    masks = torch.zeros(4, len(rows), width, dtype=torch.bool)
     for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         start = width - len(row) if side == "left" else 0
         ids[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
         borders = (0, prompt.prefix, len(prompt.ids), len(row))
         for mask, begin, end in zip(masks, borders, borders[1:], strict=False):
             mask[i, start + begin : start + end] = True
+        turn = prompt.prefix if prompt.turn is None else prompt.turn
+        masks[3, i, start + turn : start + len(prompt.ids)] = True
     return TokenBatch(ids, Spans(*masks))
 
 

@@ -199,7 +199,8 @@ class _Call:
         else:
             prefix = torch.zeros_like(real) if before or ids is None else self._prefix(ids, real)
             answer = real if before and tokens == 1 else torch.zeros_like(real)
-            spans = Spans(prefix, real & ~prefix & ~answer, answer)
+            prompt = real & ~prefix & ~answer
+            spans = Spans(prefix, prompt, answer, prompt)
         self._acting = {}
         for site, function in acting(self._writers, spans):
             self._acting.setdefault(site, []).append(function)

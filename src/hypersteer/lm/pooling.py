@@ -12,7 +12,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import Spans, TokenBatch
 from hypersteer.lm.hooks import ReadWrite, at_sites
 
-TokenPooling = Literal["prompt", "all", "last", "response"]
+TokenPooling = Literal["turn", "prompt", "all", "last", "response"]
 
 
 def pool_mask(spans: Spans, pooling: TokenPooling) -> Bool[Tensor, "B T"]:
@@ -20,15 +20,16 @@ def pool_mask(spans: Spans, pooling: TokenPooling) -> Bool[Tensor, "B T"]:
 
     Args:
         spans: what each token is.
-        pooling: `prompt` without the chat prefix, `all` of prefix and prompt, the `last` token of
-            the prompt, or the `response`.
+        pooling: `turn`, the user's last message with what the template puts behind it; the whole
+            `prompt` without the chat prefix; `all` of prefix and prompt; the `last` token of the
+            prompt; or the `response`.
     """
     if pooling == "all":
         return spans.prefix | spans.prompt
     if pooling == "last":
         last = spans.prompt.long().cumsum(1) == spans.prompt.sum(1, keepdim=True)
         return spans.prompt & last
-    return spans.response if pooling == "response" else spans.prompt
+    return {"turn": spans.turn, "prompt": spans.prompt, "response": spans.response}[pooling]
 
 
 def masked_sum(hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:

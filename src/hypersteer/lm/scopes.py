@@ -23,7 +23,8 @@ def scope_mask(scopes: Sequence[Scope | None], spans: Spans) -> Bool[Tensor, "B 
         SteeringError: if a boolean scope is not as long as the row's prefix and prompt.
     """
     masks = []
-    for scope, prefix, prompt, response in zip(scopes, *spans, strict=True):
+    parts = (spans.prefix, spans.prompt, spans.response)
+    for scope, prefix, prompt, response in zip(scopes, *parts, strict=True):
         if scope is None:
             masks.append(torch.zeros_like(prompt))
         elif scope == "all":
