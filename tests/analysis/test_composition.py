@@ -94,6 +94,18 @@ def test_an_edit_moves_to_the_next_block_where_there_is_one_site(subject_of):
     assert one.forms[SPLIT] == pytest.approx(np.mean(losses), abs=1e-4)
 
 
+@pytest.mark.parametrize("more", [(), (2,)])
+def test_per_token_edits_are_added_and_joined_but_not_split(subject_of, more):
+    lm = tiny.lm_of("llama")
+    steerer = tiny.steerer_of(lm, "no-context", edit="per-token", more_layers=more)
+    subject = subject_of(steerer, concepts=2)
+    found, losses = composed(subject, CONFIG), swing(subject, CONFIG).losses
+    assert [set(one.forms) for one in found] == [{SUM, JOINT}] * 2
+    for number, one in enumerate(found):
+        assert one.alone == pytest.approx(losses[number, STRENGTHS.index(1.0)], abs=1e-5)
+        assert one.forms[SUM] != pytest.approx(one.alone, abs=1e-5)
+
+
 def added(lm, prompt, vector):
     """Adds a vector to all tokens behind the chat prefix."""
     first = lm.chat.prompt(prompt).prefix

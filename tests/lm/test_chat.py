@@ -135,6 +135,9 @@ def test_the_turn_is_the_users_last_message(chat):
             for row in range(2):
                 assert text_of(batch.ids[row][batch.spans.turn[row]].tolist()) == "Hi" + FOOTER
             assert torch.equal(batch.spans.turn[1], batch.spans.prompt[1])
+    for content in ("1", "12 eggs", "2", "\u00e9t\u00e9"):
+        asked = chat.prompt([said, answered, {"role": "user", "content": content}])
+        assert text_of(asked.ids[asked.turn :]) == content + FOOTER
     asked = chat.prompt([said, answered, said, answered])
     assert text_of(asked.ids[asked.turn :]).startswith("Hi<|im_end|>\n<|im_start|>assistant\nArr!")
 

@@ -24,7 +24,7 @@ from hypersteer.config.analysis import AnalysisConfig
 from hypersteer.data.schema import Example
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
-from hypersteer.edits.per_token import NAME as PER_TOKEN
+from hypersteer.edits.registry import KINDS
 from hypersteer.edits.sites import Site
 from hypersteer.engine.requests import as_request
 from hypersteer.lm.likelihood import response_token_losses
@@ -166,6 +166,8 @@ def _forms(subject: Subject, reading: Reading, own: str, both: tuple[str, str]) 
         JOINT: reading.loss(own, "; ".join(both)),
     }
     steerer = subject.steerer
+    if steerer.card.hypernet.edit not in KINDS:
+        return found  # its edits are nothing without the hypernetwork, so none can be split
     edits = [steerer.edit([text] * len(prompts), prompts) for text in both]
     split = [_split(*pair, depth=steerer.lm.depth) for pair in zip(*edits, strict=True)]
     if all(split):
@@ -176,15 +178,15 @@ def _forms(subject: Subject, reading: Reading, own: str, both: tuple[str, str]) 
 def _split(
     one: Edit | EditSet, other: Edit | EditSet, *, depth: int
 ) -> list[Edit | EditSet] | None:
-    """Return two edits with no site in common, or None where the kind does not allow it.
+    """Return two edits with no site in common, or None where there is no next block.
 
     Of edits at several sites each keeps every other one; of two at one site, the second moves to
-    the next block, which per-token edits cannot, since their field belongs to a site.
+    the next block.
     """
     if isinstance(one, EditSet) and isinstance(other, EditSet):
         return [EditSet(edits=tuple(one)[0::2]), EditSet(edits=tuple(other)[1::2])]
     first, second = cast(Edit, one), cast(Edit, other)
-    if second.kind.name == PER_TOKEN or second.site.layer + 1 >= depth:
+    if second.site.layer + 1 >= depth:
         return None
     return [first, replace(second, site=Site(second.site.layer + 1, second.site.kind))]
 

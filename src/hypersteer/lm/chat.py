@@ -161,12 +161,10 @@ class Chat:
         users = [place for place, one in enumerate(messages) if one["role"] == "user"]
         if len(messages) == 1 or not users:
             return None
-        last = users[-1]
-        others = (
-            self._prompt_ids([*messages[:last], {**messages[last], "content": text}])
-            for text in ("1", "2")
-        )
-        return max(prefix, min(common(*others), len(ids) - 1))
+        last = messages[users[-1]]
+        other = {**last, "content": "2" if last["content"].startswith("1") else "1"}
+        same = common(ids, self._prompt_ids([*messages[: users[-1]], other]))
+        return max(prefix, min(same, len(ids) - 1))
 
     def _text_ids(self, text: str, *, answer: bool) -> list[int]:
         mark = self._control.mark(text, answer=answer)
