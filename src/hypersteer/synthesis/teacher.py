@@ -223,7 +223,7 @@ class Bars:
     Of several processes that were launched together, only the first shows anything.
 
     Args:
-        console: where; without a terminal, one line per stage is printed when it ends.
+        console: where; without a terminal, a line at every quarter of a stage and one when it ends.
         teacher: whose cost is shown; None shows none.
     """
 
