@@ -29,6 +29,36 @@ SETTINGS = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "HF_HUB_OFFLINE": "1",
 }
+ENGINE: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_model_len": 1024,
+    "max_num_seqs": 4,
+    "max_num_batched_tokens": 48,
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": True,
+}
+
+
+def greedy(
+    llm: Any, lm: BaseLM, asked: Sequence[tuple[list[int], dict | None]], tokens: int
+) -> list[str]:
+    """Return greedy answers to prompts of token ids, each with its `extra_args`."""
+    from vllm import SamplingParams
+
+    found = llm.generate(
+        [{"prompt_token_ids": ids} for ids, _ in asked],
+        [
+            SamplingParams(temperature=0, max_tokens=tokens, extra_args=extra or None)
+            for _, extra in asked
+        ],
+        use_tqdm=False,
+    )
+    ends = lm.chat.end_of_turn
+    return [
+        lm.chat.decode([token for token in one.outputs[0].token_ids if token not in ends])
+        for one in found
+    ]
 
 
 class VLLM:
@@ -54,13 +84,7 @@ class VLLM:
         self.front = Front(config, model)
         self.llm = LLM(
             model,
-            dtype="float32",
-            enforce_eager=True,
-            max_model_len=1024,
-            max_num_seqs=4,
-            max_num_batched_tokens=48,
-            enable_chunked_prefill=True,
-            enable_prefix_caching=True,
+            **ENGINE,
             worker_cls="hypersteer.vllm_plugin.worker.SteeringWorker",
             scheduler_cls="hypersteer.vllm_plugin.scheduler.new_scheduler",
             additional_config={"hypersteer": asdict(config)},
@@ -68,22 +92,8 @@ class VLLM:
 
     def answer(self, asks: Sequence[Ask], tokens: int) -> list[str]:
         """Return greedy answers of requests that are queued together."""
-        from vllm import SamplingParams
-
         asked = [self.front.request(ask.prompt, self._steering(ask)) for ask in asks]
-        found = self.llm.generate(
-            [{"prompt_token_ids": ids} for ids, _ in asked],
-            [
-                SamplingParams(temperature=0, max_tokens=tokens, extra_args=extra or None)
-                for _, extra in asked
-            ],
-            use_tqdm=False,
-        )
-        ends = self.lm.chat.end_of_turn
-        return [
-            self.lm.chat.decode([token for token in one.outputs[0].token_ids if token not in ends])
-            for one in found
-        ]
+        return greedy(self.llm, self.lm, asked, tokens)
 
     def _steering(self, ask: Ask) -> Any:
         """Return a request's field `steering`; a vector is stored under its own hash."""

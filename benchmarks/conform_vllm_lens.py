@@ -12,7 +12,7 @@ engine's settings are those of `conform_vllm.py`: the prefix cache on, prompts r
 import os
 from collections.abc import Sequence
 
-from conform_vllm import SETTINGS
+from conform_vllm import ENGINE, SETTINGS, greedy
 from hypersteer.conformance.adapter import Ask
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.catalogue import find_known
@@ -34,32 +34,13 @@ class VLLMLens:
         assert known is not None
         self.llm = LLM(
             str(converted_form(known)),
-            dtype="float32",
-            enforce_eager=True,
-            max_model_len=1024,
-            max_num_seqs=4,
-            max_num_batched_tokens=48,
-            enable_chunked_prefill=True,
-            enable_prefix_caching=True,
+            **ENGINE,
         )
 
     def answer(self, asks: Sequence[Ask], tokens: int) -> list[str]:
         """Return greedy answers of requests that are queued together."""
-        from vllm import SamplingParams
-
-        found = self.llm.generate(
-            [{"prompt_token_ids": self.lm.chat.prompt(ask.prompt).ids} for ask in asks],
-            [
-                SamplingParams(temperature=0, max_tokens=tokens, extra_args=self._extra(ask))
-                for ask in asks
-            ],
-            use_tqdm=False,
-        )
-        ends = self.lm.chat.end_of_turn
-        return [
-            self.lm.chat.decode([token for token in one.outputs[0].token_ids if token not in ends])
-            for one in found
-        ]
+        asked = [(self.lm.chat.prompt(ask.prompt).ids, self._extra(ask)) for ask in asks]
+        return greedy(self.llm, self.lm, asked, tokens)
 
     def _extra(self, ask: Ask) -> dict | None:
         """Return a request's vectors as vllm-lens takes them."""
