@@ -24,9 +24,8 @@ from hypersteer.conditions import sharpen
 from hypersteer.conditions.contrasts import ContrastText
 from hypersteer.conditions.described import Described
 from hypersteer.conditions.fit import condition_scores
-from hypersteer.conditions.head import ConditionHead, load_head
+from hypersteer.conditions.head import BUNDLED, ConditionHead, load_head
 from hypersteer.conditions.lessons import Lesson, asked, read_lessons
-from hypersteer.conditions.written import BUNDLED
 from hypersteer.errors import DataError
 from hypersteer.progress import ProgressBar
 from hypersteer.stats import auroc, bootstrap
@@ -141,7 +140,7 @@ def at_widths(head: ConditionHead, lessons: Sequence[Lesson], count: int) -> str
             rest, labels = one.texts[left], one.inside[left]
             for place, condition in enumerate((written, made)):
                 scores = head.scores(condition.directions.expand_as(rest), rest, about)
-                logits = scores * head.slope + condition.offsets
+                logits = scores * condition.slopes + condition.offsets
                 found[place].append(float(auroc(logits[labels], logits[~labels])))
                 found[2 + place].append(f1_of(logits, labels, 0.0))
     by_words, sharp, f1_words, f1_sharp = (sum(one) / len(one) for one in found)

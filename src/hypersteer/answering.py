@@ -62,7 +62,8 @@ class Answerer(NamedTuple):
         lm: the base LM.
         maker: makes edits of steering prompts; None where only fixed edits steer.
         engine: runs the batches.
-        head: file of the head that makes conditions of words; by default the bundled one.
+        head: file of the head that makes conditions of words; by default the one that ships for
+            this base LM.
     """
 
     lm: BaseLM

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -14,15 +15,16 @@ from gating import states_by_hand
 from hypersteer.answering import Answerer
 from hypersteer.checkpoint import export, write_folder
 from hypersteer.conditions.described import Described
-from hypersteer.conditions.head import ConditionHead, load_head
+from hypersteer.conditions.head import FORMAT, SHIPPED, ConditionHead, head_for, load_head
 from hypersteer.conditions.head_measures import head_logits
 from hypersteer.conditions.lessons import Lesson, read_lessons
-from hypersteer.conditions.teach import _far, teach_head
+from hypersteer.conditions.teach import far_off, teach_head
 from hypersteer.config.conditions import HeadConfig
 from hypersteer.engine.requests import as_request
 from hypersteer.errors import CheckpointError, ConfigError, DataError, SteeringError
 from hypersteer.files import CONDITION_HEAD
 from hypersteer.stats import auroc
+from hypersteer.tensor_files import read_value, write_value
 
 
 def score_by_hand(lm, condition, prompt, response=()):
@@ -83,6 +85,86 @@ def test_a_file_gives_the_same_conditions(lm, taught, tmp_path):
     other = hs.load_condition(one.save(tmp_path / "sea.safetensors"))
     assert (other.joined, other.calibration) == (one.joined, one.calibration)
     assert torch.equal(other.directions, one.directions)
+
+
+def test_words_are_read_as_the_request_for_such_a_text(lm, taught):
+    """By hand: mean states of the sentence, without the chat prefix, through the head's layers."""
+    head = load_head(taught)
+    told = (("is about the sea", "prompt", "Write a message that is about the sea."),
+            ("lists numbers", "answer", "Write an answer that lists numbers."))  # fmt: skip
+    for words, about, sentence in told:
+        prompt = lm.chat.prompt(sentence)
+        read = states_by_hand(lm, prompt.ids, 1)[prompt.prefix :].mean(0)
+        by_hand = head(read[None, None])
+        made = hs.condition(words, lm=lm, about=about, head=taught)
+        torch.testing.assert_close(made.directions, by_hand.directions[0], rtol=1e-3, atol=1e-4)
+        assert made.threshold == pytest.approx(
+            float(-by_hand.offsets[0] / by_hand.slopes[0]), abs=1e-4
+        )
+
+
+def test_a_head_of_earlier_versions_is_one_network_that_reads_bare_words(lm, tmp_path):
+    config = replace(CONFIG, prompt_words="{}", answer_words="{}", members=1, steps=3)
+    new = teach_head(read_lessons(lm, described(), config), config).save(
+        tmp_path / "new.safetensors"
+    )
+    header, tensors = read_value(new, FORMAT, "head")
+    for name in ("prompt_words", "answer_words", "members"):
+        del header["config"][name]
+    tensors = {name.removeprefix("members.0."): value for name, value in tensors.items()}
+    old = write_value(tmp_path / "old.safetensors", tensors, header, "head")
+    one, other = (hs.condition(SEA, lm=lm, head=path) for path in (old, new))
+    assert torch.equal(one.directions, other.directions)
+    assert (one.threshold, one.calibration) == (other.threshold, other.calibration)
+    for sentence in ("Write.", "{} and {}"):
+        with pytest.raises(ConfigError, match=r"is to hold \{\} once, where"):
+            replace(CONFIG, prompt_words=sentence)
+
+
+def test_what_several_networks_write_is_their_mean():
+    """With one layer exactly: the logits of the condition are the mean of theirs."""
+    torch.manual_seed(0)
+    config = HeadConfig(words_layers=(1,), layers=(0,), hidden=8, members=3)
+    head = ConditionHead(16, config).eval()
+    for number, member in enumerate(head.members):
+        member.log_slope.data.fill_(number / 2)
+    words, states = torch.randn(2, 1, 16), torch.randn(5, 1, 16)
+    together, each = head(words), head.each(words)
+    for number in range(2):
+
+        def logits(written, row=number):
+            cosines = F.cosine_similarity(states[:, 0], written.directions[row, 0], dim=-1)
+            return cosines * written.slopes[row] + written.offsets[row]
+
+        expected = torch.stack([logits(one) for one in each]).mean(0)
+        torch.testing.assert_close(logits(together), expected)
+    assert len({one.slopes[0].item() for one in each}) == 3
+
+
+def test_the_head_that_ships_for_a_base_lm_is_found(lm, taught, tmp_path, monkeypatch):
+    other = tiny.lm_of("llama" if lm.name == "gpt2" else "gpt2")
+    lessons = read_lessons(other, described(), CONFIG)
+    foreign = teach_head(lessons, replace(CONFIG, steps=3), base_lm=str(other.identity))
+    theirs = foreign.save(tmp_path / "theirs.safetensors")
+    monkeypatch.setattr("hypersteer.conditions.head.SHIPPED", (tmp_path / "none", theirs))
+    monkeypatch.setattr("hypersteer.conditions.head._chosen", WeakKeyDictionary())
+    with pytest.raises(CheckpointError, match="no head that writes conditions from words ships"):
+        hs.condition(SEA, lm=lm)
+    assert head_for(other)[0] == theirs
+    monkeypatch.setattr("hypersteer.conditions.head.SHIPPED", (theirs, taught))
+    found = hs.condition(SEA, lm=lm)
+    assert torch.equal(found.directions, hs.condition(SEA, lm=lm, head=taught).directions)
+
+
+def test_heads_that_ship_can_be_read_and_are_for_different_base_lms():
+    heads = [load_head(path) for path in SHIPPED]
+    assert len({head.base_lm.split("|")[1] for head in heads}) == len(heads)
+    for head in heads:
+        assert head.config.members == 4
+        assert len(head.kept("prompt")) == 400 >= len(head.kept("answer")) > 100
+        words = torch.randn(2, len(head.config.words_layers), head.width)
+        written = head(words)
+        torch.testing.assert_close(written.directions.norm(dim=-1), torch.ones(2, 4))
 
 
 def test_held_out_conditions_are_not_learnt_from(lm):
@@ -224,11 +306,11 @@ def test_far_off_are_those_whose_texts_are_least_like_ones_own():
     near = replace(lessons[4], texts=lessons[0].texts + 0.01)
     lessons = [*lessons[:4], near]
     head = ConditionHead(16, HeadConfig(words_layers=(1,), layers=(0,), hidden=4))
-    far = _far(head, lessons)
+    far = far_off(head, lessons)
     assert [len(one) for one in far] == [3] * 5  # 85 % of four
     assert set(far[0]) == {1, 2, 3}
     assert set(far[4]) == {1, 2, 3}
     answer = replace(lessons[1].described, about="answer")
     mixed = [lessons[0], replace(lessons[1], described=answer), *lessons[2:]]
-    assert 1 not in {*_far(head, mixed)[0]}
-    assert _far(head, mixed)[1] == []
+    assert 1 not in {*far_off(head, mixed)[0]}
+    assert far_off(head, mixed)[1] == []

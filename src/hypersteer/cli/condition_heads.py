@@ -59,7 +59,7 @@ class ConditionsWrite:
     out: OptionalText = None
     """File to write, such as health.safetensors."""
     head: OptionalText = None
-    """File of the head that writes it; by default the bundled one."""
+    """File of the head that writes it; by default the one that ships for this base LM."""
     reader: Annotated[Reader, arg(name="")] = field(default_factory=Reader)
 
 
@@ -99,8 +99,9 @@ def write(argv: Sequence[str]) -> None:
     out = output_file(args.out, "--out")
 
     from hypersteer.conditions.contrasts import read_prompts
+    from hypersteer.conditions.head import load_head
     from hypersteer.conditions.score import check_words
-    from hypersteer.conditions.written import check_examples, check_share, condition, head_file
+    from hypersteer.conditions.written import check_examples, check_share, condition
 
     check_words(args.words)
     check_share(args.false_positives)
@@ -108,7 +109,8 @@ def write(argv: Sequence[str]) -> None:
         [] if name is None else read_prompts(name) for name in (args.inside, args.outside)
     )
     check_examples(inside, outside)
-    head_file(args.head)  # told before a model is loaded
+    if args.head is not None:
+        load_head(args.head)  # told before a model is loaded
     found = condition(
         args.words,
         lm=args.reader.load(),

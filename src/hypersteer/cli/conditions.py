@@ -141,13 +141,10 @@ def test(argv: Sequence[str]) -> None:
     from hypersteer.conditions.condition import load_condition
     from hypersteer.conditions.fit import measure_condition
     from hypersteer.conditions.written import condition as written_condition
-    from hypersteer.conditions.written import head_file
     from hypersteer.progress import ProgressBar
 
     in_words = _in_words(args.condition)
     known = None if in_words else load_condition(args.condition)
-    if in_words:
-        head_file()  # told before a model is loaded
     lm = args.reader.load()
     condition = known or written_condition(args.condition, lm=lm)
     with ProgressBar("reading prompts", None, transient=True) as bar:

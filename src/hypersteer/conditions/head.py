@@ -10,6 +10,7 @@ Shapes: N conditions, W blocks that words are read at, K layers, D width.
 import math
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -21,12 +22,30 @@ from hypersteer.conditions.score import score
 from hypersteer.config import from_dict, to_dict
 from hypersteer.config.conditions import HeadConfig
 from hypersteer.errors import CheckpointError, SteeringError, one_line
-from hypersteer.files import output_file, path_of
+from hypersteer.files import CONDITION_HEAD, is_file, output_file, package_data, path_of
+from hypersteer.lm.base import BaseLM
 from hypersteer.tensor_files import read_value, write_value
 
 FORMAT = "hypersteer-condition-head-1"
 ABOUT: tuple[About, ...] = ("prompt", "answer")
 """What a condition may be about, in the order in which the head keeps their means and scales."""
+EARLIER = {"prompt_words": "{}", "answer_words": "{}", "members": 1}
+"""What the settings of heads were before their files said so."""
+ONE = ("hidden", "directions", "offset", "log_slope")
+"""What the names of tensors begin with in files that hold one network."""
+FIRST_SLOPE = 2.7
+"""Logarithm of the slope that training begins with."""
+
+BUNDLED = package_data("data", "pretrained", CONDITION_HEAD)
+"""The head for the base LM of the checkpoint that ships."""
+SHIPPED = (
+    BUNDLED,
+    package_data("data", "condition_heads", "qwen2.5-coder-0.5b-instruct.safetensors"),
+)
+"""Heads that ship, each for another base LM."""
+
+_heads: dict[Path, tuple[float, "ConditionHead"]] = {}
+_chosen: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()
 
 
 class Written(NamedTuple):
@@ -35,18 +54,54 @@ class Written(NamedTuple):
     Attributes:
         directions: unit vectors, [N, K, D].
         offsets: what is added to the logit of the probability, [N].
+        slopes: by what scores are multiplied in it, [N].
     """
 
     directions: Float[Tensor, "N K D"]
     offsets: Float[Tensor, " N"]
+    slopes: Float[Tensor, " N"]
+
+
+class Member(nn.Module):
+    """One of the networks of a head: each writes conditions of its own.
+
+    Args:
+        width: D of the base LM's states.
+        config: which blocks are read, and the size of the hidden layer.
+    """
+
+    def __init__(self, width: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.shape = (len(config.layers), width)
+        self.hidden = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(len(config.words_layers) * width, config.hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+        )
+        self.directions = nn.Linear(config.hidden, len(config.layers) * width)
+        self.offset = nn.Linear(config.hidden, 1)
+        self.log_slope = nn.Parameter(torch.tensor(FIRST_SLOPE))
+
+    def forward(self, read: Float[Tensor, "N F"]) -> Written:
+        """Write conditions from centred and scaled states of words, those of W blocks joined."""
+        hidden = self.hidden(read)
+        directions = F.normalize(self.directions(hidden).view(-1, *self.shape), dim=-1)
+        return Written(
+            directions, self.offset(hidden)[:, 0], self.log_slope.exp().expand(len(read))
+        )
 
 
 class ConditionHead(nn.Module):
     """Writes conditions from encoded words.
 
+    Several networks write one each, and their logits are averaged. That is a condition again: the
+    mean of the logits of cosines is the cosine with the mean direction, each weighted by its slope.
+    (Layers count alike in it, though those on which the networks agree more would count for more.)
+
     Args:
         width: D of the base LM's states.
-        config: which blocks are read, and the size of the hidden layer.
+        config: which blocks are read, how many networks there are, and how large.
         base_lm: identity of the base LM whose states it reads.
     """
 
@@ -67,35 +122,32 @@ class ConditionHead(nn.Module):
             self.register_buffer(scale, torch.ones(*rows, width))
         for about in ABOUT:
             self.register_buffer(f"kept_{about}", torch.zeros(0, layers, width))
-        self.hidden = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(words * width, config.hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-        )
-        self.directions = nn.Linear(config.hidden, layers * width)
-        self.offset = nn.Linear(config.hidden, 1)
-        self.log_slope = nn.Parameter(torch.tensor(2.7))
+        self.members = nn.ModuleList(Member(width, config) for _ in range(config.members))
 
     def forward(self, words: Float[Tensor, "N W D"]) -> Written:
         """Write conditions from the mean states of their words."""
-        read = ((words.float() - self.words_mean) / self.words_scale).clamp(-6, 6)
-        hidden = self.hidden(read.flatten(1))
-        directions = self.directions(hidden).view(len(words), len(self.config.layers), self.width)
-        return Written(F.normalize(directions, dim=-1), self.offset(hidden)[:, 0])
+        each = self.each(words)
+        weighted = [one.directions * one.slopes[:, None, None] for one in each]
+        together = torch.stack(weighted).mean(0)
+        offsets = torch.stack([one.offsets for one in each]).mean(0)
+        slopes = torch.linalg.vector_norm(together, dim=-1).mean(-1)
+        return Written(F.normalize(together, dim=-1), offsets, slopes)
 
-    @property
-    def slope(self) -> Tensor:
-        """By what a score is multiplied in the logit of the probability."""
-        return self.log_slope.exp()
+    def each(self, words: Float[Tensor, "N W D"]) -> list[Written]:
+        """Return what every one of its networks writes."""
+        read = ((words.float() - self.words_mean) / self.words_scale).clamp(-6, 6).flatten(1)
+        return [member(read) for member in self.members]
 
     def scores(
         self,
         directions: Float[Tensor, "*N K D"],
-        states: Float[Tensor, "*N K D"],
+        states: Float[Tensor, "*T K D"],
         about: About,
-    ) -> Float[Tensor, "*N"]:
-        """Return scores of pooled states: those of the conditions that `forward` writes."""
+    ) -> Float[Tensor, "*S"]:
+        """Return scores of pooled states: those of the conditions that `forward` writes.
+
+        The shapes of the two before their layers are broadcast.
+        """
         kind = ABOUT.index(about)
         each = score(states, directions, self.means[kind], "cosine", self.scales[kind])
         return each.mean(-1)
@@ -151,11 +203,56 @@ def load_head(path: str | Path) -> ConditionHead:
     path = path_of(path, "the head", CheckpointError)
     header, tensors = read_value(path, FORMAT, "head")
     try:
-        config = from_dict(HeadConfig, header["config"], "config")
+        config = from_dict(HeadConfig, EARLIER | header["config"], "config")
         head = ConditionHead(int(header["width"]), config, str(header["base_lm"]))
         for about in ABOUT:
             setattr(head, f"kept_{about}", torch.zeros_like(tensors[f"kept_{about}"]).float())
-        head.load_state_dict({name: value.float() for name, value in tensors.items()})
+        head.load_state_dict({_named(name): value.float() for name, value in tensors.items()})
     except (SteeringError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the head '{path}' is damaged: {one_line(error)}") from error
     return head.eval().requires_grad_(False)
+
+
+def _named(name: str) -> str:
+    """Return the name of a tensor; earlier files hold one network, under names of its own."""
+    return f"members.0.{name}" if name.split(".")[0] in ONE else name
+
+
+def head_for(lm: BaseLM, path: str | Path | None = None) -> tuple[Path, ConditionHead]:
+    """Return the head that writes conditions for a base LM, and its file.
+
+    It is read once, as long as its file stays the same.
+
+    Args:
+        lm: the base LM whose states its conditions read.
+        path: its file; by default that of the head that ships for this base LM.
+
+    Raises:
+        CheckpointError: if it cannot be read, is for another base LM, or none ships for this one.
+    """
+    if path is not None:
+        path = Path(path)
+        head = _read(path)
+        way_out = "train one for this base LM with 'hypersteer conditions teach'"
+        lm.check_made_for(head.base_lm, f"the head '{path.name}'", way_out, "trained")
+        return path, head
+    if lm.model not in _chosen:
+        fits = (one for one in SHIPPED if is_file(one) and not _differs(lm, _read(one)))
+        if (found := next(fits, None)) is None:
+            raise CheckpointError(
+                f"no head that writes conditions from words ships for {lm.name}; train one with "
+                "'hypersteer conditions teach', and lay it beside the checkpoint or give it as head"
+            )
+        _chosen[lm.model] = found
+    return _chosen[lm.model], _read(_chosen[lm.model])
+
+
+def _differs(lm: BaseLM, head: ConditionHead) -> bool:
+    return bool(lm.difference(head.base_lm, "a head that ships"))
+
+
+def _read(path: Path) -> ConditionHead:
+    changed = path.stat().st_mtime if is_file(path) else 0.0
+    if path not in _heads or _heads[path][0] != changed:
+        _heads[path] = changed, load_head(path)
+    return _heads[path][1]

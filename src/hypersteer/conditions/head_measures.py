@@ -39,7 +39,7 @@ def head_logits(head: ConditionHead, lesson: Lesson, wording: int = 0) -> Float[
     written = head(lesson.words[wording : wording + 1])
     directions = written.directions[0].expand_as(lesson.texts)
     scores = head.scores(directions, lesson.texts, lesson.described.about)
-    return scores * head.slope + written.offsets[0]
+    return scores * written.slopes[0] + written.offsets[0]
 
 
 def measure_head(head: ConditionHead, lessons: Sequence[Lesson]) -> list[HeadMeasured]:

@@ -83,13 +83,13 @@ def sharpened(
 
     def result() -> Written:
         turned = F.normalize(written.directions + moved, dim=-1)
-        return Written(turned, written.offsets + shift)
+        return Written(turned, written.offsets + shift, written.slopes)
 
     def loss() -> Tensor:
         best.zero_grad()
         now = result()
         scores = head.scores(now.directions.expand_as(states), states, about)
-        logits = scores * head.slope + now.offsets
+        logits = scores * now.slopes + now.offsets
         wrong = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         prior = (moved**2).sum() / (2 * TURN**2) + (shift**2).sum() / (2 * SHIFT**2)
         (wrong + prior).backward()

@@ -22,7 +22,7 @@ FAR = 0.85
 ASIDE = 20
 """One in so many conditions is put aside."""
 CLIP = 1.0
-"""Largest norm of a step's gradient."""
+"""Largest norm of a step's gradient, for each of the head's networks."""
 
 
 def teach_head(
@@ -61,7 +61,7 @@ def teach_head(
     head = ConditionHead(taught[0].words.shape[-1], config, base_lm)
     _settle_scales(head, taught)
     _keep(head, aside)
-    far = _far(head, taught) if config.others else []
+    far = far_off(head, taught) if config.others else []
     decayed = [weight for weight in head.parameters() if weight.ndim > 1]
     free = [weight for weight in head.parameters() if weight.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -76,7 +76,8 @@ def teach_head(
         loss = _loss(head, taught, some, far, chosen)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP)
+        for member in head.members:
+            torch.nn.utils.clip_grad_norm_(member.parameters(), CLIP)
         optimizer.step()
         schedule.step()
         if watch is not None:
@@ -91,10 +92,18 @@ def _loss(
     far: Sequence[Sequence[int]],
     chosen: random.Random,
 ) -> Tensor:
-    """Return the mean logistic loss over the texts of some conditions, and of far-off ones."""
+    """Return the mean logistic loss over the texts of some conditions, and of far-off ones.
+
+    The losses of the head's networks are added, so that each learns as if it were alone.
+    """
     lessons = [taught[place] for place in some]
     words = torch.stack([one.words[chosen.randrange(len(one.words))] for one in lessons])
-    written = head(words)
+    each = head.each(words)
+    directions = torch.stack([one.directions for one in each])
+    offsets, slopes = (
+        torch.stack([getattr(one, name) for one in each])[..., None]
+        for name in ("offsets", "slopes")
+    )
     losses = []
     for number, (place, one) in enumerate(zip(some, lessons, strict=True)):
         texts, inside = one.texts, one.inside.float()
@@ -103,17 +112,21 @@ def _loss(
             drawn = torch.stack([other[chosen.randrange(len(other))] for other in others])
             texts = torch.cat([texts, drawn])
             inside = torch.cat([inside, inside.new_zeros(len(drawn))])
-        directions = written.directions[number].expand_as(texts)
-        scores = head.scores(directions, texts, one.described.about)
-        logits = scores * head.slope + written.offsets[number]
-        losses.append(F.binary_cross_entropy_with_logits(logits, inside))
+        scores = head.scores(directions[:, number, None], texts, one.described.about)
+        logits = scores * slopes[:, number] + offsets[:, number]
+        wrong = F.binary_cross_entropy_with_logits(logits, inside.expand_as(logits))
+        losses.append(len(each) * wrong)
     return torch.stack(losses).mean()
 
 
-def _far(head: ConditionHead, taught: Sequence[Lesson]) -> list[list[int]]:
+def far_off(head: ConditionHead, taught: Sequence[Lesson]) -> list[list[int]]:
     """Return, for each condition that is rarely true, which others are far off; else none.
 
     Told by the cosine between the mean states of the texts that the two are true of.
+
+    Args:
+        head: says what states are centred at and divided by.
+        taught: conditions about the prompt or the answer; far off are only others of its sort.
     """
     about = torch.tensor([ABOUT.index(one.described.about) for one in taught])
     means = torch.stack([one.texts[one.inside].mean(0) for one in taught])

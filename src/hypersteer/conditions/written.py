@@ -12,17 +12,15 @@ from torch import nn
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.contrasts import ContrastText, check_contrast
 from hypersteer.conditions.described import About
-from hypersteer.conditions.head import ABOUT, ConditionHead, load_head
+from hypersteer.conditions.head import ABOUT, ConditionHead, head_for
 from hypersteer.conditions.lessons import POOLING, read_words
 from hypersteer.conditions.score import check_words
 from hypersteer.conditions.sharpen import MOST, NONE, Examples, read_examples, sharpened
 from hypersteer.config.reading import check_choice
 from hypersteer.errors import ConfigError, SteeringError, shown
-from hypersteer.files import CONDITION_HEAD, is_file, package_data
 from hypersteer.lm.base import BaseLM
 from hypersteer.values import as_real
 
-BUNDLED = package_data("data", "pretrained", CONDITION_HEAD)
 ANSWER = "the answer "
 """What words about the answer begin with in a rule."""
 MOST_KEPT = 256
@@ -30,7 +28,6 @@ MOST_KEPT = 256
 
 _Key = tuple[str, str, Path, float | None, Examples]
 _kept: WeakKeyDictionary[nn.Module, OrderedDict[_Key, Condition]] = WeakKeyDictionary()
-_heads: dict[Path, tuple[float, ConditionHead]] = {}
 
 
 def condition(
@@ -59,23 +56,22 @@ def condition(
         inside: a few texts of which it is true: prompts; of a condition about the answer, answers
             or pairs of prompt and answer. They sharpen it, see `hypersteer.conditions.sharpen`.
         outside: a few texts of which it is not true, likewise.
-        head: file of the head that writes it; by default the bundled one.
+        head: file of the head that writes it; by default the one that ships for this base LM.
 
     Raises:
         SteeringError: for words that say nothing, examples that cannot be read or are more than
             32, or a share that the head cannot keep to.
         ConfigError: for a share that is not between 0 and 1.
-        CheckpointError: if the head cannot be read, or is not for this base LM.
+        CheckpointError: if the head cannot be read, is not for this base LM, or none ships for it.
     """
     check_words(words)
     check_share(false_positives)
     told, about = split_about(words, about)
-    path = head_file(head)
     examples = check_examples(inside, outside)
+    path, writes = head_for(lm, head)
     kept = _kept.setdefault(lm.model, OrderedDict())
     key = told, about, path, false_positives, examples
     if key not in kept:
-        writes = _head(lm, path)
         made = write_condition(writes, told, lm, about, name=words.strip(), examples=examples)
         kept[key] = _within(made, writes, about, false_positives)
         if len(kept) > MOST_KEPT:
@@ -95,7 +91,7 @@ def write_condition(
     examples: Examples = NONE,
 ) -> Condition:
     """Return the condition that a head writes, and examples sharpen; see `condition`."""
-    written = head(read_words(lm, [words], head.config).to(head.means.device))
+    written = head(read_words(lm, [(words, about)], head.config).to(head.means.device))
     note = f"written from the words {words!r}"
     if count := len(examples.inside) + len(examples.outside):
         states = read_examples(lm, examples, head, about)
@@ -103,7 +99,7 @@ def write_condition(
             head, written, states, torch.arange(count) < len(examples.inside), about
         )
         note += f" and {count} examples"
-    kind, slope, offset = ABOUT.index(about), float(head.slope), float(written.offsets[0])
+    kind, slope, offset = ABOUT.index(about), float(written.slopes[0]), float(written.offsets[0])
     layers = head.config.layers
     return Condition(
         name=name or words,
@@ -183,30 +179,3 @@ def _within(
     limit = head.budget(made.directions.to(head.means.device), about, false_positives)
     note = f"{made.note}; on at most {false_positives:g} of texts of many kinds"
     return replace(made, threshold=max(made.threshold, limit), note=note)
-
-
-def head_file(head: str | Path | None = None) -> Path:
-    """Return the file of a head, the bundled one by default.
-
-    Raises:
-        SteeringError: if none is given and none is bundled.
-    """
-    if head is not None:
-        return Path(head)
-    if not is_file(BUNDLED):
-        raise SteeringError(
-            "no head that writes conditions from words is bundled; train one with 'hypersteer "
-            "conditions teach', give it to hypersteer.condition as head=, and name what that makes"
-        )
-    return BUNDLED
-
-
-def _head(lm: BaseLM, path: Path) -> ConditionHead:
-    """Return a head that is for this base LM, read once as long as its file stays the same."""
-    changed = path.stat().st_mtime if is_file(path) else 0.0
-    if path not in _heads or _heads[path][0] != changed:
-        _heads[path] = changed, load_head(path)
-    head = _heads[path][1]
-    way_out = "train one for this base LM with 'hypersteer conditions teach'"
-    lm.check_made_for(head.base_lm, f"the head '{path.name}'", way_out, "trained")
-    return head

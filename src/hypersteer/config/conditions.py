@@ -58,10 +58,17 @@ class HeadConfig:
 
     words_layers: tuple[int, ...] = (12, 16, 20)
     """Blocks whose mean states on the words of a condition are what the head reads."""
+    prompt_words: str = "Write a message that {}."
+    """How the base LM is told words about a prompt, {} in their place: they are read as the request
+    for such a message."""
+    answer_words: str = "Write an answer that {}."
+    """Likewise words about an answer."""
     layers: tuple[int, ...] = (8, 12, 16, 20)
     """Blocks that its conditions read; a score is the mean of theirs."""
-    hidden: int = 512
-    """Width of the head's hidden layer."""
+    members: int = 4
+    """Networks trained side by side, whose conditions are averaged."""
+    hidden: int = 256
+    """Width of the hidden layer of each."""
     dropout: float = 0.3
     """Share of its inputs and of its hidden layer that a training step drops."""
     steps: int = 3000
@@ -87,10 +94,11 @@ class HeadConfig:
         for name in ("words_layers", "layers"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name at least one block")
+        self._check_sentences()
         for name in ("others", "kept"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)} is below 0; give 0 for none")
-        for name in ("hidden", "steps", "conditions"):
+        for name in ("members", "hidden", "steps", "conditions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is below 1")
         if not 0 <= self.dropout < 1:
@@ -100,6 +108,11 @@ class HeadConfig:
                 f"learning_rate {self.learning_rate} is to be above 0, and weight_decay "
                 f"{self.weight_decay} not below"
             )
+
+    def _check_sentences(self) -> None:
+        for name in ("prompt_words", "answer_words"):
+            if (told := getattr(self, name)).count("{}") != 1:
+                raise ConfigError(f"{name} '{told}' is to hold {{}} once, where the words go")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
