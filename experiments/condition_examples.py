@@ -32,8 +32,6 @@ from hypersteer.stats import auroc, bootstrap
 
 COUNTS = (1, 4, 12)
 """Examples beside the words; of one it is true, else of half of them."""
-SPLITS = 3
-"""Draws of examples for each condition and number; the other texts test."""
 LEAST = 2
 """Texts that must be left on either side to test with."""
 TURNS, SHIFTS = (0.05, 0.1, 0.2, 0.4), (0.3, 1.0, 2.0)
@@ -41,8 +39,8 @@ TURNS, SHIFTS = (0.05, 0.1, 0.2, 0.4), (0.3, 1.0, 2.0)
 CAST = hs.ConditionConfig(method="paired", scorer="legacy", pooling="all")
 
 
-def splits(one: Described, count: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Places of examples, and of the texts that are left."""
+def splits(one: Described, count: int, draws: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Places of examples, and of the texts that are left, which test; several draws of them."""
     labels = labels_of(one)
     inside = labels.nonzero().squeeze(1).tolist()
     outside = (~labels).nonzero().squeeze(1).tolist()
@@ -50,20 +48,22 @@ def splits(one: Described, count: int) -> Iterator[tuple[list[int], list[int]]]:
     take = (1, 0) if count == 1 else (count // 2, count - count // 2)
     if len(inside) - take[0] < LEAST or len(outside) - take[1] < LEAST:
         return
-    for _ in range(SPLITS):
+    for _ in range(draws):
         some = draw.sample(inside, take[0]) + draw.sample(outside, take[1])
         yield some, [place for place in range(len(labels)) if place not in some]
 
 
-def with_examples(lm: hs.BaseLM, held_out: Sequence[Described], words: TfidfVectorizer) -> None:
+def with_examples(
+    lm: hs.BaseLM, held_out: Sequence[Described], words: TfidfVectorizer, draws: int
+) -> None:
     """Print the mean AUROC of every way and number of examples."""
     found: dict[str, dict[int, list[float]]] = {}
-    with ProgressBar("with examples", len(held_out)) as bar:
+    with ProgressBar("with examples", len(held_out), quarters=True) as bar:
         for one in held_out:
             alone = hs.condition(one.condition, lm=lm, about=one.about)
             plain = condition_scores(lm, alone, asked(one.texts, one.about))
             for count in COUNTS:
-                for some, left in splits(one, count):
+                for some, left in splits(one, count, draws):
                     scores = {"words alone": plain, **scored(lm, one, some, words)}
                     labels = labels_of(one)[left]
                     for way, values in scores.items():
@@ -117,7 +117,7 @@ def fit(
         return None
 
 
-def choose_widths(lm: hs.BaseLM, aside: Sequence[Described]) -> None:
+def choose_widths(lm: hs.BaseLM, aside: Sequence[Described], draws: int) -> None:
     """Print mean AUROC and F1 by the words, and sharpened at each width of the prior."""
     head = load_head(BUNDLED)
     lessons = read_lessons(lm, aside, head.config)
@@ -126,16 +126,16 @@ def choose_widths(lm: hs.BaseLM, aside: Sequence[Described]) -> None:
     for turn in TURNS:
         for shift in SHIFTS:
             sharpen.TURN, sharpen.SHIFT = turn, shift
-            cells = [at_widths(head, lessons, count) for count in COUNTS]
+            cells = [at_widths(head, lessons, count, draws) for count in COUNTS]
             print("| " + " | ".join([f"{turn:g}", f"{shift:g}", *cells]) + " |", flush=True)
 
 
-def at_widths(head: ConditionHead, lessons: Sequence[Lesson], count: int) -> str:
+def at_widths(head: ConditionHead, lessons: Sequence[Lesson], count: int, draws: int) -> str:
     """Mean AUROC and F1 without and with so many examples, on the texts that are left."""
     found: list[list[float]] = [[], [], [], []]
     for one in lessons:
         about, written = one.described.about, head(one.words[:1])
-        for some, left in splits(one.described, count):
+        for some, left in splits(one.described, count, draws):
             made = sharpen.sharpened(head, written, one.texts[some], one.inside[some], about)
             rest, labels = one.texts[left], one.inside[left]
             for place, condition in enumerate((written, made)):
@@ -153,13 +153,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--widths", action="store_true", help="try widths of the prior, and end")
+    parser.add_argument("--draws", type=int, default=3, help="of examples, for each condition")
+    parser.add_argument("--dtype", help="arithmetic of the base LM; by default float32")
     given = parser.parse_args()
     known, aside, held_out = sorted_out()
-    lm = hs.load_lm("smollm2-135m-instruct")
+    lm = hs.load_lm("smollm2-135m-instruct", dtype=given.dtype)
     if given.widths:
-        choose_widths(lm, aside)
+        choose_widths(lm, aside, given.draws)
     else:
-        with_examples(lm, held_out, bag(known))
+        with_examples(lm, held_out, bag(known), given.draws)
 
 
 if __name__ == "__main__":

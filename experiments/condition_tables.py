@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from condition_rivals import told
 
 import hypersteer as hs
 from hypersteer.conditions.contrasts import read_states
@@ -24,7 +25,6 @@ from hypersteer.conditions.teach import RARE, far_off
 from hypersteer.lm.chat import collate
 from hypersteer.lm.pooling import pooled_states
 from hypersteer.progress import ProgressBar
-from hypersteer.stats import Interval
 
 ANSWERS = (
     "Sure. It depends on what you have at hand, and on how much time there is.",
@@ -33,11 +33,6 @@ ANSWERS = (
 BUDGETS = (None, 0.05, 0.02)
 MESSAGES = 4
 """Texts of a condition on either side that conversations are made of."""
-
-
-def told(value: Interval) -> str:
-    """An interval as a cell."""
-    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def by_kind(head: ConditionHead, lessons: Sequence[Lesson]) -> None:
