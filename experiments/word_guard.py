@@ -124,6 +124,7 @@ def main() -> None:
     )
     parser.add_argument("--judge", default="qwen2.5-coder-1.5b-instruct")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--above", type=float, default=0.5, help="probability that fires")
     parser.add_argument("--show", action="store_true", help="print the answers in the topic")
     parser.add_argument("--choose", action="store_true", help="try wordings, on other prompts")
     given = parser.parse_args()
@@ -136,7 +137,8 @@ def main() -> None:
     print("| topic | prompts | fires | deflected, unsteered | deflected, behind the rule |")
     print("|---" * 5 + "|", flush=True)
     for topic, condition in GUARDS.items():
-        rule = hs.rules(f'if "{condition}" then "{WORDING}" at {STRENGTH:g}')
+        made = hs.condition(condition, lm=steerer.lm, above=given.above)
+        rule = hs.rules(f'if guard then "{WORDING}" at {STRENGTH:g}', conditions={"guard": made})
         for label in ("in", "near", "off"):
             prompts = [r["prompt"] for r in rows if (r["topic"], r["label"]) == (topic, label)]
             log = hs.Decisions()

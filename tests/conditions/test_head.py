@@ -239,6 +239,20 @@ def test_a_budget_of_false_positives_is_kept(lm, tmp_path):
             hs.condition(SEA, lm=lm, head=path, false_positives=bad)
 
 
+def test_it_fires_above_the_probability_that_is_asked_for(lm, taught):
+    plain = hs.condition(SEA, lm=lm, head=taught)
+    scores = torch.linspace(-1, 1, 200)
+    likely = plain.probabilities(scores)
+    for above in (0.05, 0.2, 0.5, 0.8):
+        made = hs.condition(SEA, lm=lm, head=taught, above=above)
+        assert torch.equal(made.passed(scores), likely > above)
+        assert torch.equal(made.probabilities(scores), likely)
+        assert made is hs.condition(SEA, lm=lm, head=taught, above=above)
+    for bad in (0, 1, "x", None, float("nan")):
+        with pytest.raises(ConfigError, match=r"above .* is not a probability between 0 and 1"):
+            hs.condition(SEA, lm=lm, head=taught, above=bad)
+
+
 def test_rules_use_the_head_beside_their_checkpoint(lm, taught, tmp_path):
     case = tiny.case_of(lm.name, "no-context")
     folder = tmp_path / "checkpoint"

@@ -49,6 +49,9 @@ class ConditionsWrite:
 
     words: Annotated[str, Positional, arg(metavar="WORDS")]
     """When it holds, such as "asks about health"."""
+    above: float = 0.5
+    """Probability above which it fires; a guard that should rather fire once too often has a low
+    one, such as 0.2."""
     false_positives: Annotated[float | None, DisallowNone] = None
     """Share of texts of many kinds on which it may fire at most; for what is rarely true."""
     inside: Annotated[OptionalText, arg(name="in", metavar="FILE", help_behavior_hint="")] = None
@@ -104,7 +107,9 @@ def write(argv: Sequence[str]) -> None:
     from hypersteer.conditions.written import check_examples, check_share, condition
 
     check_words(args.words)
-    check_share(args.false_positives)
+    check_share("above", args.above)
+    if args.false_positives is not None:
+        check_share("false_positives", args.false_positives)
     inside, outside = (
         [] if name is None else read_prompts(name) for name in (args.inside, args.outside)
     )
@@ -114,6 +119,7 @@ def write(argv: Sequence[str]) -> None:
     found = condition(
         args.words,
         lm=args.reader.load(),
+        above=args.above,
         false_positives=args.false_positives,
         inside=inside,
         outside=outside,

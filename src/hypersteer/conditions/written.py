@@ -1,5 +1,6 @@
 """Conditions from words alone: read by the base LM's lower blocks, written by a head."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ ANSWER = "the answer "
 MOST_KEPT = 256
 """Conditions that are kept for a base LM, so that a rule's are made once."""
 
-_Key = tuple[str, str, Path, float | None, Examples]
+_Key = tuple[str, str, Path, float, float | None, Examples]
 _kept: WeakKeyDictionary[nn.Module, OrderedDict[_Key, Condition]] = WeakKeyDictionary()
 
 
@@ -35,6 +36,7 @@ def condition(
     *,
     lm: BaseLM,
     about: About | None = None,
+    above: float = 0.5,
     false_positives: float | None = None,
     inside: Sequence[ContrastText] = (),
     outside: Sequence[ContrastText] = (),
@@ -43,16 +45,17 @@ def condition(
     """Make a condition from words, with no examples or a few.
 
     It costs one pass of the base LM's lower blocks over the words, and over the examples. What it
-    says of a text is a probability, `Condition.probabilities`; it fires above a half.
+    says of a text is a probability, `Condition.probabilities`.
 
     Args:
         words: when it holds, such as "asks about health" or "the answer has begun to list things".
         lm: the base LM whose states it will read.
         about: whether the words are about the `prompt`, or about the `answer` as far as it is
             written; by default the answer where they begin with "the answer".
+        above: the probability above which it fires; a guard that should rather fire once too often
+            has a low one, such as 0.2.
         false_positives: share of texts of many kinds on which it may fire at most, such as 0.02,
-            for a condition that is rarely true; the threshold is raised to keep it. By default it
-            fires above a probability of a half.
+            for a condition that is rarely true; the threshold is raised as far as that needs.
         inside: a few texts of which it is true: prompts; of a condition about the answer, answers
             or pairs of prompt and answer. They sharpen it, see `hypersteer.conditions.sharpen`.
         outside: a few texts of which it is not true, likewise.
@@ -61,19 +64,21 @@ def condition(
     Raises:
         SteeringError: for words that say nothing, examples that cannot be read or are more than
             32, or a share that the head cannot keep to.
-        ConfigError: for a share that is not between 0 and 1.
+        ConfigError: for a probability or a share that is not between 0 and 1.
         CheckpointError: if the head cannot be read, is not for this base LM, or none ships for it.
     """
     check_words(words)
-    check_share(false_positives)
+    above = check_share("above", above)
+    if false_positives is not None:
+        false_positives = check_share("false_positives", false_positives)
     told, about = split_about(words, about)
     examples = check_examples(inside, outside)
     path, writes = head_for(lm, head)
     kept = _kept.setdefault(lm.model, OrderedDict())
-    key = told, about, path, false_positives, examples
+    key = told, about, path, above, false_positives, examples
     if key not in kept:
         made = write_condition(writes, told, lm, about, name=words.strip(), examples=examples)
-        kept[key] = _within(made, writes, about, false_positives)
+        kept[key] = _within(_firing(made, above), writes, about, false_positives)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
     kept.move_to_end(key)
@@ -131,19 +136,17 @@ def split_about(words: str, about: About | None = None) -> tuple[str, About]:
     return (told[len(ANSWER) :] if named and about == "answer" else told), about
 
 
-def check_share(false_positives: float | None) -> None:
-    """Refuse what is no share of texts.
+def check_share(name: str, value: float) -> float:
+    """Return a probability or a share of texts, checked.
 
     Raises:
         ConfigError: if it is not between 0 and 1.
     """
-    if false_positives is None:
-        return
-    share = as_real(false_positives)
+    share = as_real(value)
     if share is None or not 0 < share < 1:
-        raise ConfigError(
-            f"false_positives {shown(false_positives)} is not a share between 0 and 1; try 0.02"
-        )
+        kind, such = ("share", 0.02) if name == "false_positives" else ("probability", 0.5)
+        raise ConfigError(f"{name} {shown(value)} is not a {kind} between 0 and 1; try {such}")
+    return share
 
 
 def check_examples(
@@ -168,6 +171,15 @@ def check_examples(
     if both := [text for text in inside if text in outside]:
         raise SteeringError(f"the example {shown(both[0])} is inside and outside; leave one")
     return Examples(tuple(inside), tuple(outside))
+
+
+def _firing(made: Condition, above: float) -> Condition:
+    """Return a condition that fires above a probability; as it is written, that is a half."""
+    if above == 0.5 or made.calibration is None:
+        return made
+    slope, offset = made.calibration
+    threshold = (math.log(above / (1 - above)) - offset) / slope
+    return replace(made, threshold=threshold, note=f"{made.note}; above {above:g}")
 
 
 def _within(
