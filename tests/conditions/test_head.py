@@ -87,38 +87,18 @@ def test_a_file_gives_the_same_conditions(lm, taught, tmp_path):
     assert torch.equal(other.directions, one.directions)
 
 
-def test_words_are_read_as_the_request_for_such_a_text(lm, taught):
-    """By hand: mean states of the sentence, without the chat prefix, through the head's layers."""
-    head = load_head(taught)
-    told = (("is about the sea", "prompt", "Write a message that is about the sea."),
-            ("lists numbers", "answer", "Write an answer that lists numbers."))  # fmt: skip
-    for words, about, sentence in told:
-        prompt = lm.chat.prompt(sentence)
-        read = states_by_hand(lm, prompt.ids, 1)[prompt.prefix :].mean(0)
-        by_hand = head(read[None, None])
-        made = hs.condition(words, lm=lm, about=about, head=taught)
-        torch.testing.assert_close(made.directions, by_hand.directions[0], rtol=1e-3, atol=1e-4)
-        assert made.threshold == pytest.approx(
-            float(-by_hand.offsets[0] / by_hand.slopes[0]), abs=1e-4
-        )
-
-
-def test_a_head_of_earlier_versions_is_one_network_that_reads_bare_words(lm, tmp_path):
-    config = replace(CONFIG, prompt_words="{}", answer_words="{}", members=1, steps=3)
+def test_a_head_of_earlier_versions_is_one_network(lm, tmp_path):
+    config = replace(CONFIG, members=1, steps=3)
     new = teach_head(read_lessons(lm, described(), config), config).save(
         tmp_path / "new.safetensors"
     )
     header, tensors = read_value(new, FORMAT, "head")
-    for name in ("prompt_words", "answer_words", "members"):
-        del header["config"][name]
+    del header["config"]["members"]
     tensors = {name.removeprefix("members.0."): value for name, value in tensors.items()}
     old = write_value(tmp_path / "old.safetensors", tensors, header, "head")
     one, other = (hs.condition(SEA, lm=lm, head=path) for path in (old, new))
     assert torch.equal(one.directions, other.directions)
     assert (one.threshold, one.calibration) == (other.threshold, other.calibration)
-    for sentence in ("Write.", "{} and {}"):
-        with pytest.raises(ConfigError, match=r"is to hold \{\} once, where"):
-            replace(CONFIG, prompt_words=sentence)
 
 
 def test_what_several_networks_write_is_their_mean():

@@ -201,7 +201,7 @@ def the_readers_own() -> dict[str, object]:
         "complying": [(prompt, "Here is what you can do.") for prompt in inside],
         "legal": hs.fit_condition(lm, outside[:6], inside[:6], name="legal"),
         "fiction": hs.fit_condition(lm, outside[6:], inside[6:], name="fiction"),
-        "prompts": ["My knee hurts.", "Name a river.", "Tell me about your day."],
+        "prompts": ["Why does my knee hurt?", "Name a river.", "Tell me about your day."],
     }
 
 

@@ -39,7 +39,7 @@ class Generate:
       hypersteer generate "Why is it blue?" --checkpoint runs/demo --steer "be gloomy" --compare
       hypersteer generate "Hi." "Bye." --steer "be gloomy" --strength 0.5 --strength 2
       hypersteer generate --prompts-file prompts.txt --steer "be gloomy" --json
-      hypersteer generate "My knee hurts." --rule "if health then deflect" \
+      hypersteer generate "Why does my knee hurt?" --rule "if health then deflect" \
         --condition health=health.safetensors --steer "deflect=refer to a doctor"
     """
 

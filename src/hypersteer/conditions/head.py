@@ -29,7 +29,7 @@ from hypersteer.tensor_files import read_value, write_value
 FORMAT = "hypersteer-condition-head-1"
 ABOUT: tuple[About, ...] = ("prompt", "answer")
 """What a condition may be about, in the order in which the head keeps their means and scales."""
-EARLIER = {"prompt_words": "{}", "answer_words": "{}", "members": 1}
+EARLIER = {"members": 1}
 """What the settings of heads were before their files said so."""
 ONE = ("hidden", "directions", "offset", "log_slope")
 """What the names of tensors begin with in files that hold one network."""

@@ -48,19 +48,9 @@ class Lesson:
         return (place >= first) & (place < first + len(self.described.near))
 
 
-def read_words(
-    lm: BaseLM, words: Sequence[tuple[str, About]], config: HeadConfig
-) -> Float[Tensor, "N W D"]:
-    """Return the mean states of N conditions' words at the blocks that a head reads.
-
-    Args:
-        lm: the base LM.
-        words: the words of each, and what they are about.
-        config: says which blocks are read, and how the base LM is told the words.
-    """
-    told = {"prompt": config.prompt_words, "answer": config.answer_words}
-    texts = [told[about].replace("{}", text) for text, about in words]
-    return read_states(lm, texts, config.words_layers, "prompt")
+def read_words(lm: BaseLM, words: Sequence[str], config: HeadConfig) -> Float[Tensor, "N W D"]:
+    """Return the mean states of N conditions' words at the blocks that a head reads."""
+    return read_states(lm, list(words), config.words_layers, "prompt")
 
 
 def asked(texts: Sequence[ContrastText], about: About) -> list[ContrastText]:
@@ -83,7 +73,7 @@ def read_lessons(
     Raises:
         SteeringError: for a text that does not fit the context window.
     """
-    wordings = [(wording, one.about) for one in described for wording in one.wordings]
+    wordings = [wording for one in described for wording in one.wordings]
     words = read_words(lm, wordings, config)
     texts: dict[About, Iterator[Tensor]] = {}
     for about, pooling in POOLING.items():

@@ -96,7 +96,7 @@ def write_condition(
     examples: Examples = NONE,
 ) -> Condition:
     """Return the condition that a head writes, and examples sharpen; see `condition`."""
-    written = head(read_words(lm, [(words, about)], head.config).to(head.means.device))
+    written = head(read_words(lm, [words], head.config).to(head.means.device))
     note = f"written from the words {words!r}"
     if count := len(examples.inside) + len(examples.outside):
         states = read_examples(lm, examples, head, about)

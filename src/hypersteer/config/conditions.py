@@ -58,11 +58,6 @@ class HeadConfig:
 
     words_layers: tuple[int, ...] = (12, 16, 20)
     """Blocks whose mean states on the words of a condition are what the head reads."""
-    prompt_words: str = "Write a message that {}."
-    """How the base LM is told words about a prompt, {} in their place: they are read as the request
-    for such a message."""
-    answer_words: str = "Write an answer that {}."
-    """Likewise words about an answer."""
     layers: tuple[int, ...] = (8, 12, 16, 20)
     """Blocks that its conditions read; a score is the mean of theirs."""
     members: int = 4
@@ -94,7 +89,6 @@ class HeadConfig:
         for name in ("words_layers", "layers"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name at least one block")
-        self._check_sentences()
         for name in ("others", "kept"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)} is below 0; give 0 for none")
@@ -108,11 +102,6 @@ class HeadConfig:
                 f"learning_rate {self.learning_rate} is to be above 0, and weight_decay "
                 f"{self.weight_decay} not below"
             )
-
-    def _check_sentences(self) -> None:
-        for name in ("prompt_words", "answer_words"):
-            if (told := getattr(self, name)).count("{}") != 1:
-                raise ConfigError(f"{name} '{told}' is to hold {{}} once, where the words go")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
