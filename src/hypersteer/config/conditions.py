@@ -62,7 +62,7 @@ class HeadConfig:
     """Blocks that its conditions read; a score is the mean of theirs."""
     members: int = 4
     """Networks trained side by side, whose conditions are averaged."""
-    hidden: int = 256
+    hidden: int = 128
     """Width of the hidden layer of each."""
     dropout: float = 0.3
     """Share of its inputs and of its hidden layer that a training step drops."""
