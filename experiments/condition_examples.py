@@ -139,8 +139,7 @@ def at_widths(head: ConditionHead, lessons: Sequence[Lesson], count: int, draws:
             made = sharpen.sharpened(head, written, one.texts[some], one.inside[some], about)
             rest, labels = one.texts[left], one.inside[left]
             for place, condition in enumerate((written, made)):
-                scores = head.scores(condition.directions.expand_as(rest), rest, about)
-                logits = scores * condition.slopes + condition.offsets
+                logits = head.logits(condition, rest, about)
                 found[place].append(float(auroc(logits[labels], logits[~labels])))
                 found[2 + place].append(f1_of(logits, labels, 0.0))
     by_words, sharp, f1_words, f1_sharp = (sum(one) / len(one) for one in found)

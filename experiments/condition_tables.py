@@ -88,9 +88,8 @@ def within(
 def fires(head: ConditionHead, one: Lesson, texts: torch.Tensor, limit: float) -> torch.Tensor:
     """Return of which texts a condition in its first wording fires, as 0 or 1."""
     written = head(one.words[:1])
-    scores = head.scores(written.directions, texts, one.described.about)
-    likely = scores * written.slopes + written.offsets
-    return ((likely > 0) & (scores > limit)).float()
+    least = max(0.0, float(limit * written.slopes + written.offsets))
+    return (head.logits(written, texts, one.described.about) > least).float()
 
 
 @torch.no_grad()

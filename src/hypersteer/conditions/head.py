@@ -152,6 +152,12 @@ class ConditionHead(nn.Module):
         each = score(states, directions, self.means[kind], "cosine", self.scales[kind])
         return each.mean(-1)
 
+    def logits(
+        self, written: Written, states: Float[Tensor, "T K D"], about: About
+    ) -> Float[Tensor, " T"]:
+        """Return the logits of the probability that one written condition holds of each text."""
+        return self.scores(written.directions, states, about) * written.slopes + written.offsets
+
     def kept(self, about: About) -> Float[Tensor, "P K D"]:
         """Return pooled states of texts of many kinds, which the head was not trained on."""
         return getattr(self, f"kept_{about}")

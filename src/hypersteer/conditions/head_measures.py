@@ -37,9 +37,7 @@ class HeadMeasured:
 def head_logits(head: ConditionHead, lesson: Lesson, wording: int = 0) -> Float[Tensor, " T"]:
     """Return the logits of the probability that a condition holds of each of its texts."""
     written = head(lesson.words[wording : wording + 1])
-    directions = written.directions[0].expand_as(lesson.texts)
-    scores = head.scores(directions, lesson.texts, lesson.described.about)
-    return scores * written.slopes[0] + written.offsets[0]
+    return head.logits(written, lesson.texts, lesson.described.about)
 
 
 def measure_head(head: ConditionHead, lessons: Sequence[Lesson]) -> list[HeadMeasured]:

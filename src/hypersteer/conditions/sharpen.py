@@ -88,8 +88,7 @@ def sharpened(
     def loss() -> Tensor:
         best.zero_grad()
         now = result()
-        scores = head.scores(now.directions.expand_as(states), states, about)
-        logits = scores * now.slopes + now.offsets
+        logits = head.logits(now, states, about)
         wrong = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         prior = (moved**2).sum() / (2 * TURN**2) + (shift**2).sum() / (2 * SHIFT**2)
         (wrong + prior).backward()
