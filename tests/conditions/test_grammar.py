@@ -73,17 +73,21 @@ def test_several_rules_and_edits():
 
 
 def test_texts_and_strengths():
-    first, second = parse_rules(
+    first, second, third = parse_rules(
         'if "asks; about if" and not \u201cis a joke\u201d then "refer to a doctor" at 0.8, '
-        "x AT -2; if at then at"
+        'x AT -2; if at then at; if not "is a joke" Above 0.2 or above then y'
     )
     assert [tuple(one) for one in first.conditions] == [
-        ("asks; about if", 4, True, 1.0),
-        ("is a joke", 29, True, 1.0),
+        ("asks; about if", 4, True, 1.0, 0.5),
+        ("is a joke", 29, True, 1.0, 0.5),
     ]
     assert [tuple(one) for one in first.edits] == [
-        ("refer to a doctor", 46, True, 0.8),
-        ("x", 74, False, -2.0),
+        ("refer to a doctor", 46, True, 0.8, 0.5),
+        ("x", 74, False, -2.0, 0.5),
+    ]
+    assert [(one.name, one.above) for one in third.conditions] == [
+        ("is a joke", 0.2),
+        ("above", 0.5),
     ]
     fired = {"asks; about if": torch.tensor([True, True]), "is a joke": torch.tensor([True, False])}
     assert first.expression.value(fired).tolist() == [False, True]
@@ -126,6 +130,11 @@ def test_texts_and_strengths():
         ('if " " then x', 4, "expected the name of a condition, one in quotation marks"),
         ("if a then x at", 15, "expected a strength, such as 0.8, but the rule ends"),
         ("if a then x at much", 16, "expected a strength, such as 0.8, but there is 'much'"),
+        ('if "a" above then x', 14, "a probability between 0 and 1, such as 0.2, but there is"),
+        ('if "a" above 1 then x', 14, "expected a probability between 0 and 1"),
+        ('if "a" above -0.1 then x', 14, "expected a probability between 0 and 1"),
+        ('if "a" above', 13, "such as 0.2, but the rule ends"),
+        ("if a above 0.2 then x", 6, "a condition given by name has its own threshold"),
         ("if a and not a then x", 4, "this contradicts itself and can never fire"),
         ("if " + "(" * 60 + "a" + ")" * 60 + " then x", 54, "more than 50 brackets"),
         ("if " + "not " * 60 + "a then x", 204, "more than 50 brackets"),

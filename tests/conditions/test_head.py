@@ -56,7 +56,7 @@ def test_rules_in_words_gate_as_their_conditions_do(lm, taught):
     assert rules.words == (SEA, SUMS, ANSWER)
     with pytest.raises(SteeringError, match=r"no head that writes|trained"):
         lm.generate("Hi", edit=rules, max_new_tokens=1)
-    made = rules.ready(lambda words: hs.condition(words, lm=lm, head=taught))
+    made = rules.ready(lambda words, above: hs.condition(words, lm=lm, above=above, head=taught))
     prompts, log = [*on_topic(2, seed=7), *off_topic(2, seed=8)], hs.Decisions()
     request = as_request(lm, prompts, made, 1.0)
     writers = Answerer(lm).writers(request, decisions=log)
@@ -73,6 +73,21 @@ def test_rules_in_words_gate_as_their_conditions_do(lm, taught):
         if not fired:  # nothing was written, so the states of the answer are the plain ones
             by_hand = score_by_hand(lm, made.conditions[ANSWER], row, answer[:2])
             assert checks[2].scores[ANSWER] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_rule_says_above_which_probability_its_words_fire(lm, taught):
+    edits = {"x": tiny.edit_of(lm, lm.site(3))}
+    rules = hs.rules(f'if "{SEA}" above 0.9 or "{SUMS}" then x', edits=edits)
+    assert rules.above == {SEA: 0.9, SUMS: 0.5}
+    answerer = Answerer(lm, head=taught)
+    made = answerer._ready([rules])[0].conditions
+    for words, above in rules.above.items():
+        by_hand = hs.condition(words, lm=lm, above=above, head=taught)
+        assert made[words].threshold == by_hand.threshold
+        limit = made[words].probabilities(torch.tensor([by_hand.threshold]))
+        assert float(limit) == pytest.approx(above, abs=1e-4)
+    with pytest.raises(SteeringError, match=rf"column \d+: '{SEA}' fires above 0.5 before this"):
+        hs.rules(f'if "{SEA}" then x; if "{SEA}" above 0.2 then x', edits=edits)
 
 
 def test_a_file_gives_the_same_conditions(lm, taught, tmp_path):
@@ -173,7 +188,7 @@ def test_what_it_cannot_do(lm, taught, tmp_path):
     with pytest.raises(CheckpointError, match="is not a readable head"):
         hs.condition(SEA, lm=lm, head=damaged)
     rules = hs.rules(f'if "the answer {SEA}" then x', edits={"x": tiny.edit_of(lm, lm.site(3))})
-    ready = rules.ready(lambda words: hs.condition(words, lm=lm, head=taught))
+    ready = rules.ready(lambda words, above: hs.condition(words, lm=lm, above=above, head=taught))
     with pytest.raises(SteeringError, match="is about the answer, which is not there"):
         lm.generate("Hi", edit=ready, max_new_tokens=1)
 

@@ -4,16 +4,17 @@
     rule   = "if" either "then" edit { "," edit }
     either = both { "or" both }
     both   = one { "and" one }
-    one    = "not" one | "(" either ")" | term
-    edit   = term [ "at" strength ]
-    term   = name | text
+    one    = "not" one | "(" either ")" | name | text [ "above" probability ]
+    edit   = ( name | text ) [ "at" strength ]
 
 So `not` binds tighter than `and`, and `and` tighter than `or`. Names are letters, digits, `_` and
 `-`, not starting with a digit or `-`; the five words of the grammar are no names. A text stands in
 quotation marks, straight or curled: a condition in words, or a steering prompt. A line feed is as
-good as a semicolon, and several edits may also be joined by `and`.
+good as a semicolon, and several edits may also be joined by `and`. A condition in
+words fires above a probability of a half, or of what follows `above`.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -98,12 +99,14 @@ class Mention(NamedTuple):
         column: counted from 1.
         quoted: whether it is a text.
         strength: of an edit, by which the request's is multiplied.
+        above: of a condition in words, the probability above which it fires.
     """
 
     name: str
     column: int
     quoted: bool = False
     strength: float = 1.0
+    above: float = 0.5
 
 
 class Rule(NamedTuple):
@@ -224,6 +227,11 @@ class _Reader:
             self._next += 1
             return inner
         mention = self._term("the name of a condition, one in quotation marks, 'not' or '('")
+        if self._word() == "above":
+            if not mention.quoted:
+                raise self._error("a condition given by name has its own threshold")
+            above = self._number("a probability between 0 and 1, such as 0.2", share=True)
+            mention = mention._replace(above=above)
         self._conditions.append(mention)
         return Name(mention.name)
 
@@ -231,11 +239,16 @@ class _Reader:
         mention = self._term("the name of an edit or a steering prompt in quotation marks")
         if self._word() != "at":
             return mention
+        return mention._replace(strength=self._number("a strength, such as 0.8"))
+
+    def _number(self, wanted: str, *, share: bool = False) -> float:
+        """Read the number behind a word; of a share, one between 0 and 1."""
         self._next += 1
-        if self._kind() != "number":
-            raise self._error("expected a strength, such as 0.8")
+        number = float(self._tokens[self._next].text) if self._kind() == "number" else math.nan
+        if math.isnan(number) or (share and not 0 < number < 1):
+            raise self._error(f"expected {wanted}")
         self._next += 1
-        return mention._replace(strength=float(self._tokens[self._next - 1].text))
+        return number
 
     def _term(self, wanted: str) -> Mention:
         kind, column = self._kind(), self._column()
@@ -257,7 +270,7 @@ class _Reader:
         if self._next == len(self._tokens):
             return None
         word = self._tokens[self._next].text
-        return word.lower() if word.lower() in (*WORDS, "at") else word
+        return word.lower() if word.lower() in (*WORDS, "at", "above") else word
 
     def _kind(self) -> str:
         """Return what kind of token is to be read; none at the end."""

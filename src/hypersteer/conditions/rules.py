@@ -28,6 +28,7 @@ class Rules:
         words: conditions that the rules say in words; what decides wants them made, see `ready`.
         edits: those that the rules name, in the order of their first mention: edits, or steering
             prompts for a hypernetwork.
+        above: the probabilities above which these fire.
         strengths: of the edits, by which the request's strength is multiplied.
         every: a new check after this many response tokens; 0 checks the prompt only.
         order: what happens when several rules fire, see `rules`.
@@ -38,6 +39,7 @@ class Rules:
     conditions: Mapping[str, Condition]
     edits: Mapping[str, str | Edit | EditSet]
     words: tuple[str, ...] = ()
+    above: Mapping[str, float] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
     every: int = 0
     order: Order = "all"
@@ -51,15 +53,15 @@ class Rules:
     def __str__(self) -> str:
         return self.steering_prompt
 
-    def ready(self, make: Callable[[str], Condition]) -> "Rules":
+    def ready(self, make: Callable[[str, float], Condition]) -> "Rules":
         """Return the rules with conditions in place of words.
 
         Args:
-            make: makes a condition of words.
+            make: makes a condition of words and the probability above which it fires.
         """
         if not self.words:
             return self
-        made = {text: make(text) for text in self.words}
+        made = {text: make(text, self.above[text]) for text in self.words}
         return replace(self, conditions={**self.conditions, **made}, words=())
 
     def acting(self, fired: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +96,8 @@ def rules(
     """Rules such as `if "asks about health" and not fiction then "refer to a doctor" at 0.8`.
 
     What stands in quotation marks is a condition in words or a steering prompt; what does not is a
-    name. `not` binds tighter than `and`, `and` tighter than `or`; several rules are separated by
+    name. A condition in words fires above a probability of a half, or of what follows `above`.
+    `not` binds tighter than `and`, `and` tighter than `or`; several rules are separated by
     semicolons or line feeds, several edits after `then` by commas. A strength may follow `at`.
     See `hypersteer.conditions.grammar`.
 
@@ -123,25 +126,26 @@ def rules(
         raise ConfigError(f"unknown order {order!r}{nearest(str(order), get_args(Order))}")
     _check_names(conditions, edits)
     used: dict[str, Condition] = {}
-    words: dict[str, None] = {}
+    above: dict[str, float] = {}
     wanted: dict[str, str | Edit | EditSet] = {}
     strengths: dict[str, float] = {}
     for rule in parsed:
         _check_known(rule, rule.conditions, conditions, "condition")
         _check_known(rule, rule.edits, edits, "edit")
         used |= {one.name: conditions[one.name] for one in rule.conditions if not one.quoted}
-        words |= {check_words(one.name): None for one in rule.conditions if one.quoted}
+        for mention in (one for one in rule.conditions if one.quoted):
+            _once(above, rule, mention, mention.above, "fires above")
+            check_words(mention.name)
         wanted |= {one.name: one.name if one.quoted else edits[one.name] for one in rule.edits}
         for mention in rule.edits:
-            if strengths.setdefault(mention.name, mention.strength) != mention.strength:
-                told = f"'{mention.name}' acts at strength {strengths[mention.name]:g} before this"
-                raise at_column(rule.text, mention.column, told)
+            _once(strengths, rule, mention, mention.strength, "acts at strength")
     _check_values(used, wanted)
     return Rules(
         rules=parsed,
         conditions=used,
         edits=wanted,
-        words=tuple(words),
+        words=tuple(above),
+        above=above,
         strengths=strengths,
         every=_every(check),
         order=order,
@@ -169,6 +173,13 @@ def _check_known(
             way = f'; in words it stands in quotation marks, as "{name}"' if not known else ""
             told = f"unknown {kind} '{name}'{nearest(name, known)}{way}"
             raise at_column(rule.text, mention.column, told)
+
+
+def _once(values: dict[str, float], rule: Rule, mention: Mention, value: float, does: str) -> None:
+    """Note the number behind a name or a text, which is the same wherever that is mentioned."""
+    if values.setdefault(mention.name, value) != value:
+        told = f"'{mention.name}' {does} {values[mention.name]:g} before this"
+        raise at_column(rule.text, mention.column, told)
 
 
 def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object]) -> None:
