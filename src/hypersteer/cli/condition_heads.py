@@ -22,7 +22,7 @@ class ConditionsTeach:
     """Train a head that writes conditions from words, and measure it on conditions held out.
 
     Examples:
-      hypersteer conditions teach --out head.safetensors
+      hypersteer conditions teach --concepts bundled bundled:wide --out head.safetensors
       hypersteer conditions teach bundled mine.jsonl --out runs/mine --lm my-model --steps 600
     """
 
@@ -30,6 +30,9 @@ class ConditionsTeach:
         tuple[str, ...], Positional, arg(metavar="[CONDITIONS ...]", help_behavior_hint="")
     ] = ("bundled",)
     """Files of lines {"condition": TEXT, "in": [...], "off": [...]}, and `bundled`."""
+    concepts: Annotated[tuple[str, ...], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
+    """Concept data whose answers teach as well, such as bundled, bundled:wide and bundled:more, or
+    a folder in AxBench's format: each concept is a condition about the answer."""
     out: OptionalText = None
     """File to write, such as head.safetensors; or a checkpoint's folder, whose rules use it."""
     config: Annotated[HeadConfig, arg(name="")] = field(default_factory=HeadConfig)
@@ -76,6 +79,11 @@ def teach(argv: Sequence[str]) -> None:
     from hypersteer.conditions.described import read_described
 
     described = [one for name in args.data for one in read_described(name)]
+    if args.concepts:
+        from hypersteer.conditions.from_concepts import described_concepts
+        from hypersteer.data.sources import load_concepts
+
+        described += described_concepts(load_concepts(args.concepts))
 
     from hypersteer.conditions.head_measures import measure_head
     from hypersteer.conditions.lessons import read_lessons

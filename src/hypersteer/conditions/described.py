@@ -16,6 +16,8 @@ from hypersteer.values import json_of
 
 About = Literal["prompt", "answer"]
 BUNDLED = "bundled"
+CONCEPT = "concept"
+"""The kind of conditions that concepts are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

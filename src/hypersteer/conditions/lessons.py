@@ -3,7 +3,7 @@
 Shapes: M conditions, W blocks that words are read at, K layers that conditions read, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,7 @@ def asked(texts: Sequence[ContrastText], about: About) -> list[ContrastText]:
 def read_lessons(
     lm: BaseLM, described: Sequence[Described], config: HeadConfig, watch: Watch | None = None
 ) -> list[Lesson]:
-    """Read conditions and all their texts, in one pass over each batch.
+    """Read conditions and all their texts, in one pass over each batch; the same text once.
 
     Args:
         lm: the base LM.
@@ -75,17 +75,17 @@ def read_lessons(
     """
     wordings = [wording for one in described for wording in one.wordings]
     words = read_words(lm, wordings, config)
-    texts: dict[About, Iterator[Tensor]] = {}
+    texts: dict[About, dict[str, Tensor]] = {}
     for about, pooling in POOLING.items():
-        given = [text for one in described if one.about == about for text in one.texts]
-        rows = asked(given, about)
-        texts[about] = iter(read_states(lm, rows, config.layers, pooling, watch=watch))
+        given = dict.fromkeys(t for one in described if one.about == about for t in one.texts)
+        states = read_states(lm, asked([*given], about), config.layers, pooling, watch=watch)
+        texts[about] = dict(zip(given, states, strict=True))
     of_words = iter(words)
     return [
         Lesson(
             described=one,
             words=torch.stack([next(of_words) for _ in one.wordings]),
-            texts=torch.stack([next(texts[one.about]) for _ in one.texts]),
+            texts=torch.stack([texts[one.about][text] for text in one.texts]),
         )
         for one in described
     ]

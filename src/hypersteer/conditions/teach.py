@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hypersteer.conditions.contrasts import Watch
+from hypersteer.conditions.described import CONCEPT
 from hypersteer.conditions.head import ABOUT, ConditionHead
 from hypersteer.conditions.lessons import Lesson
 from hypersteer.config.conditions import HeadConfig
@@ -35,9 +36,10 @@ def teach_head(
     """Train a head on conditions that are not held out.
 
     One condition in twenty is put aside, so that budgets of false positives are set by texts that
-    nothing was learnt from. A step takes some of the others, each in one of its wordings, and asks
-    of every text of theirs whether the condition holds (logistic loss; the wordings of a condition
-    take turns). Of a topic or a matter of safety it asks the same of texts of far-off conditions.
+    nothing was learnt from; none of those that are concepts (`described_concepts`). A step takes
+    some of the others, each in one of its wordings, and asks of every text of theirs whether the
+    condition holds (logistic loss; the wordings of a condition take turns). Of a topic or a matter
+    of safety it asks the same of texts of far-off conditions.
 
     Args:
         lessons: conditions, read by `read_lessons` with the same settings; held-out ones are
@@ -53,9 +55,11 @@ def teach_head(
     usable = [one for one in lessons if not one.described.held_out]
     if not usable:
         raise DataError("there are no conditions to train on; those that are held out do not count")
+    concepts = [one for one in usable if one.described.kind == CONCEPT]
+    usable = [one for one in usable if one.described.kind != CONCEPT]
     every = ASIDE if config.kept else len(usable) + 1
     aside = usable[every - 1 :: every]
-    taught = [one for number, one in enumerate(usable, start=1) if number % every]
+    taught = [one for number, one in enumerate(usable, start=1) if number % every] + concepts
     torch.manual_seed(config.seed)
     chosen = random.Random(config.seed)
     head = ConditionHead(taught[0].words.shape[-1], config, base_lm)
