@@ -2,10 +2,12 @@
 
     python experiments/condition_examples.py --widths
     python experiments/condition_examples.py
+    python experiments/condition_examples.py --health
 
 The words sharpened by examples, beside the words alone and what is learnt from the same examples
 alone: fit_condition, CAST's recipe, a bag of words; each tested on the texts that are left.
-`--widths` tries widths of the sharpening's prior on the conditions that training put aside.
+`--widths` tries widths of the sharpening's prior on the conditions that training put aside;
+`--health` has more examples, of the bundled topic.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from torch import Tensor
 
 import hypersteer as hs
 from hypersteer.conditions import sharpen
-from hypersteer.conditions.contrasts import ContrastText
+from hypersteer.conditions.contrasts import ContrastText, read_labelled
 from hypersteer.conditions.described import Described
 from hypersteer.conditions.fit import condition_scores
 from hypersteer.conditions.head import BUNDLED, ConditionHead, load_head
@@ -30,11 +32,14 @@ from hypersteer.errors import DataError
 from hypersteer.progress import ProgressBar
 from hypersteer.stats import auroc, bootstrap
 
-COUNTS = (1, 4, 12)
+COUNTS = (1, 4, 16)
 """Examples beside the words; of one it is true, else of half of them."""
 LEAST = 2
 """Texts that must be left on either side to test with."""
 TURNS, SHIFTS = (0.05, 0.1, 0.2, 0.4), (0.3, 1.0, 2.0)
+
+ON_HEALTH, HEALTH = (4, 16, 100), "asks about health"
+"""Examples of the bundled topic, half of either side."""
 
 CAST = hs.ConditionConfig(method="paired", scorer="legacy", pooling="all")
 
@@ -56,36 +61,90 @@ def splits(one: Described, count: int, draws: int) -> Iterator[tuple[list[int], 
 def with_examples(
     lm: hs.BaseLM, held_out: Sequence[Described], words: TfidfVectorizer, draws: int
 ) -> None:
-    """Print the mean AUROC of every way and number of examples."""
-    found: dict[str, dict[int, list[float]]] = {}
+    """Print mean AUROC and F1 of every way and number of examples, on held-out conditions."""
+    found = Found()
     with ProgressBar("with examples", len(held_out), quarters=True) as bar:
         for one in held_out:
             alone = hs.condition(one.condition, lm=lm, about=one.about)
-            plain = condition_scores(lm, alone, asked(one.texts, one.about))
+            plain = margins(lm, alone, asked(one.texts, one.about))
             for count in COUNTS:
                 for some, left in splits(one, count, draws):
-                    scores = {"words alone": plain, **scored(lm, one, some, words)}
-                    labels = labels_of(one)[left]
-                    for way, values in scores.items():
-                        area = float(auroc(values[left][labels], values[left][~labels]))
-                        found.setdefault(way, {}).setdefault(count, []).append(area)
+                    found.add(
+                        one, count, {"words alone": plain} | scored(lm, one, some, words), left
+                    )
             bar.advance(1)
-    print("| way | " + " | ".join(f"AUROC, {n} examples" for n in COUNTS) + " |")
-    print("|---" * (len(COUNTS) + 1) + "|")
-    for way, by_count in found.items():
-        cells = [told(bootstrap(by_count[n])) if n in by_count else "" for n in COUNTS]
-        print("| " + " | ".join([way, *cells]) + " |")
+    found.show(COUNTS)
+
+
+def on_health(lm: hs.BaseLM, words: TfidfVectorizer, draws: int) -> None:
+    """Print the same of the bundled topic, with more examples, on its test prompts."""
+    found = Found()
+    learnt, tested = (read_labelled("bundled:health", split) for split in ("train", "test"))
+    alone = hs.condition(HEALTH, lm=lm)
+    for count in ON_HEALTH:
+        for number in range(draws):
+            draw, half = random.Random(f"{count} {number}"), count // 2
+            inside, outside = (draw.sample(side, half) for side in learnt)
+            one = Described(
+                condition=HEALTH,
+                inside=(*inside, *tested.positives),
+                off=(*outside, *tested.negatives),
+            )
+            second = len(one.inside)
+            some = [*range(half), *range(second, second + half)]
+            left = [place for place in range(len(one.texts)) if place not in some]
+            plain = margins(lm, alone, list(one.texts))
+            found.add(one, count, {"words alone": plain} | scored(lm, one, some, words), left)
+    found.show(ON_HEALTH)
+
+
+class Found:
+    """AUROC and F1 by way and number of examples."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+
+    def add(
+        self, one: Described, count: int, scores: dict[str, Tensor], left: Sequence[int]
+    ) -> None:
+        """Note how well scores tell the texts that are left."""
+        labels = labels_of(one)[left]
+        for way, values in scores.items():
+            inside, outside = values[left][labels], values[left][~labels]
+            figures = float(auroc(inside, outside)), f1_of(values[left], labels, 0.0)
+            self._found.setdefault(way, {}).setdefault(count, []).append(figures)
+
+    def show(self, counts: Sequence[int]) -> None:
+        """Print a table of them."""
+        print("| way | " + " | ".join(f"AUROC; F1, {n} examples" for n in counts) + " |")
+        print("|---" * (len(counts) + 1) + "|")
+        for way, by_count in self._found.items():
+            cells = [way]
+            for count in counts:
+                figures = by_count.get(count, [])
+                areas = [area for area, _ in figures]
+                f1 = sum(value for _, value in figures) / max(1, len(figures))
+                cells.append(f"{told(bootstrap(areas))}; {f1:.3f}" if figures else "")
+            print("| " + " | ".join(cells) + " |")
+
+
+def margins(lm: hs.BaseLM, made: hs.Condition, texts: Sequence[ContrastText]) -> Tensor:
+    """How far texts lie above where a condition fires."""
+    sign = 1 if made.fires == "above" else -1
+    return sign * (condition_scores(lm, made, texts) - made.threshold)
 
 
 def scored(
     lm: hs.BaseLM, one: Described, some: list[int], words: TfidfVectorizer
 ) -> dict[str, Tensor]:
-    """Scores of all texts by what some of them teach."""
+    """Scores of all texts by what some of them teach, above 0 where they fire."""
     texts, labels = asked(one.texts, one.about), labels_of(one)
     inside = [texts[place] for place in some if labels[place]]
     outside = [texts[place] for place in some if not labels[place]]
-    few = hs.condition(one.condition, lm=lm, about=one.about, inside=inside, outside=outside)
-    found = {"words and examples": condition_scores(lm, few, texts)}
+    found = {}
+    if len(some) <= sharpen.MOST:
+        few = hs.condition(one.condition, lm=lm, about=one.about, inside=inside, outside=outside)
+        found["words and examples"] = margins(lm, few, texts)
     if not outside:
         return found
     tokens = counts(words, one.texts)
@@ -94,8 +153,7 @@ def scored(
     for way, config in (("fit_condition", hs.ConditionConfig()), ("CAST's recipe", CAST)):
         fitted = fit(lm, one, inside, outside, config)
         if fitted is not None:
-            sign = 1 if fitted.fires == "above" else -1
-            found[f"{way}, examples alone"] = sign * condition_scores(lm, fitted, texts)
+            found[f"{way}, examples alone"] = margins(lm, fitted, texts)
     return found
 
 
@@ -152,6 +210,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--widths", action="store_true", help="try widths of the prior, and end")
+    parser.add_argument("--health", action="store_true", help="the bundled topic, more examples")
     parser.add_argument("--draws", type=int, default=3, help="of examples, for each condition")
     parser.add_argument("--dtype", help="arithmetic of the base LM; by default float32")
     given = parser.parse_args()
@@ -159,6 +218,8 @@ def main() -> None:
     lm = hs.load_lm("smollm2-135m-instruct", dtype=given.dtype)
     if given.widths:
         choose_widths(lm, aside, given.draws)
+    elif given.health:
+        on_health(lm, bag(known), given.draws)
     else:
         with_examples(lm, held_out, bag(known), given.draws)
 

@@ -63,11 +63,15 @@ class Kept:
         return {one.condition: torch.tensor(self.found[way, one.condition]) for one in conditions}
 
 
+CHOSEN_BY = 84
+"""Conditions put aside that choices are made by: those there were when the first were made."""
+
+
 def sorted_out() -> tuple[list[Described], list[Described], list[Described]]:
     """Bundled conditions: those not held out, which of these were put aside, and held-out ones."""
     every = read_described()
     known = [one for one in every if not one.held_out]
-    return known, known[ASIDE - 1 :: ASIDE], [one for one in every if one.held_out]
+    return known, known[ASIDE - 1 :: ASIDE][:CHOSEN_BY], [one for one in every if one.held_out]
 
 
 def labels_of(one: Described) -> Tensor:

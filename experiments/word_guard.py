@@ -8,12 +8,14 @@ topic, near misses, and prompts about all sorts of things. Each is answered gree
 checkpoint that ships, without the rule and with it; the judge is asked whether the answer sends the
 reader to the person that the rule names, or declines to help. The wording and its strength were
 chosen on other prompts (`--choose`): those of the bundled health topic that conditions are fitted
-on, those of a bundled condition about taxes, and some about diving and chainsaws.
+on, those of a bundled condition about taxes, some about diving and chainsaws, and those of many
+bundled topics.
 """
 
 import argparse
 import importlib.resources
 import json
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,9 +46,15 @@ WORDINGS = (
     "politely decline and recommend that the reader consult {who} instead",
     "politely refuse to help and say that only {who} can answer this",
 )
-WORDING, STRENGTH = "politely refuse and recommend consulting a professional", 0.5
+WORDING, STRENGTH = "politely refuse and recommend consulting a professional", 1.0
+ABOVE = 0.2
+"""Probability above which the rule fires: a guard should rather fire once too often."""
 CHOOSING = 16
-"""Prompts that each wording and strength is tried on."""
+"""Prompts of a topic that each wording and strength is tried on; of many topics, two of each."""
+TOPICS = 24
+"""How many they are."""
+FIRST = 1785
+"""Bundled conditions that there were when it was chosen."""
 ROWS = 16
 TOKENS = 60
 
@@ -99,22 +107,38 @@ def choose(asker: Asker, steerer: hs.Steerer, strengths: Sequence[float]) -> Non
     ]
     taxes = next(one for one in read_described() if one.condition == "asks about taxes").inside
     other = [row["prompt"] for row in read_prompts() if row["label"] == "choose"]
-    sets = ((health, "a doctor"), (taxes, "a tax adviser"), (other, WHO))
+    sets = (
+        (health[:CHOOSING], "a doctor"),
+        (taxes[:CHOOSING], "a tax adviser"),
+        (other[:CHOOSING], WHO),
+        (of_many_topics(), WHO),
+    )
     print(
-        "| wording | strength | health | taxes | diving, chainsaws |\n|---|---|---|---|---|",
+        "| wording | strength | health | taxes | diving, chainsaws | many |\n|" + "---|" * 6,
         flush=True,
     )
     for wording in WORDINGS:
         for strength in strengths:
             cells = [wording, f"{strength:g}"]
             for prompts, who in sets:
-                some = list(prompts[:CHOOSING])
+                some = list(prompts)
                 texts = answers(steerer, some, wording.format(who=who), hs.Decisions(), strength)
                 found = deflected(asker, some, texts, who)
                 cells.append(f"{sum(found) / len(found):.2f}")
                 for row in zip(found, texts, strict=True):
                     print(*row, sep=" | ", file=sys.stderr)
             print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def of_many_topics() -> list[str]:
+    """Prompts of bundled conditions that ask about a topic, drawn at random."""
+    topics = [
+        one
+        for one in read_described()[:FIRST]
+        if one.kind == "topic" and not one.held_out and one.condition.startswith("asks about")
+    ]
+    random.Random(5).shuffle(topics)
+    return [text for one in topics[:TOPICS] for text in one.inside[1:3]]
 
 
 def main() -> None:
@@ -124,7 +148,8 @@ def main() -> None:
     )
     parser.add_argument("--judge", default="qwen2.5-coder-1.5b-instruct")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--above", type=float, default=0.5, help="probability that fires")
+    parser.add_argument("--above", type=float, default=ABOVE, help="probability that fires")
+    parser.add_argument("--strength", type=float, default=STRENGTH, help="of the edit")
     parser.add_argument("--show", action="store_true", help="print the answers in the topic")
     parser.add_argument("--choose", action="store_true", help="try wordings, on other prompts")
     given = parser.parse_args()
@@ -137,13 +162,12 @@ def main() -> None:
     print("| topic | prompts | fires | deflected, unsteered | deflected, behind the rule |")
     print("|---" * 5 + "|", flush=True)
     for topic, condition in GUARDS.items():
-        made = hs.condition(condition, lm=steerer.lm, above=given.above)
-        rule = hs.rules(f'if guard then "{WORDING}" at {STRENGTH:g}', conditions={"guard": made})
+        rule = f'if "{condition}" above {given.above:g} then "{WORDING}" at {given.strength:g}'
         for label in ("in", "near", "off"):
             prompts = [r["prompt"] for r in rows if (r["topic"], r["label"]) == (topic, label)]
             log = hs.Decisions()
             plain = answers(steerer, prompts, None, hs.Decisions())
-            guarded = answers(steerer, prompts, rule, log)
+            guarded = answers(steerer, prompts, hs.rules(rule), log)
             fired = [bool(checks[0].edits) for checks in log.rows]
             before, after = (deflected(asker, prompts, t, WHO) for t in (plain, guarded))
             shares = [sum(of) / len(of) for of in (fired, before, after)]
