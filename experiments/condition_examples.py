@@ -87,8 +87,8 @@ def on_health(lm: hs.BaseLM, words: TfidfVectorizer, draws: int) -> None:
             inside, outside = (draw.sample(side, half) for side in learnt)
             one = Described(
                 condition=HEALTH,
-                inside=(*inside, *tested.positives),
-                off=(*outside, *tested.negatives),
+                inside=tuple(map(str, (*inside, *tested.positives))),
+                off=tuple(map(str, (*outside, *tested.negatives))),
             )
             second = len(one.inside)
             some = [*range(half), *range(second, second + half)]

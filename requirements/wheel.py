@@ -76,9 +76,9 @@ def main() -> None:
 def check(wheel: Path) -> None:
     """See that the wheel holds what it should, and nothing of the tests."""
     names = zipfile.ZipFile(wheel).namelist()
-    shipped = ("model.safetensors", "condition_head.safetensors")
-    wanted_files = [f"data/pretrained/{name}" for name in shipped]
-    for wanted in (*wanted_files, "py.typed", "serving/page/index.html"):
+    head = "data/condition_heads/smollm2-135m-instruct.safetensors"
+    shipped = ("data/pretrained/model.safetensors", head)
+    for wanted in (*shipped, "py.typed", "serving/page/index.html"):
         if f"hypersteer/{wanted}" not in names:
             sys.exit(f"the wheel lacks hypersteer/{wanted}")
     strays = [name for name in names if name.split("/")[0].startswith(("tests", "docs", "runs"))]

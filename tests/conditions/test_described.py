@@ -10,18 +10,19 @@ from hypersteer.errors import DataError
 
 def test_the_bundled_ones_are_what_their_readme_says():
     found = read_described()
-    assert len(found) == 1785
+    assert len(found) == 4097
     kinds = [one.kind for one in found]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "topic": 959, "answer": 210, "intent": 189, "safety": 140, "tone": 132, "form": 110,
-        "language": 45,
+        "topic": 2270, "answer": 431, "intent": 405, "form": 339, "safety": 284, "tone": 257,
+        "language": 111,
     }  # fmt: skip
     held = [one.kind for one in found[:420] if one.held_out]
     assert {kind: held.count(kind) for kind in kinds} == {
         "topic": 32, "intent": 12, "tone": 11, "answer": 10, "safety": 8, "form": 6, "language": 5,
     }  # fmt: skip
+    assert sum(one.held_out for one in found) == 87
     texts = [text for one in found for text in one.texts]
-    assert len(set(texts)) == len(texts) == 31_917
+    assert len(set(texts)) == len(texts) == 68_907
     sizes = [(len(one.inside), len(one.near), len(one.off)) for one in found]
     assert sizes[:990] == [(12, 6, 6)] * 420 + [(8, 4, 4)] * 570
     assert set(sizes[990:]) == {(8, 4, 4), (8, 4, 3), (7, 4, 4), (8, 3, 4)}

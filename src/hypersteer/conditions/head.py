@@ -22,27 +22,25 @@ from hypersteer.conditions.score import score
 from hypersteer.config import from_dict, to_dict
 from hypersteer.config.conditions import HeadConfig
 from hypersteer.errors import CheckpointError, SteeringError, one_line
-from hypersteer.files import CONDITION_HEAD, is_file, output_file, package_data, path_of
+from hypersteer.files import is_file, output_file, package_data, path_of
 from hypersteer.lm.base import BaseLM
 from hypersteer.tensor_files import read_value, write_value
 
 FORMAT = "hypersteer-condition-head-1"
 ABOUT: tuple[About, ...] = ("prompt", "answer")
 """What a condition may be about, in the order in which the head keeps their means and scales."""
-EARLIER = {"members": 1}
+EARLIER = {"members": 1, "read_dropout": 0.0}
 """What the settings of heads were before their files said so."""
 ONE = ("hidden", "directions", "offset", "log_slope")
 """What the names of tensors begin with in files that hold one network."""
 FIRST_SLOPE = 2.7
 """Logarithm of the slope that training begins with."""
 
-BUNDLED = package_data("data", "pretrained", CONDITION_HEAD)
-"""The head for the base LM of the checkpoint that ships."""
-SHIPPED = (
-    BUNDLED,
-    package_data("data", "condition_heads", "qwen2.5-coder-0.5b-instruct.safetensors"),
+BUNDLED, _ = SHIPPED = tuple(
+    package_data("data", "condition_heads", f"{name}.safetensors")
+    for name in ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 )
-"""Heads that ship, each for another base LM."""
+"""Heads that ship, each for another base LM; the first for that of the checkpoint that ships."""
 
 _heads: dict[Path, tuple[float, "ConditionHead"]] = {}
 _chosen: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()

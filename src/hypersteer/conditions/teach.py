@@ -116,7 +116,10 @@ def _loss(
             drawn = torch.stack([other[chosen.randrange(len(other))] for other in others])
             texts = torch.cat([texts, drawn])
             inside = torch.cat([inside, inside.new_zeros(len(drawn))])
-        scores = head.scores(directions[:, number, None], texts, one.described.about)
+        read = directions[:, number, None].expand(-1, len(texts), -1, -1)
+        # Dropped of a direction, text by text, so that what it stands on is spread over the states.
+        read = F.dropout(read, head.config.read_dropout)
+        scores = head.scores(read, texts, one.described.about)
         logits = scores * slopes[:, number] + offsets[:, number]
         wrong = F.binary_cross_entropy_with_logits(logits, inside.expand_as(logits))
         losses.append(len(each) * wrong)
@@ -141,9 +144,9 @@ def far_off(head: ConditionHead, taught: Sequence[Lesson]) -> list[list[int]]:
         if one.described.kind not in RARE:
             found.append([])
             continue
-        same = (about == about[place]).nonzero().squeeze(1).tolist()
-        ranked = sorted((n for n in same if n != place), key=lambda n, row=place: likeness[row, n])
-        found.append(ranked[: int(FAR * len(ranked))])
+        ranked = likeness[place].argsort(stable=True)
+        same = ranked[(about[ranked] == about[place]) & (ranked != place)]
+        found.append(same[: int(FAR * len(same))].tolist())
     return found
 
 

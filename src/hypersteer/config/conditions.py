@@ -62,13 +62,15 @@ class HeadConfig:
     """Blocks that its conditions read; a score is the mean of theirs."""
     members: int = 4
     """Networks trained side by side, whose conditions are averaged."""
-    hidden: int = 128
+    hidden: int = 256
     """Width of the hidden layer of each."""
     dropout: float = 0.3
     """Share of its inputs and of its hidden layer that a training step drops."""
-    steps: int = 3000
+    read_dropout: float = 0.3
+    """Share of a text's states that a training step leaves unread, anew for each text."""
+    steps: int = 4500
     """Optimizer steps."""
-    conditions: int = 32
+    conditions: int = 48
     """Conditions of a step, each with all its texts."""
     learning_rate: float = 1e-3
     """Peak rate of AdamW, after a tenth of the steps; then half a cosine."""
@@ -95,8 +97,10 @@ class HeadConfig:
         for name in ("members", "hidden", "steps", "conditions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is below 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout {self.dropout} is not a share from 0 to below 1; try 0.3")
+        for name in ("dropout", "read_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                told = f"{name} {getattr(self, name)} is not a share from 0 to below 1; try 0.3"
+                raise ConfigError(told)
         if self.learning_rate <= 0 or self.weight_decay < 0:
             raise ConfigError(
                 f"learning_rate {self.learning_rate} is to be above 0, and weight_decay "
