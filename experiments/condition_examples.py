@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from condition_rivals import bag, counts, f1_of, labels_of, sorted_out, told
+from condition_rivals import bag, counts, f1_of, labels_of, margins, sorted_out, told
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
@@ -25,7 +25,6 @@ import hypersteer as hs
 from hypersteer.conditions import sharpen
 from hypersteer.conditions.contrasts import ContrastText, read_labelled
 from hypersteer.conditions.described import Described
-from hypersteer.conditions.fit import condition_scores
 from hypersteer.conditions.head import BUNDLED, ConditionHead, load_head
 from hypersteer.conditions.lessons import Lesson, asked, read_lessons
 from hypersteer.errors import DataError
@@ -126,12 +125,6 @@ class Found:
                 f1 = sum(value for _, value in figures) / max(1, len(figures))
                 cells.append(f"{told(bootstrap(areas))}; {f1:.3f}" if figures else "")
             print("| " + " | ".join(cells) + " |")
-
-
-def margins(lm: hs.BaseLM, made: hs.Condition, texts: Sequence[ContrastText]) -> Tensor:
-    """How far texts lie above where a condition fires."""
-    sign = 1 if made.fires == "above" else -1
-    return sign * (condition_scores(lm, made, texts) - made.threshold)
 
 
 def scored(

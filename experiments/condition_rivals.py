@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 import hypersteer as hs
+from hypersteer.conditions.contrasts import ContrastText
 from hypersteer.conditions.described import Described, read_described
 from hypersteer.conditions.fit import condition_scores
 from hypersteer.conditions.lessons import asked
@@ -34,6 +35,8 @@ from hypersteer.synthesis.condition_prompts import ask_holds
 
 Score = Callable[[Described], Tensor]
 """Scores of a condition's texts, from its words."""
+CHOSEN_BY = 84
+"""Conditions put aside that choices are made by: those there were when the first were made."""
 
 
 class Kept:
@@ -63,10 +66,6 @@ class Kept:
         return {one.condition: torch.tensor(self.found[way, one.condition]) for one in conditions}
 
 
-CHOSEN_BY = 84
-"""Conditions put aside that choices are made by: those there were when the first were made."""
-
-
 def sorted_out() -> tuple[list[Described], list[Described], list[Described]]:
     """Bundled conditions: those not held out, which of these were put aside, and held-out ones."""
     every = read_described()
@@ -77,6 +76,12 @@ def sorted_out() -> tuple[list[Described], list[Described], list[Described]]:
 def labels_of(one: Described) -> Tensor:
     """Of which texts it is true."""
     return torch.arange(len(one.texts)) < len(one.inside)
+
+
+def margins(lm: hs.BaseLM, made: hs.Condition, texts: Sequence[ContrastText]) -> Tensor:
+    """How far texts lie above where a condition fires."""
+    sign = 1 if made.fires == "above" else -1
+    return sign * (condition_scores(lm, made, texts) - made.threshold)
 
 
 def f1_of(scores: Tensor, labels: Tensor, threshold: float) -> float:
@@ -178,7 +183,7 @@ def main() -> None:
 
     def ours(one: Described) -> Tensor:
         made = hs.condition(one.condition, lm=lm, about=one.about)
-        return condition_scores(lm, made, asked(one.texts, one.about)) - made.threshold
+        return margins(lm, made, asked(one.texts, one.about))
 
     def counted(one: Described) -> Tensor:
         vectors = counts(words, [one.condition, *one.texts])

@@ -109,7 +109,7 @@ def choose(asker: Asker, steerer: hs.Steerer, strengths: Sequence[float]) -> Non
     other = [row["prompt"] for row in read_prompts() if row["label"] == "choose"]
     sets = (
         (health[:CHOOSING], "a doctor"),
-        (taxes[:CHOOSING], "a tax adviser"),
+        (list(taxes[:CHOOSING]), "a tax adviser"),
         (other[:CHOOSING], WHO),
         (of_many_topics(), WHO),
     )
@@ -121,9 +121,9 @@ def choose(asker: Asker, steerer: hs.Steerer, strengths: Sequence[float]) -> Non
         for strength in strengths:
             cells = [wording, f"{strength:g}"]
             for prompts, who in sets:
-                some = list(prompts)
-                texts = answers(steerer, some, wording.format(who=who), hs.Decisions(), strength)
-                found = deflected(asker, some, texts, who)
+                steer = wording.format(who=who)
+                texts = answers(steerer, prompts, steer, hs.Decisions(), strength)
+                found = deflected(asker, prompts, texts, who)
                 cells.append(f"{sum(found) / len(found):.2f}")
                 for row in zip(found, texts, strict=True):
                     print(*row, sep=" | ", file=sys.stderr)

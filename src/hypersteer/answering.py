@@ -6,12 +6,12 @@ turns those of rules on and off.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.ahead import decide_ahead, may_be_said
-from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.deciding import shares_of_rules
 from hypersteer.conditions.gate import Gate
 from hypersteer.conditions.rules import Check, Decisions, Rules
@@ -142,10 +142,7 @@ class Answerer(NamedTuple):
 
     def _ready(self, rows: Sequence[Rules | None]) -> list[Rules | None]:
         """Return the rules of each row, with conditions in place of words."""
-
-        def make(words: str, above: float) -> Condition:
-            return condition(words, lm=self.lm, above=above, head=self.head)
-
+        make = partial(condition, lm=self.lm, head=self.head)
         made = {id(one): one.ready(make) for one in rows if one is not None}
         return [None if one is None else made[id(one)] for one in rows]
 

@@ -36,16 +36,18 @@ def described_concepts(data: ConceptData, *, seed: int = 0) -> list[Described]:
     draw = random.Random(seed)
     every = np.concatenate([data.rows(concept.id, POSITIVE) for concept in data.concepts])
     requests = [text_key(prompt) for prompt in data.prompts(every)]
-    to_request: dict[str, list[int]] = {}
-    for row, request in zip(every.tolist(), requests, strict=True):
-        to_request.setdefault(request, []).append(row)
     request_of = dict(zip(every.tolist(), requests, strict=True))
+    to_request: dict[str, list[int]] = {}
+    for row, request in request_of.items():
+        to_request.setdefault(request, []).append(row)
     found = []
     for concept in data.concepts:
+        if concept.held_out:
+            continue
         own = data.rows(concept.id, POSITIVE).tolist()
         asked = dict.fromkeys(request_of[row] for row in own)
         twins = [row for request in asked for row in to_request[request]]
-        one = None if concept.held_out else _described(data, concept, twins, every, draw)
+        one = _described(data, concept, twins, every, draw)
         if one is not None:
             found.append(one)
     return found

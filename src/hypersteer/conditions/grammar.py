@@ -14,7 +14,6 @@ good as a semicolon, and several edits may also be joined by `and`. A condition 
 words fires above a probability of a half, or of what follows `above`.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -244,8 +243,8 @@ class _Reader:
     def _number(self, wanted: str, *, share: bool = False) -> float:
         """Read the number behind a word; of a share, one between 0 and 1."""
         self._next += 1
-        number = float(self._tokens[self._next].text) if self._kind() == "number" else math.nan
-        if math.isnan(number) or (share and not 0 < number < 1):
+        number = float(self._tokens[self._next].text) if self._kind() == "number" else None
+        if number is None or (share and not 0 < number < 1):
             raise self._error(f"expected {wanted}")
         self._next += 1
         return number

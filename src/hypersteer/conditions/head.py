@@ -36,11 +36,13 @@ ONE = ("hidden", "directions", "offset", "log_slope")
 FIRST_SLOPE = 2.7
 """Logarithm of the slope that training begins with."""
 
-BUNDLED, _ = SHIPPED = tuple(
+SHIPPED = tuple(
     package_data("data", "condition_heads", f"{name}.safetensors")
     for name in ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 )
-"""Heads that ship, each for another base LM; the first for that of the checkpoint that ships."""
+"""Heads that ship, each for another base LM."""
+BUNDLED = SHIPPED[0]
+"""The head for the base LM of the checkpoint that ships."""
 
 _heads: dict[Path, tuple[float, "ConditionHead"]] = {}
 _chosen: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()

@@ -25,10 +25,10 @@ class Rules:
     Attributes:
         rules: in the order stated.
         conditions: those that the rules name.
-        words: conditions that the rules say in words; what decides wants them made, see `ready`.
         edits: those that the rules name, in the order of their first mention: edits, or steering
             prompts for a hypernetwork.
-        above: the probabilities above which these fire.
+        above: the conditions that the rules say in words, with the probability above which each
+            fires; what decides wants them made, see `ready`.
         strengths: of the edits, by which the request's strength is multiplied.
         every: a new check after this many response tokens; 0 checks the prompt only.
         order: what happens when several rules fire, see `rules`.
@@ -38,12 +38,16 @@ class Rules:
     rules: tuple[Rule, ...]
     conditions: Mapping[str, Condition]
     edits: Mapping[str, str | Edit | EditSet]
-    words: tuple[str, ...] = ()
     above: Mapping[str, float] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
     every: int = 0
     order: Order = "all"
     tokens: bool = False
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The conditions that are still in words."""
+        return tuple(self.above)
 
     @property
     def steering_prompt(self) -> str:
@@ -53,16 +57,16 @@ class Rules:
     def __str__(self) -> str:
         return self.steering_prompt
 
-    def ready(self, make: Callable[[str, float], Condition]) -> "Rules":
+    def ready(self, make: Callable[..., Condition]) -> "Rules":
         """Return the rules with conditions in place of words.
 
         Args:
-            make: makes a condition of words and the probability above which it fires.
+            make: makes a condition of words and of `above`, the probability above which it fires.
         """
-        if not self.words:
+        if not self.above:
             return self
-        made = {text: make(text, self.above[text]) for text in self.words}
-        return replace(self, conditions={**self.conditions, **made}, words=())
+        made = {text: make(text, above=above) for text, above in self.above.items()}
+        return replace(self, conditions={**self.conditions, **made}, above={})
 
     def acting(self, fired: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return which edits act, as booleans of the shape of those in `fired`.
@@ -144,7 +148,6 @@ def rules(
         rules=parsed,
         conditions=used,
         edits=wanted,
-        words=tuple(above),
         above=above,
         strengths=strengths,
         every=_every(check),
