@@ -99,14 +99,14 @@ def test_pooled_states_of_all_layers(lm, pooling):
             torch.testing.assert_close(found[row, place], states.mean(0), rtol=0, atol=2e-5)
 
 
-def test_one_pass_over_each_batch(tiny_llama):
+def test_one_pass_over_each_batch_and_one_over_what_all_begin_with(tiny_llama):
     seen, passes = [], []
     hook = tiny_llama.blocks[0].register_forward_pre_hook(lambda _m, args: passes.append(1))
     above = tiny_llama.blocks[3].register_forward_pre_hook(lambda _m, args: pytest.fail("ran"))
     read_states(tiny_llama, on_topic(6), [0, 1, 2], "prompt", watch=lambda *told: seen.append(told))
     hook.remove()
     above.remove()
-    assert (passes, seen) == ([1], [(6, 6)])
+    assert (passes, seen) == ([1, 1], [(6, 6)])
 
 
 def test_texts_that_cannot_be_read(tiny_llama):

@@ -12,6 +12,7 @@ from torch import Tensor
 from hypersteer.errors import DataError, SteeringError, nearest, one_line, short
 from hypersteer.files import package_data, path_of, read_lines
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.beginning import Beginning
 from hypersteer.lm.chat import PromptIds, collate, length_batches
 from hypersteer.lm.pooling import TokenPooling, pooled_states
 from hypersteer.values import json_of
@@ -117,6 +118,8 @@ def read_states(
 ) -> Float[Tensor, "N L D"]:
     """Pool the states (float32) of N texts at the outputs of L blocks, in one pass over each batch.
 
+    What all of them begin with, the chat prefix, is run once.
+
     Raises:
         SteeringError: for an empty text, one that does not fit the context window, or one without
             tokens to pool.
@@ -124,11 +127,15 @@ def read_states(
     rows = [_row(lm, text, pooling) for text in texts]
     whole = torch.zeros(len(rows), len(layers), lm.width)
     done = 0
-    sizes = [len(prompt.ids) + len(ids) for prompt, ids in rows]
+    beginning = None
+    if len(rows) > 1 and pooling != "all":
+        beginning = Beginning(lm, [prompt for prompt, _ in rows], max(layers))
+    before = beginning.tokens if beginning else 0
+    sizes = [len(prompt.ids) + len(ids) - before for prompt, ids in rows]
     for part in length_batches(sizes, tokens=batch_tokens):
         prompts, responses = zip(*(rows[place] for place in part), strict=True)
         batch = collate(prompts, responses, pad_id=lm.chat.pad_id).to(lm.device)
-        whole[part] = pooled_states(lm, batch, layers, pooling).cpu()
+        whole[part] = pooled_states(lm, batch, layers, pooling, beginning).cpu()
         done += len(part)
         if watch is not None:
             watch(done, len(rows))

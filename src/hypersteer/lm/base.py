@@ -174,10 +174,10 @@ class BaseLM:
         with head_at(cast(nn.Module, self.model.get_output_embeddings()), wanted):
             return self.forward(batch).logits.squeeze(0)
 
-    def states(self, batch: TokenBatch, site: Site) -> Float[Tensor, "B T D"]:
-        """Hidden states at a site; the blocks above it do not run."""
+    def states(self, batch: TokenBatch, site: Site, **extra: Any) -> Float[Tensor, "B T D"]:
+        """Hidden states at a site; the blocks above it do not run. `extra` goes to `forward`."""
         with capture(self.blocks, [site], stop=True) as states:
-            self.forward(batch)
+            self.forward(batch, **extra)
         return states[site]
 
     def generate(

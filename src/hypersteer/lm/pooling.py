@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hypersteer.edits.sites import Site
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.beginning import Beginning
 from hypersteer.lm.chat import Spans, TokenBatch
 from hypersteer.lm.hooks import ReadWrite, at_sites
 
@@ -47,7 +48,11 @@ def run_to(lm: BaseLM, batch: TokenBatch, readers: Sequence[tuple[Site, ReadWrit
 
 @torch.no_grad()
 def pooled_states(
-    lm: BaseLM, batch: TokenBatch, layers: Sequence[int], pooling: TokenPooling
+    lm: BaseLM,
+    batch: TokenBatch,
+    layers: Sequence[int],
+    pooling: TokenPooling,
+    beginning: Beginning | None = None,
 ) -> Float[Tensor, "B L D"]:
     """Return the mean states at the outputs of several blocks, read in one pass.
 
@@ -56,12 +61,21 @@ def pooled_states(
         batch: tokens and spans, on the model's device; each row has tokens to average.
         layers: L blocks.
         pooling: see `pool_mask`.
+        beginning: what all rows begin with, run up to the highest of the blocks, if nothing of it
+            is averaged.
     """
     mask = pool_mask(batch.spans, pooling)
     sums: dict[int, Tensor] = {}
 
     def keep(layer: int) -> ReadWrite:
-        return lambda hidden: sums.__setitem__(layer, masked_sum(hidden, mask).to(mask.device))
+        return lambda hidden: sums.__setitem__(
+            layer, masked_sum(hidden, mask[:, -hidden.shape[1] :]).to(mask.device)
+        )
 
-    run_to(lm, batch, [(Site(layer), keep(layer)) for layer in dict.fromkeys(layers)])
+    readers = [(Site(layer), keep(layer)) for layer in dict.fromkeys(layers)]
+    if beginning is None:
+        run_to(lm, batch, readers)
+    else:
+        with at_sites(lm.blocks, readers):
+            beginning.go_on(batch)
     return torch.stack([sums[layer] for layer in layers], 1) / mask.sum(1)[:, None, None]
