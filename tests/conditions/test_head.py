@@ -49,6 +49,17 @@ def test_it_tells_new_texts_apart_by_words_that_it_was_taught(lm, taught):
         assert torch.equal(likely > 0.5, scores > condition.threshold)
 
 
+def test_reading_tells_how_far_it_is_from_the_first_wording_to_the_last_text(lm):
+    told, given = [], described()
+    read_lessons(lm, given, CONFIG, lambda *now: told.append(now))
+    wordings = sum(len(one.wordings) for one in given)
+    texts = {(one.about, text) for one in given for text in one.texts}
+    total = wordings + len(texts)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert {of for _, of in told} == {total}
+    assert told[-1] == (total, total)
+
+
 def test_rules_in_words_gate_as_their_conditions_do(lm, taught):
     lm = tiny.ending_with(lm)
     text = f'if "{SEA}" and not "{SUMS}" then x at 0.5; if "{ANSWER}" then x at 0.5'

@@ -48,9 +48,11 @@ class Lesson:
         return (place >= first) & (place < first + len(self.described.near))
 
 
-def read_words(lm: BaseLM, words: Sequence[str], config: HeadConfig) -> Float[Tensor, "N W D"]:
+def read_words(
+    lm: BaseLM, words: Sequence[str], config: HeadConfig, watch: Watch | None = None
+) -> Float[Tensor, "N W D"]:
     """Return the mean states of N conditions' words at the blocks that a head reads."""
-    return read_states(lm, list(words), config.words_layers, "prompt")
+    return read_states(lm, list(words), config.words_layers, "prompt", watch=watch)
 
 
 def asked(texts: Sequence[ContrastText], about: About) -> list[ContrastText]:
@@ -68,18 +70,29 @@ def read_lessons(
         lm: the base LM.
         described: M conditions.
         config: says which blocks are read.
-        watch: told how many texts are read, of how many.
+        watch: told how many wordings and texts are read, of how many.
 
     Raises:
         SteeringError: for a text that does not fit the context window.
     """
     wordings = [wording for one in described for wording in one.wordings]
-    words = read_words(lm, wordings, config)
+    given: dict[About, list[str]] = {
+        about: [*dict.fromkeys(t for one in described if one.about == about for t in one.texts)]
+        for about in POOLING
+    }
+    total, before = len(wordings) + sum(map(len, given.values())), 0
+
+    def told(done: int, _: int) -> None:
+        if watch is not None:
+            watch(before + done, total)
+
+    words = read_words(lm, wordings, config, told)
+    before += len(wordings)
     texts: dict[About, dict[str, Tensor]] = {}
-    for about, pooling in POOLING.items():
-        given = dict.fromkeys(t for one in described if one.about == about for t in one.texts)
-        states = read_states(lm, asked([*given], about), config.layers, pooling, watch=watch)
-        texts[about] = dict(zip(given, states, strict=True))
+    for about, own in given.items():
+        states = read_states(lm, asked(own, about), config.layers, POOLING[about], watch=told)
+        texts[about] = dict(zip(own, states, strict=True))
+        before += len(own)
     of_words = iter(words)
     return [
         Lesson(
