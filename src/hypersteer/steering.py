@@ -78,6 +78,7 @@ class Steerer:
         card: what the checkpoint says about itself.
         folder: where the checkpoint lies; None if it was never written.
         generator: hash of the hypernetwork's weights, which its edits carry.
+        head: file beside the checkpoint, which makes conditions of words; None where there is none.
     """
 
     def __init__(
@@ -97,8 +98,8 @@ class Steerer:
         self.generator = generator
         self._maker = EditMaker(lm, hypernet, card, generator)
         head = None if folder is None else folder / CONDITION_HEAD
-        own = head if head is not None and is_file(head) else None
-        self._answerer = Answerer(lm, self._maker, engine, own)
+        self.head = head if head is not None and is_file(head) else None
+        self._answerer = Answerer(lm, self._maker, engine, self.head)
 
     def generate(
         self,

@@ -10,6 +10,7 @@ from hypersteer.checkpoint import write_folder
 from hypersteer.config.vllm_plugin import PluginConfig
 from hypersteer.lm.base import BaseLM
 from hypersteer.vllm_plugin.front import Front
+from serving.test_looks import with_card
 
 STEER = ["talk like a pirate", "the sea", "be gloomy, and brief", "bees and honey"]
 
@@ -41,10 +42,12 @@ def wide(family: str) -> BaseLM:
     return BaseLM.of(model, tokenizer, name=f"wide {family}")
 
 
-def saved(folder: Path, variant="no-context", family="llama-tiny", **options):
+def saved(folder: Path, variant="no-context", family="llama-tiny", prompted=False, **options):
     """Write a base LM and a checkpoint; returns steerer, model folder and checkpoint folder."""
     lm = wide(family) if family in WIDE else tiny.lm_of(family.removesuffix("-tiny"))
     steerer = tiny.steerer_of(lm, variant, **options)
+    if prompted:
+        steerer = with_card(steerer, training={"loss": {"prompted": True}})
     model, checkpoint = folder / "model", folder / "checkpoint"
     steerer.lm.model.save_pretrained(model)
     steerer.lm.tokenizer.save_pretrained(model)

@@ -64,7 +64,7 @@ def test_words_are_said_where_the_checkpoint_says_them(tiny_front):
         ({"text": "a" * 3000}, "at most 2,000 are taken"),
         ({"edit": "nowhere"}, "no edit is stored as 'nowhere'"),
         ({"edit": "../model"}, "cannot name an edit"),
-        ({"rule": "guard"}, "rules are not served through vLLM"),
+        ({"rule": "guard"}, "this server takes no rules"),
         (["a", "b", "c"], "3 parts steer; at most 2 are taken"),
     ],
 )
@@ -174,8 +174,7 @@ def test_kept_edits_are_bounded_and_right(tmp_path):
 def test_a_stored_edit_reaches_its_place(tiny_front):
     front, steerer, model = tiny_front
     edit = VectorEdit(vector=torch.arange(32.0), site=steerer.lm.site(2), scope="last_prompt")
-    path = keep(front, "own", edit)
-    payload = encoded([Steered(edit=packed(path.read_bytes()), strength=-2.0)])
+    payload = encoded([Steered(edit=packed(edit), strength=-2.0)])
     making = Making(front, str(model), device="cpu", dtype="float32")
     (row,) = making.rows([New(payload, [1, 2, 3])])
     entry = row.entries[Place(0, steerer.lm.site(2), "vector")]

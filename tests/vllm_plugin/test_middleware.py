@@ -18,7 +18,11 @@ def front(tmp_path_factory):
     return front_of(tmp_path_factory.mktemp("middleware"))[0]
 
 
-def sent(front, body, path=CHAT, kind=b"application/json", parts=3):
+async def nobody(question):
+    raise AssertionError(f"nobody is there to decide {question}")
+
+
+def sent(front, body, path=CHAT, kind=b"application/json", parts=3, decide=nobody):
     """What the application behind receives, and what the client is answered."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     cut = [
@@ -43,7 +47,7 @@ def sent(front, body, path=CHAT, kind=b"application/json", parts=3):
 
     headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-    asyncio.run(Steering(app, lambda: front)(scope, receive, send))
+    asyncio.run(Steering(app, lambda: front, decide)(scope, receive, send))
     return received, answered
 
 

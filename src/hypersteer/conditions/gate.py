@@ -48,7 +48,7 @@ class Gate:
     ) -> None:
         self._lm, self._given, self._log = lm, list(rows), log
         self._rules = list(dict.fromkeys(one for one in rows if one is not None))
-        self._layers = [_layers_read(lm, one) for one in self._rules]
+        self._layers = [layers_read(lm, one) for one in self._rules]
         self._poolings: dict[int, set] = {}
         self._ahead: set[int] = set()
         for one in self._rules:
@@ -244,8 +244,13 @@ class Gate:
                 self._log.rows[number].append(check)
 
 
-def _layers_read(lm: BaseLM, rules: Rules) -> set[int]:
-    """Return the layers that the conditions of some rules read, all of them checked."""
+def layers_read(lm: BaseLM, rules: Rules) -> set[int]:
+    """Return the layers that the conditions of some rules read, all of them checked.
+
+    Raises:
+        SteeringError: as `check_condition`, and for a condition about the answer in rules that are
+            decided on the prompt.
+    """
     layers = set()
     for name, condition in rules.conditions.items():
         check_condition(lm, condition, name)

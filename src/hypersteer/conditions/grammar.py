@@ -15,7 +15,7 @@ words fires above a probability of a half, or of what follows `above`.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -143,13 +143,18 @@ def at_column(rule: str, column: int, told: str) -> SteeringError:
     return SteeringError(f"rule '{rule}', column {column}: {told}")
 
 
+def all_cases(names: Collection[str]) -> dict[str, Tensor] | None:
+    """Return, for each condition, in which of all cases it fires; None for too many of them."""
+    if len(names) > MOST_TRIED:
+        return None
+    cases = torch.arange(2 ** len(names))
+    return {name: (cases >> place) % 2 == 1 for place, name in enumerate(sorted(names))}
+
+
 def _can_fire(expression: Expression, names: set[str]) -> bool:
     """Return whether an expression is true of anything; of too many names, suppose that it is."""
-    if len(names) > MOST_TRIED:
-        return True
-    cases = torch.arange(2 ** len(names))
-    fired = {name: (cases >> place) % 2 == 1 for place, name in enumerate(sorted(names))}
-    return bool(expression.value(fired).any())
+    fired = all_cases(names)
+    return fired is None or bool(expression.value(fired).any())
 
 
 class _Token(NamedTuple):

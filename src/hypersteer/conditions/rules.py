@@ -4,11 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.condition import Condition
-from hypersteer.conditions.grammar import WORDS, Mention, Rule, at_column, parse_rules
+from hypersteer.conditions.grammar import (
+    WORDS,
+    Mention,
+    Rule,
+    all_cases,
+    at_column,
+    parse_rules,
+)
 from hypersteer.conditions.score import check_words
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet
@@ -86,6 +94,18 @@ class Rules:
                 before = acts.get(mention.name)
                 acts[mention.name] = fires if before is None else before | fires
         return {name: acts[name] for name in self.edits}
+
+    def most_acting(self) -> int:
+        """Return how many edits may act at once, those of strength 0 left out.
+
+        Of so many conditions that not all cases can be gone through, suppose that all may.
+        """
+        felt = [name for name in self.edits if self.strengths.get(name, 1.0)]
+        fired = all_cases({one.name for rule in self.rules for one in rule.conditions})
+        if fired is None or not felt:
+            return len(felt)
+        acts = self.acting(fired)
+        return int(torch.stack([acts[name] for name in felt]).sum(0).max())
 
 
 def rules(

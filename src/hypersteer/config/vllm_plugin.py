@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hypersteer.config.reading import at_least, settle
 from hypersteer.config.serving import ServeConfig
+from hypersteer.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +29,22 @@ class PluginConfig:
     """Longest steering prompt."""
     kept_edits: int = 64
     """Generated edits that are kept for the next request with the same steering prompt."""
+    rules: bool = False
+    """Take rules. The blocks of the base LM that conditions read stay in memory for them."""
+    condition: tuple[str, ...] = ()
+    """Conditions that rules may name: NAME=FILE."""
+    rule: tuple[str, ...] = ()
+    """Rules that requests may name: NAME=RULE."""
+    steer: tuple[str, ...] = ()
+    """Steering prompts that rules may name: NAME=TEXT."""
 
     def __post_init__(self) -> None:
         settle(self)
+        for name in ("condition", "rule", "steer"):
+            if getattr(self, name) and not self.rules:
+                raise ConfigError(
+                    f"hypersteer.{name} is for rules, which are off; set hypersteer.rules to true"
+                )
         at_least(1, "hypersteer.", self, "max_parts", "max_steering_chars", "rank")
         at_least(0, "hypersteer.", self, "kept_edits")
 
@@ -39,6 +53,9 @@ class PluginConfig:
         """The same limits as those of our own server."""
         return ServeConfig(
             edits=self.edits,
+            condition=self.condition,
+            rule=self.rule,
+            steer=self.steer,
             max_parts=self.max_parts,
             max_steering_chars=self.max_steering_chars,
         )

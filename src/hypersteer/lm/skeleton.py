@@ -53,6 +53,11 @@ class Skeleton:
         return len(self.blocks)
 
     @property
+    def vocab(self) -> int:
+        """Number V of token ids that the model knows; see `BaseLM.vocab`."""
+        return cast(nn.Embedding, self.model.get_input_embeddings()).num_embeddings
+
+    @property
     def device(self) -> torch.device:
         """The meta device."""
         return torch.device("meta")

@@ -13,6 +13,7 @@ from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet, parts_of
 from hypersteer.edits.sites import check_strength
 from hypersteer.errors import SteeringError, nearest
+from hypersteer.hypernet.card import Card
 from hypersteer.lm.finite import check_range
 from hypersteer.lm.messages import Prompt, prompted
 from hypersteer.serving.errors import Refused
@@ -100,26 +101,43 @@ def _add(plan: Plan, part: Part, steerer: Steerer, known: Known, config: ServeCo
     """Add a part to a plan."""
     strength = check_strength(part.strength)
     check_range([strength])
-    told: dict[str, Any] = {"strength": strength}
     if part.text is not None:
         check_length(validate_steering_prompt(part.text), config)
-        say = steerer.card.prompted if part.prompted is None else part.prompted
-        if say and strength > 0:
+        if is_said(part, steerer.card):
             plan.said.append(part.text)
-        scope = part.scope or steerer.card.scope
-        told |= {"text": part.text, "scope": scope, "prompted": say and strength > 0}
-        told["edit"] = text_hash(steerer, part.text, scope)
         steer: Any = (
             part.text if part.scope in (None, steerer.card.scope) else _ahead(steerer, part)
         )
     elif part.edit is not None:
         steer = known.edits.read(part.edit)
-        told |= {"name": part.edit, "edit": edit_hash(steer)}
     else:
-        steer = _rules(part, known, config)
-        told["rules"] = str(steer)
+        steer = rules_of_part(part, known, config)
     plan.steer.append((steer, strength))
-    plan.told.append(told)
+    plan.told.append(told_of(part, steer, steerer.card, steerer.generator))
+
+
+def is_said(part: Part, card: Card) -> bool:
+    """Return whether the prompt says the text of a part as well."""
+    return (card.prompted if part.prompted is None else part.prompted) and part.strength > 0
+
+
+def told_of(part: Part, steer: Any, card: Card, generator: str) -> dict[str, Any]:
+    """Return what an answer says of a part.
+
+    Args:
+        part: of the request.
+        steer: its edit or rules; of a text it is not looked at.
+        card: of the checkpoint.
+        generator: hash of the checkpoint's weights.
+    """
+    told: dict[str, Any] = {"strength": part.strength}
+    if part.text is not None:
+        scope = part.scope or card.scope
+        told |= {"text": part.text, "scope": scope, "prompted": is_said(part, card)}
+        return told | {"edit": text_hash(generator, part.text, scope)}
+    if part.edit is not None:
+        return told | {"name": part.edit, "edit": edit_hash(steer)}
+    return told | {"rules": str(steer)}
 
 
 def _ahead(steerer: Steerer, part: Part) -> Edit | EditSet:
@@ -134,8 +152,13 @@ def _ahead(steerer: Steerer, part: Part) -> Edit | EditSet:
     return steerer.edit(part.text, scope=part.scope)
 
 
-def _rules(part: Part, known: Known, config: ServeConfig) -> Rules:
-    """Return the rules of a part."""
+def rules_of_part(part: Part, known: Known, config: ServeConfig) -> Rules:
+    """Return the rules of a part, which has some.
+
+    Raises:
+        Refused: for a text that is too long, or a rule or an edit that is not known by its name.
+        SteeringError: for rules that cannot be.
+    """
     if part.rule is not None:
         if part.rule not in known.rules:
             raise Refused(
@@ -228,9 +251,9 @@ def _suffix(text: str) -> Part:
         raise Refused(str(error), param="model") from error
 
 
-def text_hash(steerer: Steerer, text: str, scope: Any) -> str:
-    """Return what tells the edit of a text from others: checkpoint, text and scope."""
-    told = "\0".join((steerer.generator, text, str(scope)))
+def text_hash(generator: str, text: str, scope: Any) -> str:
+    """Return what tells the edit of a text from others: hash of the checkpoint, text and scope."""
+    told = "\0".join((generator, text, str(scope)))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hypersteer.conditions.rules import Check, Rules
-from hypersteer.lm.base import BaseLM
-from hypersteer.lm.chat import PromptIds
+from hypersteer.lm.chat import Chat, PromptIds
 from hypersteer.lm.messages import as_messages
 from hypersteer.lm.messages import prompted as told
 from hypersteer.serving.errors import Refused
@@ -66,7 +65,9 @@ def asking_of(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking
     ids = not chat and not isinstance(given, str)
     decided: Mapping[int, Check] = {}
     if rules and not ids:
-        (steer,), decided = steerer.decide([_tokens(given, lm, chat=chat)], [steer])
+        (steer,), decided = steerer.decide(
+            [prompt_ids(given, lm.chat, lm.vocab, chat=chat)], [steer]
+        )
         acting = steer[: len(steer) - len(plan.steer) + rules] if decided else []
         # First, as in Python: it is the order in which they act.
         said = [*(text for text, own in acting if isinstance(text, str) and own > 0), *said]
@@ -78,17 +79,25 @@ def asking_of(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking
         )
     for text in said:
         given = told(given, text)
-    return Asking(_tokens(given, lm, chat=chat), steer, decided.get(0))
+    return Asking(prompt_ids(given, lm.chat, lm.vocab, chat=chat), steer, decided.get(0))
 
 
-def _tokens(given: Any, lm: BaseLM, *, chat: bool) -> PromptIds:
-    """Return a chat as tokens, or a text, or ids, that is to go on."""
+def prompt_ids(given: Any, templates: Chat, vocab: int, *, chat: bool) -> PromptIds:
+    """Return a chat as tokens, or a text, or ids, that is to go on.
+
+    Args:
+        given: a chat's messages, or a text or ids.
+        templates: of the base LM.
+        vocab: how many token ids it knows.
+        chat: whether it is a chat.
+
+    Raises:
+        Refused: for ids that are none of the base LM's.
+    """
     if chat:
-        return lm.chat.prompt(given)
+        return templates.prompt(given)
     if isinstance(given, str):
-        return PromptIds([*lm.chat.lead, *lm.chat.text(given)], len(lm.chat.lead))
-    if not given or not all(0 <= one < lm.vocab for one in given):
-        raise Refused(
-            f"the prompt holds ids that are none of this model's {lm.vocab}", param="prompt"
-        )
+        return PromptIds([*templates.lead, *templates.text(given)], len(templates.lead))
+    if not given or not all(0 <= one < vocab for one in given):
+        raise Refused(f"the prompt holds ids that are none of this model's {vocab}", param="prompt")
     return PromptIds([*given], 0)

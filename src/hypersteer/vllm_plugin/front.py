@@ -2,7 +2,8 @@
 
 vLLM runs in several processes. Each that looks at requests has a `Front` of its own, made from the
 same settings: the API server turns the field `steering` into a payload and the words that the
-prompt says, the engine checks a payload again before it sets the cache salt.
+prompt says, the engine checks a payload again before it sets the cache salt. Which rules fire is
+asked of a worker in between.
 """
 
 from collections.abc import Sequence
@@ -12,30 +13,29 @@ import torch
 
 from hypersteer.checkpoint import find_checkpoint, generator_hash
 from hypersteer.concepts import validate_steering_prompt
+from hypersteer.conditions.ahead import may_be_said
+from hypersteer.conditions.rules import Check, Decisions, Rules
+from hypersteer.conditions.slots import Slot, acting, laid_out, rules_of
 from hypersteer.config import LMConfig
 from hypersteer.config.vllm_plugin import PluginConfig
-from hypersteer.edits.edit import Edit
-from hypersteer.edits.edit_set import EditSet, parts_of
-from hypersteer.edits.kinds import EditKind
-from hypersteer.edits.registry import KINDS, edit_kind
-from hypersteer.edits.sites import Scope, Site, check_scope, check_strength
-from hypersteer.errors import CheckpointError, ConfigError, SteeringError
+from hypersteer.edits.edit_set import parts_of
+from hypersteer.edits.registry import KINDS
+from hypersteer.edits.sites import Scope, check_scope, check_strength
+from hypersteer.errors import ConfigError, SteeringError
 from hypersteer.hypernet.card import Card, read_card
-from hypersteer.hypernet.network import sites_of
-from hypersteer.identity import described, same_base_lm
-from hypersteer.lm.chat import common
-from hypersteer.lm.finite import check_range
 from hypersteer.lm.messages import Prompt
 from hypersteer.lm.skeleton import Skeleton, open_skeleton
 from hypersteer.serving.errors import Refused
 from hypersteer.serving.given import part_of
-from hypersteer.serving.plan import Plan, check_length
+from hypersteer.serving.plan import Known, Plan, check_length, is_said, rules_of_part, told_of
+from hypersteer.serving.prompts import prompt_ids
 from hypersteer.serving.schema import Part
-from hypersteer.serving.stored import StoredEdits
+from hypersteer.serving.served import known_of
 from hypersteer.vllm_plugin.given import TABLE
+from hypersteer.vllm_plugin.limits import Limits
 from hypersteer.vllm_plugin.payload import KEY, Steered, decoded, encoded, named, packed, unpacked
+from hypersteer.vllm_plugin.questions import Question, decided_by, rules_told
 from hypersteer.vllm_plugin.salt import salt_of
-from hypersteer.vllm_plugin.table import Place, blank_of, places_of
 
 
 class Planned(NamedTuple):
@@ -58,20 +58,22 @@ class Front:
         card: what the checkpoint says about itself.
         generator: hash of the hypernetwork's weights.
         skeleton: the base LM without its weights.
-        places: where edits may go, with their kinds.
-        rank: most directions of an edit.
+        limits: which edits are taken.
+        known: what requests may name.
 
     Args:
         config: the plug-in's settings.
         model: the model that vLLM serves: a folder or a Hub id.
+        longest: most tokens of a prompt; by default as many as the base LM's window has.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be read.
+        CheckpointError: if the checkpoint, or a condition that rules may name, cannot be read.
         ConfigError: for a checkpoint whose edits cannot be served, or settings that do not fit.
         ModelError: if the base LM's configuration cannot be had.
+        SteeringError: for a rule that cannot be.
     """
 
-    def __init__(self, config: PluginConfig, model: str) -> None:
+    def __init__(self, config: PluginConfig, model: str, longest: int | None = None) -> None:
         self.config = config
         folder = find_checkpoint(config.checkpoint)
         self.card: Card = read_card(folder)
@@ -88,16 +90,18 @@ class Front:
         if self.skeleton.chat is None:
             raise ConfigError(f"'{config.lm or model}' has no tokenizer on this disk")
         self.chat = self.skeleton.chat
-        self.rank = config.rank or self.card.hypernet.rank
-        self.places = self._places()
-        self._stored = StoredEdits(config.limits.edits_folder)
+        self.limits = Limits(config, self.card, self.skeleton, self.chat)
+        self.known: Known = known_of(config.limits)
+        self._longest = self.skeleton.context_window if longest is None else longest
 
-    def read(self, steering: Any) -> Planned:
-        """Return what the field `steering` says: as our own server takes it, rules excepted.
+    def read(self, steering: Any) -> Plan:
+        """Return what the field `steering` says: as our own server takes it.
+
+        All that it may have act is checked here, whatever its rules decide later.
 
         Args:
-            steering: None, a steering prompt, a part (`text` or `edit`, `strength`, `scope`,
-                `prompted`), or a list of these.
+            steering: None, a steering prompt, a part (`text`, `edit`, `rule` or `rules`, and what
+                goes with these), or a list of these.
 
         Raises:
             Refused: for too much or too long of it, or for what is not known by a name.
@@ -109,23 +113,74 @@ class Front:
                 f"{len(given)} parts steer; at most {self.config.max_parts} are taken",
                 param="steering",
             )
-        plan, parts = Plan(), []
+        plan = Plan()
         for one in given:
-            part = part_of(one)
-            if check_strength(part.strength) != 0:
-                parts.append(self._steered(part, plan))
-        if not parts:
-            return Planned(None, plan)
-        payload = encoded(parts)
-        self.check(payload)
-        return Planned(payload, plan)
+            self._add(part_of(one), plan)
+        slots = laid_out(plan.steer, 1.0)
+        for slot in slots:
+            if slot.strength:
+                self.limits.check(self._steered(slot.edit, slot.strength))
+        self._check_count(slots)
+        return plan
 
-    def request(self, prompt: Prompt, steering: Any) -> tuple[list[int], dict[str, str]]:
+    def rules(self, plan: Plan) -> Rules | None:
+        """Return the rules of a plan, which must be decided before it is `planned`."""
+        return rules_of(laid_out(plan.steer, 1.0))
+
+    def question(self, rules: Rules, plan: Plan, prompt: Any, *, chat: bool) -> Question:
+        """Return what a worker must be asked before a request with rules is steered.
+
+        As on our own server, rules are decided on the prompt as it was given where what fires is
+        said in it, else on the prompt as it will be.
+
+        Args:
+            rules: of the plan.
+            plan: of `read`.
+            prompt: a chat's messages, or a text or ids that are to go on.
+            chat: whether it is a chat.
+
+        Raises:
+            Refused: for an empty prompt, one that is too long, or ids that are none.
+            SteeringError: for what is no prompt.
+        """
+        if prompt == "":
+            raise Refused("the prompt is empty; give some text", param="prompt")
+        if not (self.card.prompted and may_be_said(rules)):
+            prompt = plan.words(prompt) if plan.said else prompt
+        found = prompt_ids(prompt, self.chat, self.skeleton.vocab, chat=chat)
+        if len(found.ids) > self._longest:
+            raise Refused(
+                f"the prompt has {len(found.ids):,} tokens; at most {self._longest:,} are taken",
+                param="messages" if chat else "prompt",
+            )
+        return Question(found, rules_told(rules))
+
+    def planned(self, plan: Plan, check: Check | None = None, *, say: bool = True) -> Planned:
+        """Return what steers a request.
+
+        Args:
+            plan: of `read`.
+            check: what its rules decided; None without rules.
+            say: let the prompt say what they have act, where the checkpoint was trained so.
+        """
+        given = plan.steer if check is None else acting(laid_out(plan.steer, 1.0), check)
+        parts = [self._steered(one, own) for one, own in given if own]
+        # Texts of rules; those of parts are `Steered` by now. First, the order in which they act.
+        fired = [one for one, own in given if isinstance(one, str) and own > 0]
+        said = [*(fired if say and self.card.prompted else ()), *plan.said]
+        payload = encoded(parts) if parts else None
+        return Planned(payload, Plan(steer=plan.steer, said=said, told=plan.told))
+
+    def request(
+        self, prompt: Prompt, steering: Any, *, llm: Any = None, decisions: Decisions | None = None
+    ) -> tuple[list[int], dict[str, str]]:
         """Return what vLLM's `LLM.generate` takes for a steered request.
 
         Args:
             prompt: a text, or chat messages.
             steering: see `read`.
+            llm: vLLM's `LLM`, whose worker decides rules; needed for rules only.
+            decisions: filled with what they decided, as one row.
 
         Returns:
             The prompt's token ids, what is said of steering among them, and `extra_args` for
@@ -135,14 +190,20 @@ class Front:
             SteeringError: for a prompt or steering that cannot be.
         """
         try:
-            planned = self.read(steering)
+            plan = self.read(steering)
+            rules = self.rules(plan)
+            question = None if rules is None else self.question(rules, plan, prompt, chat=True)
         except Refused as error:
             raise SteeringError(str(error)) from error
-        ids = self.chat.prompt(planned.plan.words(prompt)).ids
-        if planned.payload is None:
+        check = None if question is None else decided_by(llm, question)
+        if decisions is not None:
+            decisions.restart(1, {} if check is None else {0: check})
+        payload, said = self.planned(plan, check)
+        ids = self.chat.prompt(said.words(prompt)).ids
+        if payload is None:
             return ids, {}
-        self.check(planned.payload, ids)
-        return ids, {KEY: planned.payload}
+        self.check(payload, ids)
+        return ids, {KEY: payload}
 
     def check(self, payload: object, ids: Sequence[int] = ()) -> list[Steered]:
         """Return the parts of a payload, if the workers can make and apply all of their edits.
@@ -158,12 +219,7 @@ class Front:
         if len(parts) > self.config.max_parts:
             raise SteeringError(f"{len(parts)} parts; at most {self.config.max_parts} are taken")
         for one in parts:
-            check_range([one.strength])
-            if one.text is not None:
-                self._check_text(one.text, ids)
-            else:
-                assert one.edit is not None
-                self._check_edit(unpacked(one.edit))
+            self.limits.check(one, ids)
         return parts
 
     def salt(self, payload: str, ids: Sequence[int], own: str | None) -> str:
@@ -177,84 +233,58 @@ class Front:
             found = None if one.edit is None else parts_of(unpacked(one.edit))
             scopes += [one.scope] if found is None else [part.scope for part in found]
         whole = self.card.hypernet.variant != "no-context"
-        prefix = self.prefix(ids)
+        prefix = self.limits.prefix(ids)
         return salt_of(payload, self.generator, scopes, ids, prefix, whole=whole, own=own)
 
-    def prefix(self, ids: Sequence[int]) -> int:
-        """Return how many tokens of a prompt are the fixed chat prefix."""
-        return min(common(ids, self.chat.prefix), len(ids) - 1)
-
-    def _steered(self, part: Part, plan: Plan) -> Steered:
-        """Return a part of the request; what it says in the prompt goes into the plan."""
+    def _add(self, part: Part, plan: Plan) -> None:
+        """Add a part of the request to a plan; a text of strength 0 is none."""
+        strength, steer = check_strength(part.strength), None
         if part.rule is not None or part.rules is not None:
-            raise Refused(
-                "rules are not served through vLLM; leave them out, or use 'hypersteer serve'",
-                param="steering",
-                code="unsupported_parameter",
-            )
-        if part.edit is not None:
-            self._stored.read(part.edit)  # so that what is damaged or unknown is told by its name
-            edit = packed(self._stored.content(part.edit))
-            return Steered(edit=edit, strength=part.strength)
+            steer = self._rules(part)
+        elif part.edit is not None:
+            steer = self.known.edits.read(part.edit)
+        elif strength:
+            steer = self._text(part)
+        if steer is not None:
+            plan.steer.append((steer, strength))
+        if is_said(part, self.card) and part.text is not None:
+            plan.said.append(part.text)
+        plan.told.append(told_of(part, steer, self.card, self.generator))
+
+    def _text(self, part: Part) -> Steered:
         text = validate_steering_prompt(part.text)
         check_length(text, self.config.limits)
-        say = self.card.prompted if part.prompted is None else part.prompted
-        if say and part.strength > 0:
-            plan.said.append(text)
         scope = check_scope(part.scope or self.card.scope)
         return Steered(text=text, scope=scope, strength=part.strength)
 
-    def _check_text(self, text: str, ids: Sequence[int]) -> None:
-        if len(text) > self.config.max_steering_chars:
-            raise SteeringError(
-                f"the steering prompt has {len(text):,} characters; at most "
-                f"{self.config.max_steering_chars:,} are taken"
+    def _rules(self, part: Part) -> Rules:
+        if not self.config.rules:
+            raise Refused(
+                "this server takes no rules; start it with '\"rules\": true' in the table "
+                f"'{TABLE}' of --additional-config",
+                param="steering",
+                code="unsupported_parameter",
             )
-        tokens = len(self.chat.lead) + len(self.chat.text(text))
-        if self.card.hypernet.variant == "in-context" and ids:
-            tokens += len(ids) - self.prefix(ids)
-        if tokens > self.skeleton.context_window:
-            raise SteeringError(
-                f"what the hypernetwork reads has {tokens} tokens, but the base LM's window has "
-                f"{self.skeleton.context_window}; shorten the steering prompt"
+        return rules_of_part(part, self.known, self.config.limits)
+
+    def _check_count(self, slots: Sequence[Slot]) -> None:
+        """Refuse rules by which more edits may act at once than there are tables."""
+        felt = [slot for slot in slots if slot.strength]
+        if (rules := rules_of(felt)) is None:
+            return
+        most = sum(slot.rules is None for slot in felt) + rules.most_acting()
+        if most > self.config.max_parts:
+            names = ", ".join(f"'{name}'" for name in rules.edits)
+            raise Refused(
+                f"{most} edits may act at once, those of the rules ({names}) among them; at most "
+                f"{self.config.max_parts} are taken; start the server with a larger 'max_parts'",
+                param="steering",
             )
 
-    def _check_edit(self, edit: Edit | EditSet) -> None:
-        for part in parts_of(edit):
-            told = f"the edit '{part.steering_prompt}'"
-            own = self.card.identity or self.card.fingerprint
-            if part.base_lm and not same_base_lm(part.base_lm, own):
-                raise CheckpointError(
-                    f"{told} was made for the base LM {described(part.base_lm)}, another one than "
-                    f"that of '{self.config.checkpoint}'; make it anew with this one"
-                )
-            named(part.scope)
-            if part.width != self.skeleton.width:
-                raise SteeringError(
-                    f"{told} has width {part.width}, but the base LM has {self.skeleton.width}"
-                )
-            if Place(0, part.site, part.kind.name) not in self.places:
-                raise SteeringError(
-                    f"{told} is a {part.kind.name} edit at {part.site}, for which this server has "
-                    f"no table; it takes {self._taken()}; start it with 'layers' and 'kinds' in "
-                    f"the table '{TABLE}' of --additional-config"
-                )
-            most = blank_of(part.kind, self.skeleton.width, self.rank)
-            for name, value in part.params.items():
-                sizes = zip(value.shape, most[name].shape, strict=True)
-                if any(size > limit for size, limit in sizes):
-                    raise SteeringError(
-                        f"{told} has {value.shape[0]} directions, and this server takes "
-                        f"{self.rank}; start it with a larger 'rank'"
-                    )
-
-    def _taken(self) -> str:
-        return ", ".join(sorted({f"{one.kind} at {one.site}" for one in self.places}))
-
-    def _places(self) -> dict[Place, EditKind]:
-        own = sites_of(self.skeleton, self.card.hypernet, self.card.site)
-        others = [self.skeleton.site(layer) for layer in self.config.layers]
-        kinds = [edit_kind(self.card.hypernet.edit), *map(edit_kind, self.config.kinds)]
-        distinct = list(dict.fromkeys(kinds))
-        sites: list[Site] = sorted({*own, *others})
-        return places_of(sites, dict.fromkeys(sites, distinct), self.config.max_parts)
+    def _steered(self, one: Any, strength: float) -> Steered:
+        """Return what acts as a part of the payload: one already, a text of rules, or an edit."""
+        if isinstance(one, Steered):
+            return one
+        if isinstance(one, str):
+            return Steered(text=one, scope=check_scope(self.card.scope), strength=strength)
+        return Steered(edit=packed(one), strength=strength)

@@ -16,6 +16,7 @@ from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds
 from hypersteer.lm.load import load_lm
 from hypersteer.steering import load
+from hypersteer.vllm_plugin.deciding import Deciding
 from hypersteer.vllm_plugin.front import Front
 from hypersteer.vllm_plugin.payload import Steered, decoded, payload_of, unpacked
 from hypersteer.vllm_plugin.table import Entry, Place, Row
@@ -45,6 +46,10 @@ def new_request(data: Any) -> New | None:
 class Making:
     """Makes the edits of requests.
 
+    Attributes:
+        lm: the base LM, of which as many blocks stay as are read.
+        deciding: decides rules; None where none are taken.
+
     Args:
         front: reads what steers them.
         model: the model that vLLM serves, as the base LM is loaded.
@@ -52,7 +57,7 @@ class Making:
         dtype: of the model, by its name.
 
     Raises:
-        CheckpointError: if the checkpoint is for another base LM.
+        CheckpointError: if the checkpoint, or what rules are decided by, is for another base LM.
         ModelError: if the base LM cannot be loaded.
     """
 
@@ -64,7 +69,11 @@ class Making:
         self._maker = EditMaker(self.lm, steerer.hypernet, card, steerer.generator)
         self._reads_prompt = card.hypernet.variant != "no-context"
         reads_states = card.hypernet.variant == "cross-attention" or card.hypernet.prior != "none"
-        keep_blocks(self.lm, card.site.layer + 1 if reads_states else 0)
+        self.deciding: Deciding | None = None
+        if front.config.rules:
+            self.deciding = Deciding(self.lm, front.known.conditions, steerer.head)
+        decides = 0 if self.deciding is None else self.deciding.blocks
+        keep_blocks(self.lm, max(card.site.layer + 1 if reads_states else 0, decides))
         self._kept: OrderedDict[Wanted, list[Params]] = OrderedDict()
 
     def rows(self, requests: Sequence[New]) -> list[Row]:
@@ -121,7 +130,7 @@ class Making:
     def _prompt(self, ids: Sequence[int]) -> PromptIds:
         if not self._reads_prompt:
             return PromptIds([self.lm.chat.pad_id], 0)
-        return PromptIds(list(ids), self._front.prefix(ids))
+        return PromptIds(list(ids), self._front.limits.prefix(ids))
 
     def _row(self, one: New, parts: Sequence[Steered], made: dict[Wanted, list[Params]]) -> Row:
         entries: dict[Place, Entry] = {}
@@ -137,11 +146,11 @@ class Making:
             for site, params in zip(self._hypernet.sites, found, strict=True):
                 assert isinstance(part.scope, str)
                 entries[Place(slot, site, name)] = Entry(params, part.strength, part.scope)
-        return Row(entries, self._front.prefix(one.ids), len(one.ids))
+        return Row(entries, self._front.limits.prefix(one.ids), len(one.ids))
 
 
 def keep_blocks(lm: BaseLM, count: int) -> None:
-    """Drop a base LM's blocks from one on, and its head: what the hypernetwork never reads.
+    """Drop a base LM's blocks from one on, and its head: what is never read.
 
     The base LM is the plug-in's own, and can do nothing else from now on.
     """

@@ -23,6 +23,9 @@ from hypersteer.lm.finite import check_range
 
 KEY = "hypersteer"
 """The name of the text among `SamplingParams.extra_args`, or of `vllm_xargs` over HTTP."""
+FILE = "edit.safetensors"
+KEPT = 64
+"""Stored edits that are kept, as texts and as what these say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +104,15 @@ def named(scope: Scope) -> Scope:
     return scope
 
 
-def packed(content: bytes) -> str:
-    """Return a stored edit's file as text."""
+@lru_cache(maxsize=KEPT)
+def packed(edit: Edit | EditSet) -> str:
+    """Return an edit's file as text, the same for equal edits; the last ones are kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        content = edit.save(Path(folder) / FILE).read_bytes()
     return base64.b64encode(content).decode("ascii")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=KEPT)
 def unpacked(text: str) -> Edit | EditSet:
     """Return the edit of a file that `packed` took; the last ones are kept.
 
@@ -118,6 +124,6 @@ def unpacked(text: str) -> Edit | EditSet:
     except (binascii.Error, ValueError) as error:
         raise SteeringError("the edit is no base64 text") from error
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "edit.safetensors"
+        path = Path(folder) / FILE
         path.write_bytes(content)
         return load_edit(path)

@@ -1,12 +1,15 @@
 """The entry points: what vLLM loads where `VLLM_PLUGINS` names `hypersteer`."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 from hypersteer.errors import ConfigError
 from hypersteer.vllm_plugin.front import Front
 from hypersteer.vllm_plugin.given import settings_of
 from hypersteer.vllm_plugin.middleware import Steering
+from hypersteer.vllm_plugin.questions import METHOD, Answer, Question, answers_of, asked
+from hypersteer.vllm_plugin.together import Together
 
 NAME = "hypersteer"
 
@@ -29,10 +32,11 @@ class SteeringEndpoint:
 
     def __init__(self) -> None:
         self._front: Front | None = None
+        self._together: Together[Question, Answer] | None = None
 
     def attach_router(self, app: Any) -> None:
         """Stand before all routes, behind vLLM's own checks of the key."""
-        app.add_middleware(Steering, front=self.front)
+        app.add_middleware(Steering, front=self.front, decide=self.decide)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Read the settings once the engine is there.
@@ -47,7 +51,15 @@ class SteeringEndpoint:
         wanted = "hypersteer.vllm_plugin.worker.SteeringWorker"
         if config.parallel_config.worker_cls != wanted:
             raise ConfigError(f"VLLM_PLUGINS names {NAME}, which needs --worker-cls {wanted}")
-        self._front = Front(settings_of(config.additional_config), config.model_config.model)
+        model = config.model_config
+        settings = settings_of(config.additional_config)
+        self._front = Front(settings, model.model, longest=model.max_model_len)
+
+        async def ask(questions: Sequence[Question]) -> list[Answer]:
+            found = await engine_client.collective_rpc(METHOD, args=(asked(questions),))
+            return answers_of(found[0])  # all ranks say the same
+
+        self._together = Together(ask)
 
     def front(self) -> Front:
         """Return what requests are held against.
@@ -58,3 +70,8 @@ class SteeringEndpoint:
         if self._front is None:
             raise ConfigError("this server has no engine that steers; leave out 'steering'")
         return self._front
+
+    async def decide(self, question: Question) -> Answer:
+        """Return what a worker decides; questions that come meanwhile go to it together."""
+        assert self._together is not None, "rules are read by the front, which is made with it"
+        return await self._together.ask(question)

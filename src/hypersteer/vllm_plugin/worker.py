@@ -18,6 +18,7 @@ from vllm.platforms import current_platform
 
 from hypersteer.errors import ConfigError
 from hypersteer.lm.finite import name_of
+from hypersteer.vllm_plugin.deciding import Deciding
 from hypersteer.vllm_plugin.front import Front
 from hypersteer.vllm_plugin.given import settings_of
 from hypersteer.vllm_plugin.making import Making, New, new_request
@@ -40,9 +41,11 @@ class SteeringWorker(Worker):
 
     Attributes:
         running: the steered requests of runner V1; None under runner V2.
+        deciding: decides rules; None where none are taken.
     """
 
     running: Running | None = None
+    deciding: Deciding | None = None
     _stepping = False
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
@@ -63,9 +66,10 @@ class SteeringWorker(Worker):
         front = Front(settings_of(config.additional_config), model.model)
         device, dtype = str(self.device), name_of(model.dtype)
         making = Making(front, model.model, device=device, dtype=dtype)
+        self.deciding = making.deciding
         table = Table(
-            front.places,
-            rank=front.rank,
+            front.limits.places,
+            rank=front.limits.rank,
             width=front.skeleton.width,
             rows=config.scheduler_config.max_num_seqs,
             tokens=config.scheduler_config.max_num_batched_tokens,
@@ -91,6 +95,18 @@ class SteeringWorker(Worker):
             self.running = Running(table, making)
             served.register_forward_pre_hook(self._point, with_kwargs=True)
         share(self.model_runner.get_model(), making)
+
+    def decide_rules(self, text: str) -> str:
+        """Return what rules decide on prompts; see `hypersteer.vllm_plugin.questions`.
+
+        It is called by its name, `METHOD`, between two steps of the engine.
+
+        Raises:
+            ConfigError: if no rules are taken.
+        """
+        if self.deciding is None:
+            raise ConfigError("this server takes no rules; start it with 'rules'")
+        return self.deciding.answer(text)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run a step; the edits of requests that are new in it are made before, in one pass."""
