@@ -2,6 +2,7 @@
 
     python benchmarks/vllm_serving.py MODEL [--edits 1 16 64] [--requests 64] [--new-tokens 32]
     python benchmarks/vllm_serving.py MODEL --soak 1000
+    python benchmarks/vllm_serving.py MODEL --rules
     python benchmarks/vllm_serving.py MODEL --gpu --checkpoint CHECKPOINT
 
 To be run in the environment of `make test-vllm`. Prompts are the same with and without steering: no
@@ -10,6 +11,10 @@ Settings take turns, so that a busy machine hits all alike, and what is told is 
 ratios. The edits are new to the plug-in in each round, so each round makes them.
 
 `--soak N` asks N requests and tells how the memory of this process grew over the second half.
+
+`--rules` tells how long the worker takes to decide rules, of words that are new to it and of words
+that it has kept, for one prompt and for several at once; beside it the time to an unsteered first
+token, and the size of the blocks that stay in memory.
 
 `--gpu` takes the published setting of EasySteer: DeepSeek-R1-Distill-Qwen-1.5B, 256 requests at
 once, greedy, 128 new tokens, bfloat16, CUDA graphs. On an RTX PRO 6000 it made 30,633 tokens/s
@@ -31,12 +36,14 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB; by default most of 
 import psutil  # type: ignore[import-untyped]
 
 from hypersteer.checkpoint import write_folder
+from hypersteer.conditions.rules import rules
 from hypersteer.config import HypernetConfig, to_dict
 from hypersteer.config.vllm_plugin import PluginConfig
 from hypersteer.hypernet.card import Card
 from hypersteer.hypernet.network import new_hypernet
 from hypersteer.lm.load import load_lm
 from hypersteer.vllm_plugin.front import Front
+from hypersteer.vllm_plugin.questions import METHOD, Question, asked, rules_told
 from timing import machine, table
 
 PROMPT = (
@@ -56,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--soak", type=int, default=0, help="requests to ask for the memory")
+    parser.add_argument("--rules", action="store_true", help="how long rules take to decide")
     parser.add_argument("--untrained", help="folder for a checkpoint that has learnt nothing")
     parser.add_argument("--gpu", action="store_true", help="256 edits, bfloat16, CUDA graphs")
     given = parser.parse_args()
@@ -167,17 +175,43 @@ def soak(llm, front: Front, given: argparse.Namespace) -> None:
     )
 
 
+def decide(llm, front: Front, given: argparse.Namespace) -> None:
+    lines = []
+    for count, length in ((1, 3), (1, 16), (16, 3), (16, 16)):
+        new, kept, plain = [], [], []
+        prompt = front.chat.prompt("What helps? " + "my knee hurts " * length)
+        for round_ in range(given.rounds):
+            told = rules_told(rules(f'if "asks about matter {len(lines)} of {round_}" then "a"'))
+            text = asked([Question(prompt, told)] * count)
+            for times in (new, kept):
+                begun = time.perf_counter()
+                llm.collective_rpc(METHOD, args=(text,))
+                times.append(1e3 * (time.perf_counter() - begun))
+            plain.append(1e3 * timed(llm, [(prompt.ids, {})] * count, 1))
+        tokens = len(prompt.ids)
+        figures = [f"{statistics.median(one):.0f}" for one in (new, kept, plain)]
+        lines.append([str(count), f"{tokens} ({tokens - prompt.prefix})", *figures])
+    heads = ["prompts", "tokens (of these, the user's)", "new words, ms", "kept words, ms"]
+    table([*heads, "unsteered first token, ms"], lines)
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    blocks = worker.deciding.lm.blocks
+    size = sum(one.numel() * one.element_size() for one in blocks.parameters()) / 2**20
+    print(f"{len(blocks)} blocks stay for rules, {size:.0f} MiB")
+
+
 def main() -> None:
     given = arguments()
     if given.untrained:
         given.checkpoint = write_untrained(given.model, given.untrained)
-    config = PluginConfig(checkpoint=given.checkpoint, max_parts=1, kinds=())
+    config = PluginConfig(checkpoint=given.checkpoint, max_parts=1, kinds=(), rules=given.rules)
     front = Front(config, given.model)
     llm = engine(given, to_dict(config))
     print(machine())
     timed(llm, requests(front, 4, 2, -1), 4)  # whatever is made at the first use
     if given.soak:
         soak(llm, front, given)
+    elif given.rules:
+        decide(llm, front, given)
     else:
         throughput(llm, front, given)
 

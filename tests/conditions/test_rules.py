@@ -86,3 +86,19 @@ def test_bad_rules_are_refused_when_built(text, changed, told):
         hs.rules(text, **{**KNOWN, **changed})
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ('if "a" then "x", "y"', 2),
+        ('if "a" then "x"; if not "a" then "y"', 1),
+        ('if "a" then "x"; if "b" then "y"; if "a" then "x", "z"', 3),
+        ('if "a" and "b" then "x"; if "a" and not "b" then "y"; if not "a" then "z"', 1),
+        ('if "a" then "x" at 0, "y" at -1', 1),
+        ('if "a" then "x" at 0', 0),
+        (" or ".join(f'"{n}"' for n in range(20)).join(('if "a" or ', ' then "x", "y"')), 2),
+    ],
+)
+def test_how_many_edits_may_act_at_once(text, most):
+    assert hs.rules(text).most_acting() == most

@@ -26,6 +26,7 @@ class Deciding:
     """Decides rules on prompts.
 
     Attributes:
+        lm: the base LM.
         blocks: how many of the base LM's blocks it reads, from the lowest on.
 
     Args:
@@ -40,7 +41,7 @@ class Deciding:
     def __init__(
         self, lm: BaseLM, conditions: Mapping[str, Condition], head: Path | None = None
     ) -> None:
-        self._lm, self._make = lm, partial(condition, lm=lm, head=head)
+        self.lm, self._make = lm, partial(condition, lm=lm, head=head)
         self._conditions = {name: _settled(lm, name, one) for name, one in conditions.items()}
         layers = {layer for one in self._conditions.values() for layer in one.layers}
         try:
@@ -80,7 +81,7 @@ class Deciding:
         for part in length_batches(sizes, tokens=TOGETHER):
             own = [numbers[place] for place in part]
             prompts = [questions[number].prompt for number in own]
-            checks = decide_ahead(self._lm, prompts, [rows[number] for number in own])
+            checks = decide_ahead(self.lm, prompts, [rows[number] for number in own])
             found |= {own[row]: check for row, check in checks.items()}
         return [found[number] for number in range(len(questions))]
 
@@ -93,7 +94,7 @@ class Deciding:
                 edits={name: name for name in told.names},  # what they hold decides nothing
                 tokens=told.tokens,
             ).ready(self._make)
-            layers_read(self._lm, made)
+            layers_read(self.lm, made)
         except SteeringError as error:
             return str(error)
         return made
