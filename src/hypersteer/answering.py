@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.conditions.ahead import decide_ahead, may_be_said
+from hypersteer.conditions.ahead import decide_ahead, undecided
 from hypersteer.conditions.deciding import shares_of_rules
 from hypersteer.conditions.gate import Gate
 from hypersteer.conditions.rules import Check, Decisions, Rules
@@ -112,12 +112,17 @@ class Answerer(NamedTuple):
         return writers
 
     def decide(
-        self, prompts: Callable[[], list[PromptIds]], steer: list[Any]
+        self, prompts: Callable[[], list[PromptIds]], steer: list[Any], *, said: bool = False
     ) -> tuple[list[Any], dict[int, Check]]:
         """Put the edits that act in place of rules that can be decided now; see `as_request`.
 
-        Rules that are checked while an answer is written stay, and so do those that name no
-        steering prompt, which nobody can say.
+        Rules that are checked while an answer is written stay, and so do those of a row whose
+        prompt says nothing, see `undecided`.
+
+        Args:
+            prompts: returns the prompts, B tokenised ones.
+            steer: what steers each row.
+            said: whether prompts say what is no steering prompt of their row.
 
         Returns:
             what steers each row, and what was decided, by row.
@@ -126,15 +131,13 @@ class Answerer(NamedTuple):
             SteeringError: for an edit or a condition that is not for this base LM.
         """
         rows = [laid_out(one, 1.0) for one in steer]
-        said = [
-            one if one is not None and may_be_said(one) else None for one in map(rules_of, rows)
-        ]
-        if not any(said):
+        waiting = [undecided(slots, said=said) for slots in rows]
+        if not any(waiting):
             return steer, {}
         for slots in rows:  # before any model work
             for slot in slots:
                 self._site_of(slot.edit)
-        decided = decide_ahead(self.lm, prompts(), self._ready(said))
+        decided = decide_ahead(self.lm, prompts(), self._ready(waiting))
         return [
             acting(rows[row], decided[row]) if row in decided else given
             for row, given in enumerate(steer)

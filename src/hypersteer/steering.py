@@ -258,17 +258,20 @@ class Steerer:
         return push(self._source(), repo, private=private, revision=revision)
 
     def decide(
-        self, prompts: list[PromptIds], steer: list[Any]
+        self, prompts: list[PromptIds], steer: list[Any], *, said: bool = False
     ) -> tuple[list[Any], Mapping[int, Check]]:
-        """Put the edits that act in place of rules, if the checkpoint wants these said as well.
+        """Put the edits that act in place of rules, if prompts will say any steering prompt.
 
         Args:
-            prompts: B tokenised prompts.
+            prompts: B tokenised prompts, as they were given.
             steer: what steers each row.
+            said: whether they will say one, also where the checkpoint does not want it.
 
         Returns:
             what steers each row, and what was decided, by row; see `Answerer.decide`.
         """
+        if said:
+            return self._answerer.decide(lambda: prompts, steer, said=True)
         return (self._say(None) or as_given)(lambda: prompts, steer)
 
     def writers(

@@ -91,6 +91,27 @@ def test_rules_that_wait_or_say_nothing_stay_rules(case, conditions, edits):
     assert request.steer[3] == edits["x"]
 
 
+def test_they_are_decided_on_the_prompt_as_given_whatever_it_says_besides(case, conditions, edits):
+    rules = hs.rules("if a then z", conditions=conditions, edits=edits)
+    steer = [[rules, edits["x"]]] * len(PROMPTS)
+    alone, beside = hs.Decisions(), hs.Decisions()
+    case.steerer.generate(list(PROMPTS), steer=rules, decisions=alone, prompted=True, **SHORT)
+    texts = case.steerer.generate(
+        list(PROMPTS), steer=steer, decisions=beside, prompted=True, **SHORT
+    )
+    acted = set()
+    for prompt, text, (found,), (wanted,) in zip(
+        PROMPTS, texts, beside.rows, alone.rows, strict=True
+    ):
+        assert found.scores == pytest.approx(wanted.scores, abs=1e-5)
+        assert found.edits == wanted.edits
+        acted.add(found.edits)
+        acts = [(edits["z"], 1.0)] if found.edits else []
+        given = {"steer": [[*acts, edits["x"]]], "prompted": True} | SHORT
+        assert case.steerer.generate([prompt], **given) == [text]
+    assert acted == {(), ("z",)}
+
+
 def test_several_sets_of_rules_are_refused(case, conditions, edits):
     two = [hs.rules("if a then x", conditions=conditions, edits=edits) for _ in "ab"]
     with pytest.raises(SteeringError, match="several sets of rules"):

@@ -22,7 +22,8 @@ def server(steerer, tmp_path_factory):
     condition = condition_at(steerer.lm, 1, prompts=PROMPTS)
     condition.save(folder / "half.safetensors")
     given = (f"half={folder / 'half.safetensors'}",)
-    with live({"tiny": steerer}, folder / "edits", condition=given) as found:
+    quiet = with_card(endless("cross-attention"), training={"loss": {"prompted": False}})
+    with live({"tiny": steerer, "quiet": quiet}, folder / "edits", condition=given) as found:
         yield found
 
 
@@ -61,6 +62,21 @@ def test_what_fires_is_said_in_the_same_order_as_from_python(steerer, server):
             break
     else:
         pytest.fail("it never fired")
+
+
+def test_a_text_that_is_said_besides_is_not_what_rules_are_decided_on(server):
+    rules = {"rules": "if half then turn", "edits": {"turn": STEER[0]}}
+    text = {"text": STEER[1], "prompted": True}
+    for model in ("tiny", "quiet"):
+        for prompt in PROMPTS:
+            found = [
+                server.chat(model=model, messages=prompt, steering=steering).json()
+                for steering in ([rules], [rules, text])
+            ]
+            alone, beside = (one["steering"]["answers"][0]["decisions"][0] for one in found)
+            assert beside["scores"] == pytest.approx(alone["scores"], abs=1e-5)
+            assert beside["edits"] == alone["edits"]
+            assert found[0]["usage"]["prompt_tokens"] < found[1]["usage"]["prompt_tokens"]
 
 
 def test_completions_say_it_too_and_ids_are_gated_only(steerer, server):

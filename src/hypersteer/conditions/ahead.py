@@ -1,7 +1,8 @@
 """Rules decided on prompts before an answer begins, so that what then acts can be said as well.
 
 A checkpoint that was trained with the steering prompt in the prompt needs it there. Which rules
-fire is known only when their conditions were read, on the prompt as the user gave it.
+fire is known only when their conditions were read, on the prompt as the user gave it, whatever else
+it is going to say.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,26 @@ from collections.abc import Sequence
 from hypersteer.conditions.deciding import shares_of_rules
 from hypersteer.conditions.gate import Gate
 from hypersteer.conditions.rules import Check, Decisions, Rules
+from hypersteer.conditions.slots import Slot, rules_of
 from hypersteer.edits.sites import Site
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.chat import PromptIds, collate
 
 
-def may_be_said(rules: Rules) -> bool:
-    """Return whether rules are decided on the prompt alone, and steering prompts are among them."""
-    return not rules.every and any(isinstance(edit, str) for edit in rules.edits.values())
+def undecided(slots: Sequence[Slot], *, said: bool = False) -> Rules | None:
+    """Return the rules of a row that are to be decided before its prompt says anything.
+
+    They are decided on the prompt alone, and the prompt may say something: what they have act, or
+    what steers the row besides.
+
+    Args:
+        slots: what steers the row.
+        said: whether the prompt says what is no steering prompt among these.
+    """
+    rules = rules_of(slots)
+    if rules is None or rules.every:
+        return None
+    return rules if said or any(isinstance(slot.edit, str) for slot in slots) else None
 
 
 def decide_ahead(

@@ -30,8 +30,8 @@ class Asking(NamedTuple):
 def askings(asked: ChatRequest | CompletionRequest, plan: Plan, steerer: Steerer) -> list[Asking]:
     """Return the prompts of a request.
 
-    Where a checkpoint wants its steering prompt in the prompt, rules that are decided on the prompt
-    are decided here, in a pass over it: what they have act is said, too.
+    Rules that are decided on the prompt are decided here, in a pass over it, where it is going to
+    say anything. What they have act is said, too, where a checkpoint wants that.
 
     Raises:
         Refused: for no prompt, an empty one, or ids that are none, or that nothing can be said in.
@@ -66,9 +66,10 @@ def asking_of(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking
     decided: Mapping[int, Check] = {}
     if rules and not ids:
         (steer,), decided = steerer.decide(
-            [prompt_ids(given, lm.chat, lm.vocab, chat=chat)], [steer]
+            [prompt_ids(given, lm.chat, lm.vocab, chat=chat)], [steer], said=bool(said)
         )
-        acting = steer[: len(steer) - len(plan.steer) + rules] if decided else []
+        fired = steer[: len(steer) - len(plan.steer) + rules] if decided else []
+        acting = fired if steerer.card.prompted else []
         # First, as in Python: it is the order in which they act.
         said = [*(text for text, own in acting if isinstance(text, str) and own > 0), *said]
     if ids and said:

@@ -13,7 +13,6 @@ import torch
 
 from hypersteer.checkpoint import find_checkpoint, generator_hash
 from hypersteer.concepts import validate_steering_prompt
-from hypersteer.conditions.ahead import may_be_said
 from hypersteer.conditions.rules import Check, Decisions, Rules
 from hypersteer.conditions.slots import Slot, acting, laid_out, rules_of
 from hypersteer.config import LMConfig
@@ -127,16 +126,13 @@ class Front:
         """Return the rules of a plan, which must be decided before it is `planned`."""
         return rules_of(laid_out(plan.steer, 1.0))
 
-    def question(self, rules: Rules, plan: Plan, prompt: Any, *, chat: bool) -> Question:
+    def question(self, rules: Rules, prompt: Any, *, chat: bool) -> Question:
         """Return what a worker must be asked before a request with rules is steered.
 
-        As on our own server, rules are decided on the prompt as it was given where what fires is
-        said in it, else on the prompt as it will be.
-
         Args:
-            rules: of the plan.
-            plan: of `read`.
-            prompt: a chat's messages, or a text or ids that are to go on.
+            rules: of a plan.
+            prompt: a chat's messages, or a text or ids that are to go on; as it was given, without
+                what it will say of steering.
             chat: whether it is a chat.
 
         Raises:
@@ -145,8 +141,6 @@ class Front:
         """
         if prompt == "":
             raise Refused("the prompt is empty; give some text", param="prompt")
-        if not (self.card.prompted and may_be_said(rules)):
-            prompt = plan.words(prompt) if plan.said else prompt
         found = prompt_ids(prompt, self.chat, self.skeleton.vocab, chat=chat)
         if len(found.ids) > self._longest:
             raise Refused(
@@ -192,7 +186,7 @@ class Front:
         try:
             plan = self.read(steering)
             rules = self.rules(plan)
-            question = None if rules is None else self.question(rules, plan, prompt, chat=True)
+            question = None if rules is None else self.question(rules, prompt, chat=True)
         except Refused as error:
             raise SteeringError(str(error)) from error
         check = None if question is None else decided_by(llm, question)

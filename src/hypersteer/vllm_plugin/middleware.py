@@ -123,7 +123,7 @@ class Steering:
             )
         if (rules := front.rules(plan)) is None:
             return _body(asked, front.planned(plan), chat=chat)
-        question = front.question(rules, plan, _one_prompt(asked, plan, chat=chat), chat=chat)
+        question = front.question(rules, _one_prompt(asked, plan, chat=chat), chat=chat)
         return Ruled(asked, plan, question, chat)
 
     async def _decided(self, question: Question) -> Check:
