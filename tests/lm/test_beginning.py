@@ -6,7 +6,6 @@ import torch
 import architectures
 import tiny
 from hypersteer.conditions.contrasts import read_states
-from hypersteer.edits.sites import Site
 from hypersteer.errors import ModelError
 from hypersteer.lm.base import BaseLM
 from hypersteer.lm.beginning import Beginning
@@ -70,5 +69,6 @@ def test_texts_without_anything_in_common_share_nothing():
     beginning = Beginning(lm, [prompts[0], other], 2)
     assert beginning.tokens == 0
     batch = collate([prompts[0], other], pad_id=lm.chat.pad_id)
-    assert beginning.go_on(batch) is batch
-    assert torch.equal(lm.states(batch, Site(2)), lm.states(beginning.go_on(batch), Site(2)))
+    assert torch.equal(beginning.rest(batch).ids, batch.ids)
+    found, wanted = (pooled_states(lm, batch, LAYERS, "prompt", one) for one in (beginning, None))
+    assert torch.equal(found, wanted)

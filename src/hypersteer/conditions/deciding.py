@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hypersteer.conditions.checks import check_condition
 from hypersteer.conditions.condition import Condition
-from hypersteer.conditions.gate import check_condition
 from hypersteer.conditions.rules import Rules
 from hypersteer.conditions.score import SMALLEST
 from hypersteer.edits.sites import Site

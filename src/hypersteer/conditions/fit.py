@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypersteer.conditions.checks import check_condition
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.contrasts import ContrastText, Fold, Watch, make_folds, read_states
 from hypersteer.conditions.directions import Directions, check_counts, find_directions, side_scales
-from hypersteer.conditions.gate import check_condition
 from hypersteer.conditions.score import score
 from hypersteer.conditions.search import Point, check_combinations, describe, find_point
 from hypersteer.config.conditions import ConditionConfig, Contrast

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from hypersteer.conditions.checks import layers_above, layers_read
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.rules import Check, Decisions, Rules
 from hypersteer.edits.sites import Site
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
+from hypersteer.lm.beginning import beginning_of
 from hypersteer.lm.chat import Spans, TokenBatch
 from hypersteer.lm.hooks import ReadWrite
 from hypersteer.lm.pooling import masked_sum, pool_mask, run_to
@@ -56,7 +58,7 @@ class Gate:
             for name, condition in one.conditions.items():
                 for layer in condition.layers:
                     self._poolings.setdefault(layer % lm.depth, set()).add(condition.pooling)
-                self._ahead |= _above(lm, one, name, first)
+                self._ahead |= layers_above(lm, one, name, first)
         self.rechecks = any(one.every for one in self._rules)
         self.slots = max(len(one.edits) for one in self._rules)
         self.start(1)
@@ -107,8 +109,11 @@ class Gate:
             for one in self._given
         ]
         index = torch.tensor(wanted, device=batch.ids.device).nonzero().squeeze(1)
-        part = TokenBatch(batch.ids[index], batch.spans.rows(index))
-        run_to(self._lm, part, self._prompt_readers(self._ahead, part.spans, index))
+        part, beginning = TokenBatch(batch.ids[index], batch.spans.rows(index)), None
+        if not any("all" in self._poolings[layer] for layer in self._ahead):
+            beginning = beginning_of(self._lm, part, max(self._ahead))
+        read = part if beginning is None else beginning.rest(part)
+        run_to(self._lm, part, self._prompt_readers(self._ahead, read.spans, index), beginning)
         self._looked = True
 
     def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
@@ -242,58 +247,3 @@ class Gate:
                     None if self._token else self._log.shares.get(number % len(self._given)),
                 )
                 self._log.rows[number].append(check)
-
-
-def layers_read(lm: BaseLM, rules: Rules) -> set[int]:
-    """Return the layers that the conditions of some rules read, all of them checked.
-
-    Raises:
-        SteeringError: as `check_condition`, and for a condition about the answer in rules that are
-            decided on the prompt.
-    """
-    layers = set()
-    for name, condition in rules.conditions.items():
-        check_condition(lm, condition, name)
-        if condition.pooling == "response" and not rules.every:
-            raise SteeringError(
-                f"condition '{name}' is about the answer, which is not there when the prompt is "
-                "checked; give check='token', or a number of tokens"
-            )
-        layers |= {layer % lm.depth for layer in condition.layers}
-    return layers
-
-
-def check_condition(lm: BaseLM, condition: Condition, name: str = "") -> None:
-    """Refuse a condition that is not for this base LM.
-
-    Raises:
-        CheckpointError: if it was fitted for another base LM.
-        ModelError: if it reads a layer that is not there.
-        SteeringError: if its width is not the base LM's.
-    """
-    name = name or condition.name
-    way_out = "fit it anew with this one"
-    lm.check_made_for(condition.base_lm, f"the condition '{name}'", way_out, "fitted")
-    if condition.width != lm.width:
-        raise SteeringError(
-            f"the condition '{name}' has width {condition.width}, but {lm.name} has width "
-            f"{lm.width}"
-        )
-    for layer in condition.layers:
-        lm.site(layer)
-
-
-def _above(lm: BaseLM, rules: Rules, name: str, lowest: Site) -> set[int]:
-    """Return the layers of a condition that lie above the lowest edit of its rows.
-
-    Raises:
-        SteeringError: if the condition is to be checked during the response.
-    """
-    sites = {lm.site(layer) for layer in rules.conditions[name].layers}
-    above = {site.layer for site in sites if site > lowest}
-    if above and rules.every:
-        raise SteeringError(
-            f"condition '{name}' is read at layer {max(above)}, above the edit at {lowest}, so in "
-            "the response it would see what the edit wrote; check the prompt only, or fit it lower"
-        )
-    return above

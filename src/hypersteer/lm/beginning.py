@@ -44,25 +44,32 @@ class Beginning:
             start = collate([PromptIds(first[: self.tokens], self.tokens)], pad_id=lm.chat.pad_id)
             lm.states(start.to(lm.device), self._top, cache=self._cache)
 
-    def go_on(self, batch: TokenBatch) -> TokenBatch:
-        """Run the rest of rows up to the block, under whatever hooks are in place.
+    def rest(self, batch: TokenBatch) -> TokenBatch:
+        """Return what of a batch of whole rows, padded on the right, is still to be run."""
+        spans = Spans(*(mask[:, self.tokens :] for mask in batch.spans))
+        return TokenBatch(batch.ids[:, self.tokens :], spans)
 
-        Args:
-            batch: whole rows, padded on the right.
-
-        Returns:
-            The rest of the batch, [B, T - P]: what the hooks saw.
-        """
+    def go_on(self, batch: TokenBatch) -> None:
+        """Run the rest of a batch up to the block; the hooks in place see the rest only."""
         if not self.tokens:
             self._lm.states(batch, self._top)
-            return batch
+            return
         cache, rows = deepcopy(self._cache), torch.zeros_like(batch.ids[:, 0])
         cache.reorder_cache(rows)  # type: ignore[arg-type]
-        spans = Spans(*(mask[:, self.tokens :] for mask in batch.spans))
-        rest = TokenBatch(batch.ids[:, self.tokens :], spans)
         whole = {
             "attention_mask": batch.spans.real.long(),
             "position_ids": batch.positions[:, self.tokens :],
         }
-        self._lm.states(rest, self._top, cache=cache, **whole)
-        return rest
+        self._lm.states(self.rest(batch), self._top, cache=cache, **whole)
+
+
+def beginning_of(lm: BaseLM, batch: TokenBatch, top: int) -> Beginning | None:
+    """Return what the rows of a batch begin with, run up to a block; None where it is no gain.
+
+    That is one row alone, or rows that are padded on the left.
+    """
+    if len(batch.ids) < 2 or not bool(batch.spans.real[:, 0].all()):
+        return None
+    prefixes = batch.spans.prefix.sum(1).tolist()
+    rows = zip(batch.ids.tolist(), prefixes, strict=True)
+    return Beginning(lm, [PromptIds(ids, prefix) for ids, prefix in rows], top)

@@ -39,11 +39,25 @@ def masked_sum(hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Flo
     return hidden.where(mask[..., None], 0).sum(1, dtype=torch.float32)
 
 
-def run_to(lm: BaseLM, batch: TokenBatch, readers: Sequence[tuple[Site, ReadWrite]]) -> None:
-    """Run a batch up to the highest of the residual sites that are read."""
-    top = max(site.layer for site, _ in readers)
+def run_to(
+    lm: BaseLM,
+    batch: TokenBatch,
+    readers: Sequence[tuple[Site, ReadWrite]],
+    beginning: Beginning | None = None,
+) -> None:
+    """Run a batch up to the highest of the residual sites that are read.
+
+    Args:
+        lm: the base LM.
+        batch: whole rows.
+        readers: what is read; of rows whose beginning was run before, only the rest.
+        beginning: what all rows begin with, run up to that site.
+    """
     with at_sites(lm.blocks, readers):
-        lm.states(batch, Site(top))
+        if beginning is None:
+            lm.states(batch, Site(max(site.layer for site, _ in readers)))
+        else:
+            beginning.go_on(batch)
 
 
 @torch.no_grad()
@@ -64,18 +78,13 @@ def pooled_states(
         beginning: what all rows begin with, run up to the highest of the blocks, if nothing of it
             is averaged.
     """
-    mask = pool_mask(batch.spans, pooling)
+    read = batch if beginning is None else beginning.rest(batch)
+    mask = pool_mask(read.spans, pooling)
     sums: dict[int, Tensor] = {}
 
     def keep(layer: int) -> ReadWrite:
-        return lambda hidden: sums.__setitem__(
-            layer, masked_sum(hidden, mask[:, -hidden.shape[1] :]).to(mask.device)
-        )
+        return lambda hidden: sums.__setitem__(layer, masked_sum(hidden, mask).to(mask.device))
 
     readers = [(Site(layer), keep(layer)) for layer in dict.fromkeys(layers)]
-    if beginning is None:
-        run_to(lm, batch, readers)
-    else:
-        with at_sites(lm.blocks, readers):
-            beginning.go_on(batch)
+    run_to(lm, batch, readers, beginning)
     return torch.stack([sums[layer] for layer in layers], 1) / mask.sum(1)[:, None, None]

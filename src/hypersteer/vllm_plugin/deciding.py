@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from hypersteer.conditions.ahead import decide_ahead
+from hypersteer.conditions.checks import check_condition, layers_read
 from hypersteer.conditions.condition import Condition
-from hypersteer.conditions.gate import check_condition, layers_read
 from hypersteer.conditions.head import head_for
 from hypersteer.conditions.rules import Rules, rules
 from hypersteer.conditions.written import condition
