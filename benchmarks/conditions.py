@@ -4,7 +4,9 @@
 
 Fitting reads that many prompts in and off a topic at all layers and searches the point. Decoding
 compares processor time per round, in one run and in turns: steering without a gate (the floor),
-the same once more (the noise of the measurement), and the same edit behind gates that are open.
+the same once more (the noise of the measurement), and the same edit behind gates that are open;
+then an edit at block 5 behind a condition that is read at block 20, as words are on the checkpoint
+that ships: the blocks below run once more without the edit.
 Since the noise is larger than what is looked for, what is read and written at the sites is also
 timed by itself inside the generations, and set against the time of a step.
 """
@@ -21,6 +23,7 @@ from unittest.mock import patch
 import hypersteer as hs
 from hypersteer.conditions.contrasts import read_labelled
 from hypersteer.conditions.gate import Gate
+from hypersteer.edits.sites import Site
 from hypersteer.engine import running
 from hypersteer.lm import hooks
 from hypersteer.lm.base import BaseLM
@@ -30,8 +33,8 @@ TOPIC = Path(hs.__file__).parent / "data" / "topics" / "health.jsonl"
 FLOOR = "steered"
 
 
-def fit(lm: BaseLM, count: int) -> hs.Condition:
-    """Fit, print what it took, and give back the condition."""
+def fit(lm: BaseLM, count: int) -> tuple[hs.Condition, hs.Condition]:
+    """Fit, print what it took, and give back a condition of low layers and one of block 20."""
     sides = read_labelled(TOPIC)
     positives, negatives = sides.positives[:count], sides.negatives[:count]
     tokens = sum(len(lm.chat.prompt(str(text)).ids) for text in (*positives, *negatives))
@@ -50,18 +53,25 @@ def fit(lm: BaseLM, count: int) -> hs.Condition:
             ]
         ],
     )
-    # Decoding is measured with a condition that can be checked in the response too.
-    low = hs.ConditionConfig(layers=tuple(range(0, 13, 4)))
-    return hs.fit_condition(lm, positives, negatives, name="health", config=low)
+    low, high = (hs.ConditionConfig(layers=own) for own in ((0, 4, 8, 12), (20,)))
+    return (
+        hs.fit_condition(lm, positives, negatives, name="health", config=low),
+        hs.fit_condition(lm, positives, negatives, name="health", config=high),
+    )
 
 
-def ways(condition: hs.Condition, edit: hs.Edit) -> dict[str, hs.Edit | hs.Rules]:
+def ways(
+    condition: hs.Condition, high: hs.Condition, edit: hs.Edit
+) -> dict[str, hs.Edit | hs.Rules]:
     """What steers, in every way; the gates are open in all rows."""
-    always = replace(condition, threshold=-2.0)
+    always, above = (replace(one, threshold=-2.0) for one in (condition, high))
+    low = replace(edit, site=Site(5))
 
-    def gated(check: Literal["prompt", "token"] | int) -> hs.Rules:
-        conditions = {"health": always}
-        return hs.rules("if health then x", conditions=conditions, edits={"x": edit}, check=check)
+    def gated(
+        check: Literal["prompt", "token"] | int, given: hs.Condition = always, x: hs.Edit = edit
+    ) -> hs.Rules:
+        conditions = {"health": given}
+        return hs.rules("if health then x", conditions=conditions, edits={"x": x}, check=check)
 
     return {
         FLOOR: edit,
@@ -69,6 +79,9 @@ def ways(condition: hs.Condition, edit: hs.Edit) -> dict[str, hs.Edit | hs.Rules
         "gate, prompt only": gated("prompt"),
         "gate, every 8 tokens": gated(8),
         "gate, every token": gated("token"),
+        "read above, prompt only": gated("prompt", above, low),
+        "read above, every 8 tokens": gated(8, above, low),
+        "read above, every token": gated("token", above, low),
     }
 
 
@@ -124,13 +137,13 @@ def main() -> None:
     lm = hs.load_lm("smollm2-135m-instruct")
     lm.chat.end_of_turn = ()  # nobody stops early, so that all generate the same number
     print(f"{machine()}\n\nfitting\n")
-    condition = fit(lm, args.prompts)
+    condition, high = fit(lm, args.prompts)
     edit = hs.VectorEdit(vector=condition.directions[-1], site=lm.site(12))
     print(f"\ndecoding {args.new_tokens} tokens, prompt pass included\n")
     rows = []
     for batch in args.batch:
         prompts = [str(text) for text in read_labelled(TOPIC).positives[:batch]]
-        steer = ways(condition, edit)
+        steer = ways(condition, high, edit)
         work = {
             way: lambda e=one, p=prompts: lm.generate(p, edit=e, max_new_tokens=args.new_tokens)
             for way, one in steer.items()

@@ -1,6 +1,7 @@
 """A guard written as one sentence, end to end: which prompts it deflects, by an independent judge.
 
     python experiments/word_guard.py --judge qwen2.5-coder-1.5b-instruct --show
+    python experiments/word_guard.py --checkpoint runs/beside_larger --show
     python experiments/word_guard.py --choose
 
 Two topics that no bundled condition is about (`word_guard.jsonl`, written for this): prompts in the
@@ -147,6 +148,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--judge", default="qwen2.5-coder-1.5b-instruct")
+    parser.add_argument("--checkpoint", default=None, help="what steers; by default what ships")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--above", type=float, default=ABOVE, help="probability that fires")
     parser.add_argument("--strength", type=float, default=STRENGTH, help="of the edit")
@@ -154,7 +156,7 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="try wordings, on other prompts")
     given = parser.parse_args()
     asker = open_asker(JudgeConfig(model=given.judge, threads=given.threads))
-    steerer = hs.load()
+    steerer = hs.load() if given.checkpoint is None else hs.load(given.checkpoint)
     if given.choose:
         choose(asker, steerer, (0.5, 0.7, 1.0))
         sys.exit()

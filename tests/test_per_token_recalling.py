@@ -363,7 +363,7 @@ class Blinking:
     def look_ahead(self, batch):
         pass
 
-    def readers(self, spans):
+    def readers(self, spans, ids=None):
         self.token = 0 if spans else self.token + 1
         return []
 
@@ -399,12 +399,13 @@ def test_turned_on_and_off_it_is_one_pass_under_that_mask(lm):
         torch.testing.assert_close(run.logits[:, row], expected, **CLOSE)
 
 
+@pytest.mark.parametrize("layer", [1, 3])
 @pytest.mark.parametrize("check", ["prompt", "token", 2])
-def test_rows_under_rules_are_answered_as_alone(lm, check):
+def test_rows_under_rules_are_answered_as_alone(lm, check, layer):
     """All at once, and one by one beside rows without rules."""
     steerer = flowing(lm)
     lm, texts, steps = steerer.lm, list(PROMPTS), 10
-    conditions = {"a": condition_at(lm, 1, 1, "prompt" if check == "prompt" else "last")}
+    conditions = {"a": condition_at(lm, layer, 1, "prompt" if check == "prompt" else "last")}
     rules = hs.rules("if a then x", conditions=conditions, edits={"x": "sing of bees"}, check=check)
     alone = [logits_of(steerer, [text], rules, steps=steps).ids[0] for text in texts]
     assert logits_of(steerer, texts, rules, steps=steps).ids == alone

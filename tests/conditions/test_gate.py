@@ -61,10 +61,13 @@ WAYS = {
     "at the site": {"layer": 1},
     "above the sites": {"layer": 3},
     "every token": {"layer": 1, "check": "token"},
+    "above, every token": {"layer": 3, "check": "token"},
+    "above, every other token": {"layer": 3, "check": 2},
 }
 
 
-ALL = [(family, way) for family in tiny.FAMILIES for way in ("above the sites", "every token")]
+AT_ALL = ("above the sites", "every token", "above, every token")
+ALL = [(family, way) for family in tiny.FAMILIES for way in AT_ALL]
 LLAMA = [("llama", way) for way in WAYS]
 
 
@@ -120,7 +123,7 @@ def test_2_a_closed_gate_is_the_plain_model_and_an_open_one_the_plain_edit(famil
     opened = [[bool(check.edits) for check in row] for row in log.rows]
     always = [all(row) and bool(row) for row in opened]
     never = [not any(row) for row in opened]
-    if way != "every token":
+    if "check" not in WAYS[way]:
         assert 0 < sum(always[:4]) < 4
         assert 0 < sum(never[:4]) < 4
     plain = decoded(lm, prompts, [None] * 6)
@@ -152,20 +155,26 @@ def by_hand_token_by_token(lm, text, condition, edit, response, every):
 
 
 @pytest.mark.parametrize(
-    ("family", "every", "pooling", "hysteresis"),
+    ("family", "every", "pooling", "hysteresis", "layer"),
     [
-        *((family, "token", "last", 0.15) for family in tiny.FAMILIES),
-        *((family, 2, "turn", 0.0) for family in tiny.FAMILIES),
-        ("llama", "token", "last", 0.0),
-        ("llama", 3, "prompt", 0.0),
-        ("llama", "token", "all", 0.01),
+        *((family, "token", "last", 0.15, 1) for family in tiny.FAMILIES),
+        *((family, 2, "turn", 0.0, layer) for family in tiny.FAMILIES for layer in (1, 3)),
+        ("llama", "token", "last", 0.0, 1),
+        ("llama", "token", "last", 0.0, 3),
+        ("llama", 3, "prompt", 0.0, 1),
+        ("llama", 3, "prompt", 0.0, 2),
+        ("llama", "token", "all", 0.01, 1),
+        ("llama", "token", "all", 0.01, 2),
     ],
 )
-def test_4_checks_in_the_response_hold_under_the_cache(family, every, pooling, hysteresis):
-    """Decisions and logits of cached decoding against uncached passes over all tokens."""
+def test_4_checks_in_the_response_hold_under_the_cache(family, every, pooling, hysteresis, layer):
+    """Decisions and logits of cached decoding against uncached passes over all tokens.
+
+    A condition above the edit, at block 1, reads what the plain model makes of the answer.
+    """
     lm, steps = endless_of(family), 7
     prompts = CHATS if pooling == "turn" else PROMPTS
-    condition = condition_at(lm, 1, 3, pooling, prompts)
+    condition = condition_at(lm, layer, 3, pooling, prompts)
     condition = replace(condition, release=condition.threshold - hysteresis)
     edit = tiny.edit_of(lm, Site(1), 1)
     rules = hs.rules("if a then x", conditions={"a": condition}, edits={"x": edit}, check=every)
@@ -234,11 +243,12 @@ def test_6_several_strengths_share_the_decision_on_the_prompt(family, way):
     assert together[4:8] != plain
 
 
-def test_rows_that_end_take_their_checks_with_them(tiny_llama):
+@pytest.mark.parametrize(("layer", "every"), [(1, "token"), (3, "token"), (3, 3)])
+def test_rows_that_end_take_their_checks_with_them(tiny_llama, layer, every):
     """Rows leave the batch one after the other; decisions follow the rest."""
     lm = tiny_llama
     endless = tiny.ending_with(lm)
-    rules = rules_of(endless, check="token")
+    rules = rules_of(endless, layer=layer, check=every)
     ids = decoded(endless, PROMPTS, rules, steps=16).ids
     ending = tiny.ending_with(lm, ids[0][1], ids[1][9], ids[2][4])
     log = hs.Decisions()
@@ -401,6 +411,11 @@ def test_what_a_gate_costs(tiny_llama):
     rules = rules_of(lm, "if a then x", check="token")
     _, hooks = passes(lm, lambda: lm.generate(list(PROMPTS), edit=rules, **SHORT))
     assert hooks[-1] == 2
+    for every, ahead in ((1, [1, 1, 1]), (2, [0, 1, 0])):  # the tokens between go along
+        rules = rules_of(lm, "if a then x", layer=2, check=every)
+        runs, _ = passes(lm, lambda r=rules: lm.generate(list(PROMPTS), edit=r, **SHORT))
+        steps = [part for does in ahead for part in (*([0, 1, 2] * does), *blocks)]
+        assert runs == [0, 1, 2, *blocks, *steps]
 
 
 def cast_by_hand(lm, text, vectors, layers, mode):
@@ -463,13 +478,11 @@ def test_what_cannot_be_decided_is_refused_before_any_model_work(tiny_llama, mon
         assert "\n" not in str(caught.value)
 
     foreign = rules_of(tiny.lm_of("qwen3"))
-    late = rules_of(lm, layer=2, check="token")
     own = condition_at(lm, 1)
     high = replace(own, fitted=(9,), layers=(9,))
     wide = replace(own, directions=torch.ones(1, 5), means=torch.ones(1, 5))
     monkeypatch.setattr(lm.model, "forward", lambda *a, **k: pytest.fail("the model ran"))
     refused(CheckpointError, "condition 'a' was fitted for the base LM", foreign)
-    refused(SteeringError, "condition 'a' is read at layer 2, above the edit at residual@1", late)
     edits = edits_of(lm)
     for condition, error, told in (
         (high, ModelError, "layer 9 is out of range"),

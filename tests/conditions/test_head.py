@@ -60,10 +60,12 @@ def test_reading_tells_how_far_it_is_from_the_first_wording_to_the_last_text(lm)
     assert told[-1] == (total, total)
 
 
-def test_rules_in_words_gate_as_their_conditions_do(lm, taught):
+@pytest.mark.parametrize("layer", [0, 3])
+def test_rules_in_words_gate_as_their_conditions_do(lm, taught, layer):
+    """Also where the edits lie below what the words read, which then is the plain model's."""
     lm = tiny.ending_with(lm)
     text = f'if "{SEA}" and not "{SUMS}" then x at 0.5; if "{ANSWER}" then x at 0.5'
-    rules = hs.rules(text, edits={"x": tiny.edit_of(lm, lm.site(3))}, check="token")
+    rules = hs.rules(text, edits={"x": tiny.edit_of(lm, lm.site(layer))}, check="token")
     assert rules.words == (SEA, SUMS, ANSWER)
     with pytest.raises(SteeringError, match=r"no head that writes|trained"):
         lm.generate("Hi", edit=rules, max_new_tokens=1)
@@ -81,7 +83,7 @@ def test_rules_in_words_gate_as_their_conditions_do(lm, taught):
         fired = checks[0].conditions == (SEA,)
         assert (checks[0].edits == ("x",)) == fired
         assert "probabilities" in checks[0].as_dict()
-        if not fired:  # nothing was written, so the states of the answer are the plain ones
+        if not fired or layer == 0:  # at layer 3 only if nothing was written are they plain
             by_hand = score_by_hand(lm, made.conditions[ANSWER], row, answer[:2])
             assert checks[2].scores[ANSWER] == pytest.approx(by_hand, abs=1e-4)
 

@@ -207,11 +207,12 @@ def test_an_unsteered_row_is_the_plain_model_beside_any_row(lm):
         torch.testing.assert_close(logits[0], plain.logits[step, 0], **close)
 
 
+@pytest.mark.parametrize("layer", [1, 3])
 @pytest.mark.parametrize("check", ["prompt", "token", 2])
-def test_rules_of_rows_that_came_at_different_times(lm, check):
+def test_rules_of_rows_that_came_at_different_times(lm, check, layer):
     lm = tiny.ending_with(lm)
     edits = {"x": tiny.edit_of(lm, Site(1), 1), "y": tiny.edit_of(lm, Site(2), 2)}
-    conditions = {"a": condition_at(lm, 1, 1), "b": condition_at(lm, 0, 2)}
+    conditions = {"a": condition_at(lm, layer, 1), "b": condition_at(lm, 0, 2)}
     rules = hs.rules(
         "if a then x; if not b then y", conditions=conditions, edits=edits, check=check
     )

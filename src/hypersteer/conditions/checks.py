@@ -47,16 +47,6 @@ def check_condition(lm: BaseLM, condition: Condition, name: str = "") -> None:
 
 
 def layers_above(lm: BaseLM, rules: Rules, name: str, lowest: Site) -> set[int]:
-    """Return the layers of a condition that lie above the lowest edit of its rows.
-
-    Raises:
-        SteeringError: if the condition is to be checked during the response.
-    """
+    """Return the layers of a condition that lie above the lowest edit of its rows."""
     sites = {lm.site(layer) for layer in rules.conditions[name].layers}
-    above = {site.layer for site in sites if site > lowest}
-    if above and rules.every:
-        raise SteeringError(
-            f"condition '{name}' is read at layer {max(above)}, above the edit at {lowest}, so in "
-            "the response it would see what the edit wrote; check the prompt only, or fit it lower"
-        )
-    return above
+    return {site.layer for site in sites if site > lowest}

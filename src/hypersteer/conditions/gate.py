@@ -2,7 +2,8 @@
 
 Conditions are read in the forward passes of the generation itself, at or below the sites of the
 edits that they gate, so they see states that no edit of their row has touched. A condition that is
-read above them gets a pass over the prompt of its own, up to its layer, before the generation.
+read above them gets passes of its own, up to its layer: over the prompt before the generation, and
+over the answer's tokens when it is checked again.
 Shapes: B rows of the request, R running rows (B times the number of strengths), T tokens, D width.
 """
 
@@ -10,12 +11,13 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hypersteer.conditions.checks import layers_above, layers_read
 from hypersteer.conditions.condition import Condition
 from hypersteer.conditions.rules import Check, Decisions, Rules
+from hypersteer.conditions.shadow import Shadow
 from hypersteer.edits.sites import Site
 from hypersteer.errors import SteeringError
 from hypersteer.lm.base import BaseLM
@@ -37,8 +39,8 @@ class Gate:
     Raises:
         CheckpointError: if a condition was fitted for another base LM.
         ModelError: if it reads a layer that is not there.
-        SteeringError: if its width is not the base LM's, or if it is to be checked during the
-            response but is read above an edit of its row.
+        SteeringError: if its width is not the base LM's, or if it is about the answer but is
+            checked on the prompt only.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Gate:
                     self._poolings.setdefault(layer % lm.depth, set()).add(condition.pooling)
                 self._ahead |= layers_above(lm, one, name, first)
         self.rechecks = any(one.every for one in self._rules)
+        reads_ahead = [not self._ahead.isdisjoint(layers) for layers in self._layers]
+        self._reads_ahead = {n for n, does in enumerate(reads_ahead) if does}
         self.slots = max(len(one.edits) for one in self._rules)
         self.start(1)
 
@@ -91,7 +95,7 @@ class Gate:
         self._copies, self._finished = copies, finished
         self._sums: dict[tuple[int, str], Tensor] = {}
         self._counts: dict[tuple[int, str], Tensor] = {}
-        self._looked = not self._ahead
+        self._looked, self._shadow = not self._ahead, None
         self._token = 0
         self._scores: dict[Condition, Tensor] = {}
         self._fired: dict[tuple[int, str], Tensor] = {}
@@ -104,23 +108,31 @@ class Gate:
         """Read, in a pass of their own, the conditions that lie above edits of their rows."""
         if not self._ahead:
             return
-        wanted = [
-            one is not None and not self._ahead.isdisjoint(self._layers[self._rules.index(one)])
-            for one in self._given
-        ]
-        index = torch.tensor(wanted, device=batch.ids.device).nonzero().squeeze(1)
-        part, beginning = TokenBatch(batch.ids[index], batch.spans.rows(index)), None
-        if not any("all" in self._poolings[layer] for layer in self._ahead):
-            beginning = beginning_of(self._lm, part, max(self._ahead))
-        read = part if beginning is None else beginning.rest(part)
-        run_to(self._lm, part, self._prompt_readers(self._ahead, read.spans, index), beginning)
+        numbers = self._of[: len(self._given)].tolist()
+        wanted = [row for row, number in enumerate(numbers) if number in self._reads_ahead]
+        followed = [row for row in wanted if self._rules[numbers[row]].every]
+        index = torch.tensor(wanted, device=batch.ids.device)
+        part, top = TokenBatch(batch.ids[index], batch.spans.rows(index)), max(self._ahead)
+        if followed:
+            readers = self._prompt_readers(self._ahead, part.spans, index)
+            self._shadow = Shadow(self._lm, part, top, readers)
+            places = [row + copy * len(numbers) for copy in range(self._copies) for row in followed]
+            self._shadow.keep([wanted.index(row) for row in followed] * self._copies, places)
+        else:
+            pools_all = any("all" in self._poolings[layer] for layer in self._ahead)
+            beginning = None if pools_all else beginning_of(self._lm, part, top)
+            spans = (part if beginning is None else beginning.rest(part)).spans
+            run_to(self._lm, part, self._prompt_readers(self._ahead, spans, index), beginning)
         self._looked = True
 
-    def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
+    def readers(
+        self, spans: Spans | None, ids: Int[Tensor, "R 1"] | None = None
+    ) -> list[tuple[Site, ReadWrite]]:
         """Begin a forward pass, and say what is read in it, before anything is written there.
 
         Args:
             spans: what each token of B whole rows is, or None for one response token per row.
+            ids: these tokens.
 
         Raises:
             SteeringError: if conditions must be read beforehand and were not.
@@ -132,8 +144,11 @@ class Gate:
             self._token += 1
             self._seen = set()
             self._waiting = {n for n, one in enumerate(self._rules) if one.every}
-            layers = sorted(set().union(*(self._layers[number] for number in self._waiting)))
-            return [(Site(layer), partial(self._read_token, layer)) for layer in layers]
+            layers = set().union(*(self._layers[number] for number in self._waiting))
+            if self._shadow is not None and ids is not None:
+                self._follow(self._shadow, ids, layers & self._ahead)
+            below = sorted(layers - self._ahead)
+            return [(Site(layer), partial(self._read_token, layer)) for layer in below]
         if not self._looked:
             raise SteeringError(
                 f"conditions at layers {sorted(self._ahead)} lie above the edits they gate, so the "
@@ -149,6 +164,13 @@ class Gate:
     def keep_rows(self, rows: list[int]) -> None:
         """Forget all rows but these, in this order."""
         self._numbers = [self._numbers[row] for row in rows]
+        if self._shadow is not None:
+            places = self._shadow.places
+            left = {place: places.index(row) for place, row in enumerate(rows) if row in places}
+            if left:
+                self._shadow.keep(list(left.values()), list(left))
+            else:
+                self._shadow = None
         self._of, self._open = self._of[rows], [of_slot[rows] for of_slot in self._open]
         for held in (self._sums, self._counts, self._fired):
             held.update({key: value[rows] for key, value in held.items()})  # type: ignore[arg-type]
@@ -172,17 +194,36 @@ class Gate:
                 held[layer, pooling] = whole.repeat(self._copies, 1)
         self._seen_at(layer)
 
+    def _follow(self, shadow: Shadow, ids: Tensor, layers: set[int]) -> None:
+        """Let rows be read without their edits, if any of their rules is due."""
+
+        def read(layer: int, hidden: Tensor) -> None:
+            whole = hidden.new_zeros(self.rows, *hidden.shape[1:])
+            index = torch.tensor(shadow.places, device=hidden.device)
+            self._take(layer, whole.index_copy(0, index, hidden))
+
+        shadow.add(ids)
+        ahead = self._waiting & self._reads_ahead
+        if any(self._token % self._rules[number].every == 0 for number in ahead):
+            shadow.read([(Site(layer), partial(read, layer)) for layer in layers])
+            for layer in layers:
+                self._seen_at(layer)
+
     def _read_token(self, layer: int, hidden: Tensor) -> None:
         """Take in the states [R, 1, D] of the newest response token."""
-        state = hidden[:, 0].to(self._of.device, torch.float32)
+        self._take(layer, hidden)
+        self._seen_at(layer)
+
+    def _take(self, layer: int, hidden: Tensor) -> None:
+        """Add the states [R, T, D] of response tokens to what is pooled."""
+        states = hidden.to(self._of.device, torch.float32)
         for pooling in self._poolings[layer]:
             key = layer, pooling
             if pooling == "last":
-                self._sums[key] = state
+                self._sums[key] = states[:, -1]
             else:
-                self._sums[key] = self._sums[key] + state
-                self._counts[key] = self._counts[key] + 1
-        self._seen_at(layer)
+                self._sums[key] = self._sums[key] + states.sum(1)
+                self._counts[key] = self._counts[key] + states.shape[1]
 
     def _seen_at(self, layer: int) -> None:
         if self._looked:

@@ -186,7 +186,7 @@ class RunningRows:
     def _stepping(self) -> list[tuple[Site, ReadWrite]]:
         """Return what a pass over response tokens runs at which site."""
         rows = len(self.numbers)
-        gated = [step for one in self._gated for step in one.functions(rows)]
+        gated = [step for one in self._gated for step in one.functions(rows, self._next.ids)]
         return [*gated, *((writer.site, writer.step) for writer in self._writers)]
 
     def _crop(self) -> None:
@@ -207,9 +207,9 @@ class _Gated:
     def __init__(self, writers: Sequence[Writer], places: list[int]) -> None:
         self._writers, self.places = list(writers), places
 
-    def functions(self, rows: int) -> list[tuple[Site, ReadWrite]]:
+    def functions(self, rows: int, ids: Tensor) -> list[tuple[Site, ReadWrite]]:
         """Return what a pass over response tokens of so many rows runs at which site."""
-        acts = acting(self._writers, None)
+        acts = acting(self._writers, None, ids[self.places])
         if self.places == list(range(rows)):
             return acts
         return [(site, self._within(function)) for site, function in acts]

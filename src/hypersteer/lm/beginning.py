@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
-from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from hypersteer.edits.sites import Site
 from hypersteer.lm.base import BaseLM
-from hypersteer.lm.cache import RoomyLayer, new_cache
+from hypersteer.lm.cache import holds_attention_alone, new_cache
 from hypersteer.lm.chat import PromptIds, Spans, TokenBatch, collate, common
-
-ATTENTION = (RoomyLayer, DynamicSlidingWindowLayer)
-"""What layers of a cache are that hold keys and values alone."""
 
 
 class Beginning:
@@ -38,7 +34,7 @@ class Beginning:
         first = prompts[0].ids
         shared = min(common(first, prompt.ids) for prompt in prompts)
         self._lm, self._top, self._cache = lm, Site(top), new_cache(lm.model)
-        goes_on = all(type(layer) in ATTENTION for layer in self._cache.layers)
+        goes_on = holds_attention_alone(self._cache)
         self.tokens = min(shared, *(prompt.prefix for prompt in prompts)) if goes_on else 0
         if self.tokens:
             start = collate([PromptIds(first[: self.tokens], self.tokens)], pad_id=lm.chat.pad_id)

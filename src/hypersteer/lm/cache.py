@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 CHUNK = 64
 """Tokens of room added when a layer is full."""
@@ -81,3 +81,11 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def holds_attention_alone(cache: DynamicCache) -> bool:
+    """Return whether several tokens may follow what ran before, as if all had run together.
+
+    Linear attention and convolutions go on by single tokens only.
+    """
+    return all(type(one) in (RoomyLayer, DynamicSlidingWindowLayer) for one in cache.layers)

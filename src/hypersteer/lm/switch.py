@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hypersteer.edits.sites import Site
@@ -29,7 +29,9 @@ class Switch(Protocol):
         """Read what lies above the edits, in a pass of its own, before the prefill."""
         ...
 
-    def readers(self, spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
+    def readers(
+        self, spans: Spans | None, ids: Int[Tensor, "R 1"] | None = None
+    ) -> list[tuple[Site, ReadWrite]]:
         """Return what is read in the next forward pass, before anything is written there."""
         ...
 

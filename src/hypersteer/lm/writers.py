@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hypersteer.edits.kinds import Acts, Params, act, joined, new_memory
@@ -233,14 +233,17 @@ def switches_of(writers: Sequence[Writer]) -> list[Switch]:
     return list(dict.fromkeys(w.switch for w in writers if w.switch is not None))
 
 
-def acting(writers: Sequence[Writer], spans: Spans | None) -> list[tuple[Site, ReadWrite]]:
+def acting(
+    writers: Sequence[Writer], spans: Spans | None, ids: Int[Tensor, "R 1"] | None = None
+) -> list[tuple[Site, ReadWrite]]:
     """Return what a forward pass runs at which site for the writers and their switches, in order.
 
     Args:
         writers: what to write, in order.
         spans: what each token is, or None where all are response tokens after the prefill.
+        ids: these tokens.
     """
-    readers = [reader for switch in switches_of(writers) for reader in switch.readers(spans)]
+    readers = [reader for switch in switches_of(writers) for reader in switch.readers(spans, ids)]
     if spans is None:
         return [*readers, *((writer.site, writer.step) for writer in writers)]
     at: dict[Site, list[Writer]] = {}
