@@ -114,6 +114,14 @@ def test_rules_of_the_server_and_of_a_request(tmp_path):
         wrong = server.chat(messages="Hi", steering={"text": STEER[0], "tokens": True})
         assert wrong.status_code == 400
         assert "tokens goes with rules" in wrong.text
+        for field, told in (
+            ({"text": STEER[0], "check": 8}, "check goes with rules"),
+            ({"rule": "guard", "check": 0}, "check"),
+            ({"rule": "guard", "check": "sometimes"}, "check"),
+        ):
+            wrong = server.chat(messages="Hi", steering=field)
+            assert wrong.status_code == 400
+            assert told in wrong.text
         rules = {"rules": "if always then other", "edits": {"other": STEER[1]}}
         other = steerer.generate(TEXTS[1], steer=STEER[1], max_new_tokens=12)
         assert words(server.chat(messages=TEXTS[1], steering=rules)) == other

@@ -19,12 +19,18 @@ def steerer():
 @pytest.fixture(scope="module")
 def server(steerer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rules")
-    condition = condition_at(steerer.lm, 1, prompts=PROMPTS)
-    condition.save(folder / "half.safetensors")
-    given = (f"half={folder / 'half.safetensors'}",)
+    given = []
+    for name, condition in conditions(steerer.lm).items():
+        given.append(f"{name}={condition.save(folder / f'{name}.safetensors')}")
     quiet = with_card(endless("cross-attention"), training={"loss": {"prompted": False}})
-    with live({"tiny": steerer, "quiet": quiet}, folder / "edits", condition=given) as found:
+    with live({"tiny": steerer, "quiet": quiet}, folder / "edits", condition=tuple(given)) as found:
         yield found
+
+
+def conditions(lm):
+    """One below the edits, and one above them that looks at the newest token."""
+    above = condition_at(lm, 3, 5, "last", PROMPTS)
+    return {"half": condition_at(lm, 1, prompts=PROMPTS), "now": above}
 
 
 TEXT = "if half then turn; if not half then other at -1"
@@ -77,6 +83,23 @@ def test_a_text_that_is_said_besides_is_not_what_rules_are_decided_on(server):
             assert beside["scores"] == pytest.approx(alone["scores"], abs=1e-5)
             assert beside["edits"] == alone["edits"]
             assert found[0]["usage"]["prompt_tokens"] < found[1]["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("check", ["token", 3])
+def test_rules_are_checked_in_the_answer_as_from_python(steerer, server, check):
+    text, edits = "if now then turn; if half then other", EDITS
+    rules = hs.rules(text, conditions=conditions(steerer.lm), edits=edits, check=check)
+    changes = 0
+    for prompt in PROMPTS:
+        log = hs.Decisions()
+        expected = steerer.generate(prompt, steer=rules, decisions=log, max_new_tokens=12)
+        field = {"rules": text, "edits": edits, "check": check}
+        answer = server.chat(messages=prompt, steering=field)
+        assert words(answer) == expected
+        (told,) = answer.json()["steering"]["answers"]
+        assert told["decisions"] == [one.as_dict() for one in log.rows[0]]
+        changes += len({one.edits for one in log.rows[0]}) - 1
+    assert changes
 
 
 def test_completions_say_it_too_and_ids_are_gated_only(steerer, server):

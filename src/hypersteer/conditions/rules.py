@@ -170,7 +170,7 @@ def rules(
         edits=wanted,
         above=above,
         strengths=strengths,
-        every=_every(check),
+        every=every_of(check),
         order=order,
         tokens=tokens,
     )
@@ -220,8 +220,12 @@ def _check_values(conditions: Mapping[str, object], edits: Mapping[str, object])
                 raise SteeringError(f"edit '{name}': {error}") from error
 
 
-def _every(check: object) -> int:
-    """Response tokens from one check to the next; 0 for none after the prompt's."""
+def every_of(check: object) -> int:
+    """Return how many response tokens lie between two checks; 0 for none after the prompt's.
+
+    Raises:
+        ConfigError: for what is neither `prompt` nor `token` nor a number of tokens.
+    """
     if isinstance(check, str) and check in ("prompt", "token"):
         return 0 if check == "prompt" else 1
     tokens = as_whole(check)

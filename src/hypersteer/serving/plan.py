@@ -7,7 +7,7 @@ from typing import Any
 
 from hypersteer.concepts import validate_steering_prompt
 from hypersteer.conditions.condition import Condition
-from hypersteer.conditions.rules import Rules, rules
+from hypersteer.conditions.rules import Rules, every_of, rules
 from hypersteer.config.serving import ServeConfig
 from hypersteer.edits.edit import Edit
 from hypersteer.edits.edit_set import EditSet, parts_of
@@ -167,14 +167,15 @@ def rules_of_part(part: Part, known: Known, config: ServeConfig) -> Rules:
                 param="steering.rule",
             )
         found = known.rules[part.rule]
-        return replace(found, tokens=True) if part.tokens else found
+        return replace(found, tokens=part.tokens, every=every_of(part.check))
     assert part.rules is not None
     check_length(part.rules, config)
     named: dict[str, Any] = dict(known.steer)
     for name, text in part.edits.items():
         check_length(text, config)
         named[name] = known.edits.read(text[len(LEAD) :]) if text.startswith(LEAD) else text
-    return rules(part.rules, conditions=known.conditions, edits=named, tokens=part.tokens)
+    given = {"conditions": known.conditions, "edits": named, "tokens": part.tokens}
+    return rules(part.rules, **given, check=part.check)
 
 
 def check_length(

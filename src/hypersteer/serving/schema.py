@@ -1,6 +1,6 @@
 """What requests hold: OpenAI's fields, and `steering`. What is not supported is refused by name."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,8 @@ class Part(Strict):
     """Steering prompts, or `edit:NAME`, by the names that `rules` use."""
     tokens: bool = False
     """Also tell which tokens of the prompt decided the rules."""
+    check: Literal["prompt", "token"] | Annotated[int, Field(ge=1)] = "prompt"
+    """When rules decide: once on the prompt, at every token of the answer, or every so many."""
     strength: float = Field(1.0, allow_inf_nan=False)
     """Multiplies what it adds; 0 is unsteered, negative steers away."""
     scope: NamedScope | None = None
@@ -46,8 +48,11 @@ class Part(Strict):
             raise ValueError(f"a part is one of {', '.join(kinds)}, not {given or 'none of them'}")
         if self.edits and self.rules is None:
             raise ValueError("edits go with rules")
-        if self.tokens and self.rules is None and self.rule is None:
-            raise ValueError("tokens goes with rules")
+        if self.rules is None and self.rule is None:
+            if self.tokens:
+                raise ValueError("tokens goes with rules")
+            if self.check != "prompt":
+                raise ValueError("check goes with rules")
         if (self.scope is not None or self.prompted is not None) and self.text is None:
             raise ValueError("scope and prompted go with a text")
         return self

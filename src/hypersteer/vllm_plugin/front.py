@@ -259,6 +259,13 @@ class Front:
                 param="steering",
                 code="unsupported_parameter",
             )
+        if part.check != "prompt":
+            raise Refused(
+                f"check = {part.check!r} is not served through vLLM, where rules decide on the "
+                "prompt; leave it out, or use 'hypersteer serve'",
+                param="steering.check",
+                code="unsupported_parameter",
+            )
         return rules_of_part(part, self.known, self.config.limits)
 
     def _check_count(self, slots: Sequence[Slot]) -> None:
