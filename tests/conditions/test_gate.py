@@ -261,6 +261,22 @@ def test_rows_that_end_take_their_checks_with_them(tiny_llama, layer, every):
     assert len({len(row) for row in log.rows}) > 1
 
 
+def test_rows_whose_rules_are_read_and_checked_in_other_ways(endless):
+    """Above the edits or at them, on the prompt, at every token or at every third: as alone."""
+    lm = endless
+    ways = ((3, "prompt"), (3, "token"), (1, 3), (3, 3), (1, "prompt"))
+    steer = [rules_of(lm, layer=layer, check=check) for layer, check in ways]
+    steer.insert(2, None)
+    prompts, log = [*PROMPTS, "Hi", LONG], hs.Decisions()
+    together = decoded(lm, prompts, steer, log, steps=8)
+    for row, (prompt, own) in enumerate(zip(prompts, steer, strict=True)):
+        alone = hs.Decisions()
+        assert decoded(lm, [prompt], [own], alone, steps=8).ids[0] == together.ids[row]
+        assert [one[2:] for one in log.rows[row]] == [one[2:] for one in alone.rows[0]]
+        assert [one.token for one in log.rows[row]] == [one.token for one in alone.rows[0]]
+    assert [len(row) for row in log.rows] == [1, 8, 0, 3, 3, 1]
+
+
 @pytest.mark.parametrize(
     ("family", "variant"),
     [
