@@ -28,13 +28,16 @@ def alone(lm, texts, pooling):
 
 @pytest.mark.parametrize("name", architectures.OPTIONS)
 def test_states_are_those_of_the_whole(name, silent_libraries):
-    model = architectures.model_of(name)
-    if model is None:
-        pytest.skip(f"this release of transformers has no {name}")
     try:
+        model = architectures.model_of(name)
+        if model is None:
+            pytest.skip(f"this release of transformers has no {name}")
         lm = BaseLM.of(model, tiny.tokenizer(), name=name)
-    except ModelError as error:
-        pytest.skip(f"refused when it loads: {error}")
+    except Exception as error:
+        silent_libraries.clear()
+        if isinstance(error, ModelError) or tiny.older_than_the_page():
+            pytest.skip(f"refused when it loads: {error!r:.200}")
+        raise
     for pooling in ("turn", "prompt", "last"):
         found = read_states(lm, TEXTS, LAYERS, pooling)
         torch.testing.assert_close(found, alone(lm, TEXTS, pooling), rtol=1e-4, atol=1e-5)

@@ -154,7 +154,9 @@ class BaseLM:
             # `past_key_values`, which newer ones take with a warning.
             inputs["cache" if "cache" in self._accepted else "past_key_values"] = cache
         if "position_ids" in self._accepted:
-            inputs.setdefault("position_ids", batch.positions)
+            # A copy: XGLM of transformers 5.0 writes into it, and wants it in one piece.
+            given = inputs.get("position_ids", batch.positions)
+            inputs["position_ids"] = given.clone(memory_format=torch.contiguous_format)
         return self.model(**inputs)
 
     def logits(
