@@ -143,7 +143,7 @@ class BaseLM:
                 is kept.
             extra: goes to the model's forward.
         """
-        inputs = {
+        inputs: dict[str, Any] = {
             "input_ids": batch.ids,
             "attention_mask": batch.spans.real.long(),
             "use_cache": cache is not None,
