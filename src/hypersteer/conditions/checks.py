@@ -46,7 +46,7 @@ def check_condition(lm: BaseLM, condition: Condition, name: str = "") -> None:
         lm.site(layer)
 
 
-def layers_above(lm: BaseLM, rules: Rules, name: str, lowest: Site) -> set[int]:
+def layers_above(lm: BaseLM, condition: Condition, lowest: Site) -> set[int]:
     """Return the layers of a condition that lie above the lowest edit of its rows."""
-    sites = {lm.site(layer) for layer in rules.conditions[name].layers}
+    sites = {lm.site(layer) for layer in condition.layers}
     return {site.layer for site in sites if site > lowest}

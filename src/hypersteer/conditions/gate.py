@@ -57,10 +57,10 @@ class Gate:
         self._ahead: set[int] = set()
         for one in self._rules:
             first = min(lowest(row) for row, rules in enumerate(rows) if rules is one)
-            for name, condition in one.conditions.items():
+            for condition in one.conditions.values():
                 for layer in condition.layers:
                     self._poolings.setdefault(layer % lm.depth, set()).add(condition.pooling)
-                self._ahead |= layers_above(lm, one, name, first)
+                self._ahead |= layers_above(lm, condition, first)
         self.rechecks = any(one.every for one in self._rules)
         reads_ahead = [not self._ahead.isdisjoint(layers) for layers in self._layers]
         self._reads_ahead = {n for n, does in enumerate(reads_ahead) if does}

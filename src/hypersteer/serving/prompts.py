@@ -73,14 +73,19 @@ def asking_of(given: Any, plan: Plan, steerer: Steerer, *, chat: bool) -> Asking
         # First, as in Python: it is the order in which they act.
         said = [*(text for text, own in acting if isinstance(text, str) and own > 0), *said]
     if ids and said:
-        raise Refused(
-            "this steering says its text in the prompt, which is given as ids: send the prompt "
-            "as text, or the steering with 'prompted': false",
-            param="prompt",
-        )
+        raise no_words()
     for text in said:
         given = told(given, text)
     return Asking(prompt_ids(given, lm.chat, lm.vocab, chat=chat), steer, decided.get(0))
+
+
+def no_words() -> Refused:
+    """Return what refuses a prompt of ids in which something is to be said."""
+    return Refused(
+        "this steering says its text in the prompt, which is given as ids: send the prompt as "
+        "text, or the steering with 'prompted': false",
+        param="prompt",
+    )
 
 
 def prompt_ids(given: Any, templates: Chat, vocab: int, *, chat: bool) -> PromptIds:

@@ -16,6 +16,7 @@ from hypersteer.lm.messages import as_messages
 from hypersteer.serving.apart import apart
 from hypersteer.serving.errors import Refused, body_of, refused
 from hypersteer.serving.plan import Plan
+from hypersteer.serving.prompts import no_words
 from hypersteer.vllm_plugin.front import Front, Planned
 from hypersteer.vllm_plugin.payload import KEY
 from hypersteer.vllm_plugin.questions import Answer, Question
@@ -180,7 +181,7 @@ def _one_prompt(asked: Mapping[str, Any], plan: Plan, *, chat: bool) -> Any:
         if not isinstance(given, list) or not all(type(one) is int for one in given):
             raise Refused("rules are decided on a prompt: give a text, or ids", param="prompt")
         if plan.said:
-            raise _no_words()
+            raise no_words()
     return given
 
 
@@ -189,14 +190,6 @@ def _in_ids(asked: Mapping[str, Any], *, chat: bool) -> bool:
     given = asked.get("prompt")
     texts = given if isinstance(given, list) and given else [given]
     return not chat and not all(isinstance(one, str) for one in texts)
-
-
-def _no_words() -> Refused:
-    return Refused(
-        "this steering says its text in the prompt, which is given as ids: send the prompt as "
-        "text, or the steering with 'prompted': false",
-        param="prompt",
-    )
 
 
 def _say(asked: dict[str, Any], plan: Plan, *, chat: bool) -> None:
@@ -212,7 +205,7 @@ def _say(asked: dict[str, Any], plan: Plan, *, chat: bool) -> None:
         return
     given: Any = asked.get("prompt")
     if _in_ids(asked, chat=chat):
-        raise _no_words()
+        raise no_words()
     texts = given if isinstance(given, list) else [given]
     said = [plan.words(one) for one in texts]
     asked["prompt"] = said if isinstance(given, list) else said[0]
